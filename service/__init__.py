@@ -1,0 +1,1 @@
+"""The serving half; imports nothing."""

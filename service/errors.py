@@ -1,0 +1,106 @@
+"""The error tree: one class per decision a caller can take.
+
+The bottom of the service: every other module may raise these, and only the transports (`rest`, `rpc`) turn them
+into status codes.
+"""
+
+import enum
+
+
+class ErrorCode(enum.StrEnum):
+    """Canonical RPC status names. Stable: clients match on them; the words of a message may change."""
+
+    CANCELLED = "CANCELLED"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    NOT_FOUND = "NOT_FOUND"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+    INTERNAL = "INTERNAL"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class ScoringError(Exception):
+    """An answer that is not a score.
+
+    A message says what was received, what was expected and what to do, and never holds a path, a weight or more
+    than 40 characters of the client's data.
+    """
+
+    code = ErrorCode.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        """Keep the sentence that the caller will read."""
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidArgumentError(ScoringError):
+    """The request is malformed or does not fit the model: the caller must change it."""
+
+    code = ErrorCode.INVALID_ARGUMENT
+
+
+class PayloadTooLargeError(InvalidArgumentError):
+    """The body or its number of rows is over a limit (HTTP 413): the caller must split it."""
+
+
+class UnsupportedMediaTypeError(InvalidArgumentError):
+    """The content type or encoding is not offered (HTTP 415)."""
+
+
+class OutOfRangeError(ScoringError):
+    """A finite row whose score or gradient leaves float32; only the request that owns the row fails."""
+
+    code = ErrorCode.OUT_OF_RANGE
+
+
+class NotFoundError(ScoringError):
+    """There is no such model or version."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class FailedPreconditionError(ScoringError):
+    """The request is sound but the server's set-up does not allow it (unknown signature, no default model)."""
+
+    code = ErrorCode.FAILED_PRECONDITION
+
+
+class UnavailableError(ScoringError):
+    """No version is available, or the server is draining: the caller may try again."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class UnimplementedError(ScoringError):
+    """A form that is not offered."""
+
+    code = ErrorCode.UNIMPLEMENTED
+
+
+class InternalError(ScoringError):
+    """A defect of ours. The log has the traceback under the request id; the caller sees only that id."""
+
+
+class VersionRefusedError(Exception):
+    """A version that must not be served.
+
+    Args:
+        rule: stable kebab-case name of the rule that refused it, e.g. `nonneg-matmul`. Tests match on it.
+        reason: what was found, what was expected, what to do. Holds no path of this machine.
+    """
+
+    def __init__(self, rule: str, reason: str) -> None:
+        """Keep rule and reason; the text is `rule: reason`."""
+        super().__init__(f"{rule}: {reason}")
+        self.rule = rule
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["VersionRefusedError"], tuple[str, str]]:
+        """Pickle by rule and reason, so that a refusal crosses a process border whole."""
+        return (type(self), (self.rule, self.reason))

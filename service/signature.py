@@ -1,0 +1,97 @@
+"""What a version takes and gives: names, dtypes, dimension, features, and the check of rows against them.
+
+Below `manifest`; the codecs build rows for a signature and the scorer validates them with it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InvalidArgumentError, PayloadTooLargeError
+
+OUTPUTS = ("score", "gradient")
+"""What every version answers, in the order of the wire."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The shape of one version's requests and answers.
+
+    Args:
+        model: model name.
+        version: version number.
+        dim: number of features of a row.
+        features: feature names in column order, or empty where the model has none.
+        input_name: name of the input tensor on the TensorFlow Serving protocols.
+        outputs: names of the outputs, a subset of `OUTPUTS` in its order.
+    """
+
+    model: str
+    version: int
+    dim: int
+    features: tuple[str, ...] = ()
+    input_name: str = "x"
+    outputs: tuple[str, ...] = OUTPUTS
+
+    def __post_init__(self) -> None:
+        """Refuse a signature whose feature names do not match its dimension."""
+        if self.features and len(self.features) != self.dim:
+            message = f"features: expected {self.dim} names, received {len(self.features)}"
+            raise ValueError(message)
+
+    def select(self, requested: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the outputs to compute, in wire order; all of them where none is named.
+
+        Raises:
+            InvalidArgumentError: for a name that the version does not answer, or one named twice.
+        """
+        if not requested:
+            return self.outputs
+        for name in requested:
+            if name not in self.outputs:
+                message = (
+                    f"outputs: unknown output '{name[:40]}' of model {self.model} version {self.version}. "
+                    f"Ask for some of: {', '.join(self.outputs)}."
+                )
+                raise InvalidArgumentError(message)
+        if len(set(requested)) != len(requested):
+            message = "outputs: an output is named twice. Name each output once."
+            raise InvalidArgumentError(message)
+        return tuple(name for name in self.outputs if name in requested)
+
+    def validate(
+        self, rows: NDArray[np.floating], *, name: str = "instances", max_rows: int | None = None
+    ) -> NDArray[np.float32]:
+        """Return `rows` as finite C-contiguous float32 [n, dim].
+
+        Args:
+            rows: float32 or float64 array, expected shape [n, dim].
+            name: what the caller calls the rows, for the error's location.
+            max_rows: largest number of rows of one request, or None for no limit.
+
+        Raises:
+            InvalidArgumentError: wrong rank or width; NaN or infinity, also after the cast to float32
+                (`instances[17][3] is not finite`).
+            PayloadTooLargeError: more than `max_rows` rows.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            shape = ", ".join(str(size) for size in rows.shape)
+            message = (
+                f"{name}: expected shape [n, {self.dim}] for model {self.model} version {self.version}, "
+                f"received [{shape}]. Send {self.dim} numbers per instance."
+            )
+            raise InvalidArgumentError(message)
+        if max_rows is not None and rows.shape[0] > max_rows:
+            message = f"{name}: received {rows.shape[0]} instances, at most {max_rows} in one request. Split it."
+            raise PayloadTooLargeError(message)
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(rows, dtype=np.float32)
+        finite = np.isfinite(cast)
+        if not finite.all():
+            row, column = (int(index) for index in np.argwhere(~finite)[0])
+            what = "NaN" if np.isnan(rows[row, column]) else "infinite in float32"
+            message = f"{name}[{row}][{column}] is {what}. Send finite numbers, at most 3.4e38 in size."
+            raise InvalidArgumentError(message)
+        return cast
