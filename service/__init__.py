@@ -1,1 +1,24 @@
-"""The serving half; imports nothing."""
+"""The service: answers convex scores and their gradients for versions that are proved convex before they are served.
+
+The way of a request, one-way and downwards only:
+
+1. `rest` or `rpc` receives bytes and knows the protocol: routes, status codes, headers. Nothing below knows it.
+2. `codecs` turns the body into an array. Syntax errors die here.
+3. `scorer` is the one data plane that every transport calls: target, rows and wanted outputs in, answer out.
+4. `registry.acquire` gives a lease on one live version. While the lease is held the version stays in memory; a request
+   is answered by exactly one version, however many are published meanwhile.
+5. `signature.validate` checks shape, width and finiteness against that version. Semantic errors die here.
+6. `model_version.run` calls the version's engine (`engines`): the lifted convex program on the CPU, or the SavedModel's
+   own function on TensorFlow, and refuses an answer that left float32.
+7. `codecs` turns the arrays into bytes again, and the transport sends them.
+
+The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk), calls
+`loader` (hashes, safety rules, lifting and proof from `program`, verification against the SavedModel), and publishes
+what passed into `registry` (what is live). `lifecycle` holds the states and the choice of the versions to keep. What
+did not pass is refused with a rule and a reason, and the older version goes on serving.
+
+`server` owns the process (start order, signals, drain), `worker` composes the parts, `__main__` is the command line,
+`settings` names every number that an operator may change. `errors` is the bottom: one class per decision of a caller.
+
+This module imports nothing: `python -m service --help` is fast, and a reader starts here.
+"""

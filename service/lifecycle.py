@@ -1,0 +1,118 @@
+"""The life of a version: its states, what is told about it, and which versions of a model should be live.
+
+Pure: no clock, no disk, no threads. `registry` keeps the states, `watcher` asks `choose` what to load and to drop.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+class VersionState(enum.StrEnum):
+    """States of a version, as TensorFlow Serving names them; one life runs through them only forward."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+_FORWARD: Mapping[VersionState, frozenset[VersionState]] = {
+    VersionState.START: frozenset({VersionState.LOADING, VersionState.END}),
+    VersionState.LOADING: frozenset({VersionState.AVAILABLE, VersionState.END}),
+    VersionState.AVAILABLE: frozenset({VersionState.UNLOADING}),
+    VersionState.UNLOADING: frozenset({VersionState.END}),
+    VersionState.END: frozenset(),
+}
+
+
+def check_transition(before: VersionState, after: VersionState) -> None:
+    """Raise ValueError where a life does not lead from `before` to `after`."""
+    if after not in _FORWARD[before]:
+        message = f"a version cannot go from {before} to {after}"
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """What `/models`, `/v1` and GetModelStatus tell about one version.
+
+    Args:
+        model: model name.
+        version: version number.
+        state: where in its life it is.
+        reason: why it is not served, or what it waits for; empty while all is well. Holds no path.
+        rule: the rule that refused it, e.g. `nonneg-matmul`; empty if none did.
+        convexity: "proved" or "unproved"; empty where it was never loaded.
+        engine: "program" or "tensorflow"; empty where it was never loaded.
+        created: the manifest's time of creation; empty where there is no manifest.
+        metrics: the manifest's metrics.
+    """
+
+    model: str
+    version: int
+    state: VersionState
+    reason: str = ""
+    rule: str = ""
+    convexity: str = ""
+    engine: str = ""
+    created: str = ""
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStatus:
+    """What `/models` tells about one model.
+
+    Args:
+        name: model name.
+        default: whether requests without a model go to it.
+        dim: features of a row of its newest live version, or None where none is live.
+        features: their names, or empty.
+        labels: label -> version that it means now.
+        label_problem: why the labels file, or a part of it, was not followed; empty while all is well.
+        versions: newest first.
+    """
+
+    name: str
+    default: bool
+    dim: int | None
+    features: tuple[str, ...]
+    labels: Mapping[str, int]
+    label_problem: str
+    versions: tuple[VersionStatus, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What should change so that the wanted versions of a model are live.
+
+    Args:
+        load: versions to load, the most urgent first.
+        retire: live versions that may go now.
+    """
+
+    load: tuple[int, ...]
+    retire: tuple[int, ...]
+
+
+def choose(usable: Collection[int], live: Collection[int], labelled: Collection[int], latest: int) -> Choice:
+    """Return what to load and what to drop: the `latest` newest usable versions and every labelled one are wanted.
+
+    A live version is dropped only when every one of the newest is live already, so that a model that answers never
+    stops answering: not while its successor loads, not when its folder vanishes.
+
+    Args:
+        usable: versions on disk that load as far as is known: not refused, not waiting. A live one may be among them.
+        live: versions that answer now.
+        labelled: versions that a label means or should mean.
+        latest: how many of the newest to keep, at least 1.
+    """
+    newest = set(sorted(usable, reverse=True)[:latest])
+    wanted = newest | (set(labelled) & (set(usable) | set(live)))
+    load = tuple(sorted(wanted - set(live), reverse=True))
+    settled = bool(newest) and newest <= set(live)
+    retire = tuple(sorted(set(live) - wanted)) if settled else ()
+    return Choice(load=load, retire=retire)

@@ -1,0 +1,93 @@
+"""What the server counts, in Prometheus' terms.
+
+Below the scorer, the watcher and the transports, which count into it; `rest` renders it at `/metrics`.
+"""
+
+import prometheus_client
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+"""The content type of `Metrics.render`."""
+
+_LATENCY_BUCKETS_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own, so that two servers of one process do not mix.
+
+    A model's name becomes a label only once a version of it was tried to load: names that callers invent are counted
+    under the empty name, so that nobody can fill the memory with labels.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Create the metrics, all zero."""
+        self._registry = prometheus_client.CollectorRegistry()
+        self._known_models: set[str] = set()
+        self._requests = prometheus_client.Counter(
+            "convex_requests",
+            "Requests answered, by canonical status code.",
+            ("model", "protocol", "code"),
+            registry=self._registry,
+        )
+        self._rows = prometheus_client.Counter(
+            "convex_rows", "Rows scored in requests that were answered OK.", ("model",), registry=self._registry
+        )
+        self._latency = prometheus_client.Histogram(
+            "convex_request_seconds",
+            "Time from the whole request read to the answer ready.",
+            ("model", "protocol"),
+            buckets=_LATENCY_BUCKETS_SECONDS,
+            registry=self._registry,
+        )
+        self._loads = prometheus_client.Counter(
+            "convex_version_loads",
+            "Attempts to load a version: available, refused (with the rule) or failed.",
+            ("model", "outcome", "rule"),
+            registry=self._registry,
+        )
+        self._swaps = prometheus_client.Counter(
+            "convex_swaps",
+            "Times that the newest live version of a model changed.",
+            ("model",),
+            registry=self._registry,
+        )
+        prometheus_client.ProcessCollector(registry=self._registry)
+
+    def count_request(self, model: str, protocol: str, code: str, seconds: float, num_rows: int = 0) -> None:
+        """Count one answered request.
+
+        Args:
+            model: the model asked for, as far as known; an unknown name is counted under "".
+            protocol: "rest", "tensorflow_v1" or "grpc".
+            code: canonical status, "OK" or one of `ErrorCode`.
+            seconds: time taken.
+            num_rows: rows scored.
+        """
+        label = model if model in self._known_models else ""
+        self._requests.labels(label, protocol, code).inc()
+        self._latency.labels(label, protocol).observe(seconds)
+        if num_rows:
+            self._rows.labels(label).inc(num_rows)
+
+    def count_load(self, model: str, outcome: str, rule: str = "") -> None:
+        """Count one attempt to load a version.
+
+        Args:
+            model: the model's name, which becomes known by this.
+            outcome: "available", "refused" or "failed" (an error that is retried).
+            rule: the rule that refused it, or "".
+        """
+        self._known_models.add(model)
+        self._loads.labels(model, outcome, rule).inc()
+
+    def count_swap(self, model: str) -> None:
+        """Count one change of the model's newest live version."""
+        self._swaps.labels(model).inc()
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format (`CONTENT_TYPE`)."""
+        return prometheus_client.generate_latest(self._registry)

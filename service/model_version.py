@@ -1,0 +1,134 @@
+"""One live version: rows in, finite scores and gradients out.
+
+Above the engines and the loader, below the registry, which lends it to requests.
+
+    >>> from service.model_version import load
+    >>> load("models/tumours/1").score(rows)  # doctest: +SKIP
+"""
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import OutOfRangeError, VersionRefusedError
+from service.signature import Signature
+
+if TYPE_CHECKING:
+    from service.engines import Engine
+    from service.loader import LoadedVersion
+
+
+class ModelVersion:
+    """A loaded version with the engine that computes it.
+
+    Guarantee: what `run` returns is finite. A row whose score or gradient leaves float32 is an error that names it.
+
+    Args:
+        loaded: what the loader proved and verified.
+        engine: what computes. One call at a time, unless the engine says `thread_safe = True` of itself.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self, loaded: "LoadedVersion", engine: "Engine") -> None:
+        self.loaded = loaded
+        self.engine = engine
+        self.signature: Signature = loaded.signature
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            contextlib.nullcontext() if getattr(engine, "thread_safe", False) else threading.Lock()
+        )
+
+    @property
+    def convexity(self) -> str:
+        """Return "proved" or "unproved" (possible only with `--allow-uncertified`)."""
+        return "unproved" if self.loaded.certificate is None else "proved"
+
+    @property
+    def created(self) -> str:
+        """Return the manifest's time of creation, or "" without a manifest."""
+        return "" if self.loaded.manifest is None else self.loaded.manifest.created
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Return the manifest's metrics, or none without a manifest."""
+        return {} if self.loaded.manifest is None else self.loaded.manifest.metrics
+
+    def run(
+        self, rows: NDArray[np.float32], outputs: Sequence[str], *, name: str = "instances"
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the wanted outputs of every row.
+
+        Args:
+            rows: float32 [n, dim], finite; `signature.validate` made sure.
+            outputs: names out of `signature.outputs`.
+            name: what the caller calls the rows, for the error's location.
+
+        Returns:
+            output name -> float32 array: score [n], gradient [n, dim].
+
+        Raises:
+            OutOfRangeError: naming the first row whose wanted outputs are not all finite.
+        """
+        wanted = tuple(outputs)
+        with self._turn:
+            results = self.engine.run(rows, wanted)
+        finite = np.ones(rows.shape[0], dtype=np.bool_)
+        for values in results.values():
+            finite &= np.isfinite(values.reshape(rows.shape[0], -1)).all(axis=1)
+        if not finite.all():
+            message = (
+                f"{name}[{int(np.argmin(finite))}]: score or gradient leaves float32 (3.4e38). "
+                f"Send smaller numbers to model {self.signature.model}."
+            )
+            raise OutOfRangeError(message)
+        return results
+
+    def score(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the scores [n] of `rows`, any float [n, dim]."""
+        return self.run(self.signature.validate(rows, name="rows"), ("score",), name="rows")["score"]
+
+    def score_and_gradient(self, rows: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the scores [n] and gradients [n, dim] of `rows`, any float [n, dim]."""
+        results = self.run(self.signature.validate(rows, name="rows"), ("score", "gradient"), name="rows")
+        return results["score"], results["gradient"]
+
+    def warm_up(self) -> None:
+        """Run every selection of outputs once at the origin, so that no request pays for a first call.
+
+        Raises:
+            VersionRefusedError: rule `warm-up`, where the engine fails or answers NaN.
+        """
+        origin = np.zeros((1, self.signature.dim), dtype=np.float32)
+        selections = {(name,) for name in self.signature.outputs} | {self.signature.outputs}
+        for selection in sorted(selections):
+            try:
+                with self._turn:
+                    results = self.engine.run(origin, selection)
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                reason = f"the engine {self.engine.name} failed on the origin with {type(error).__name__}"
+                raise VersionRefusedError("warm-up", reason) from error
+            if any(np.isnan(values).any() for values in results.values()):
+                raise VersionRefusedError("warm-up", f"the engine {self.engine.name} answers NaN on the origin")
+
+
+def load(path: str | Path, engine: str = "auto") -> ModelVersion:
+    """Return the version in the folder `<model>/<version>`, proved and verified: the server's way, for a notebook.
+
+    Args:
+        path: the version's folder; its name is the version, its parent's the model.
+        engine: "auto", "program" or "tensorflow".
+
+    Raises:
+        VersionRefusedError: as the server would refuse it.
+    """
+    # Here and not above: the loader imports TensorFlow, which who only holds live versions need not have.
+    from service import engines, loader
+
+    folder = Path(path).resolve()
+    loaded = loader.load(folder, model=folder.parent.name, version=int(folder.name))
+    return ModelVersion(loaded, engines.create(loaded, engine))

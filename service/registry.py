@@ -1,0 +1,361 @@
+"""What is live: the versions of every model, their states, their labels, and who holds them right now.
+
+Above `model_version`, below the scorer and the watcher. Pure: it touches no disk and starts no thread; time comes in
+only as the bound of a wait.
+"""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from service.lifecycle import ModelStatus, VersionState, VersionStatus, check_transition
+from service.model_version import ModelVersion
+
+__all__ = ["ModelStatus", "Registry", "VersionState", "VersionStatus"]
+
+
+class _Life:
+    """One life of one version: its status, the live object, and the number of requests that hold it."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self.status = VersionStatus(model, version, VersionState.START)
+        self.live: ModelVersion | None = None
+        self.num_leases = 0
+
+    def move(self, state: VersionState, *, reason: str = "", rule: str = "") -> None:
+        check_transition(self.status.state, state)
+        self.status = dataclasses.replace(self.status, state=state, reason=reason, rule=rule)
+
+
+class _Model:
+    """The versions and labels of one model."""
+
+    def __init__(self) -> None:
+        self.lives: dict[int, _Life] = {}
+        self.labels: dict[str, int] = {}
+        self.label_problem = ""
+
+    def live_versions(self) -> list[int]:
+        return sorted(version for version, life in self.lives.items() if life.status.state is VersionState.AVAILABLE)
+
+
+class Registry:
+    """The live versions of all models.
+
+    Guarantees, kept here whatever the caller does: states of a life run only forward; a leased version is not dropped;
+    a retired version's object is let go by `sweep`, on the watcher's thread, never on a request's; a model that has an
+    available version keeps at least one; a label means an available version or is not there.
+
+    Args:
+        default_model: the model of requests that name none; None: the only model there is.
+
+    Thread safety: every method may be called from any thread. No lock is held while a version computes or loads.
+    """
+
+    def __init__(self, default_model: str | None = None) -> None:
+        self._configured_default = default_model
+        self._models: dict[str, _Model] = {}
+        self._changed = threading.Condition()
+        self._is_scanned = False
+        self._is_draining = False
+        self._retired: list[ModelVersion] = []
+        self._subscribers: list[Callable[[], None]] = []
+        self._telling = threading.RLock()
+
+    # ------------------------------------------------------------------------------------------------ requests
+    @contextlib.contextmanager
+    def acquire(
+        self, model: str | None = None, version: int | None = None, label: str | None = None
+    ) -> Iterator[ModelVersion]:
+        """Lend the version that a request means: the named one, the labelled one, else the newest available.
+
+        Args:
+            model: model name; None for the default model.
+            version: exact version, or None.
+            label: label, or None.
+
+        Raises:
+            InvalidArgumentError: both version and label, or a label that the model does not have.
+            FailedPreconditionError: no model is named and there is no default.
+            NotFoundError: unknown model; a version that is not served.
+            UnavailableError: the model, or the wanted version, is not available yet.
+        """
+        life, live = self._take(model, version, label)
+        try:
+            yield live
+        finally:
+            del live
+            with self._changed:
+                life.num_leases -= 1
+                if life.num_leases == 0:
+                    self._changed.notify_all()
+
+    @property
+    def default_model(self) -> str | None:
+        """The model of requests that name none: the configured one, else the only one, else None."""
+        with self._changed:
+            return self._default_name()
+
+    def models(self) -> list[ModelStatus]:
+        """Return every known model, by name."""
+        with self._changed:
+            return [self._describe(name, model) for name, model in sorted(self._models.items())]
+
+    def statuses(self, model: str) -> list[VersionStatus]:
+        """Return the statuses of a model's versions, newest first.
+
+        Raises:
+            NotFoundError: no version of that model was ever seen.
+        """
+        with self._changed:
+            return list(self._versions_newest_first(self._known(model)))
+
+    def ready(self, required: Collection[str] = ()) -> bool:
+        """Whether to send requests here: scanned, not draining, at least one and every required model available."""
+        with self._changed:
+            available = {name for name, model in self._models.items() if model.live_versions()}
+            return self._is_scanned and not self._is_draining and bool(available) and available.issuperset(required)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to end."""
+        with self._changed:
+            return self._is_draining
+
+    # --------------------------------------------------------------------------------------------- life of a version
+    def begin(self, model: str, version: int) -> None:
+        """Begin a life of a version: from START to LOADING; after an END, a new life.
+
+        Raises:
+            ValueError: while the version is loading or live.
+        """
+        with self._changed:
+            lives = self._models.setdefault(model, _Model()).lives
+            life = lives.get(version)
+            if life is None or life.status.state is VersionState.END:
+                life = lives[version] = _Life(model, version)
+            life.move(VersionState.LOADING)
+        self._tell()
+
+    def wait(self, model: str, version: int, reason: str) -> None:
+        """Show a version in START with the reason that it is not tried yet; nothing happens to one already begun."""
+        with self._changed:
+            life = self._models.setdefault(model, _Model()).lives.setdefault(version, _Life(model, version))
+            if life.status.state is VersionState.START:
+                life.status = dataclasses.replace(life.status, reason=reason)
+        self._tell()
+
+    def publish(self, model_version: ModelVersion) -> bool:
+        """Make a loaded version available, in one step for all requests that come after.
+
+        Returns:
+            Whether it is now the newest available version of its model.
+
+        Raises:
+            ValueError: it was not LOADING.
+        """
+        signature = model_version.signature
+        with self._changed:
+            model = self._models[signature.model]
+            life = model.lives[signature.version]
+            life.move(VersionState.AVAILABLE)
+            life.live = model_version
+            life.status = dataclasses.replace(
+                life.status,
+                convexity=model_version.convexity,
+                engine=model_version.engine.name,
+                created=model_version.created,
+                metrics=model_version.metrics,
+            )
+            newest = model.live_versions()[-1] == signature.version
+        self._tell()
+        return newest
+
+    def refuse(self, model: str, version: int, rule: str, reason: str) -> None:
+        """End the life of a version that must not, or cannot, be served; the reason is shown in its status."""
+        with self._changed:
+            self._models[model].lives[version].move(VersionState.END, reason=reason, rule=rule)
+        self._tell()
+
+    def retire(self, model: str, version: int, timeout_seconds: float) -> bool:
+        """Stop lending a version and wait for its requests. To be called again where that was not done.
+
+        Args:
+            model: model name.
+            version: an available version, or one that an earlier call left UNLOADING.
+            timeout_seconds: longest wait for the requests that hold it.
+
+        Returns:
+            Whether the version is gone (END). False: requests still hold it; it stays UNLOADING.
+
+        Raises:
+            ValueError: it is not live, it is the model's only available version, or a label means it.
+        """
+        with self._changed:
+            entry = self._models[model]
+            life = entry.lives[version]
+            if life.status.state is not VersionState.UNLOADING:
+                if entry.live_versions() == [version] or version in entry.labels.values():
+                    message = f"version {version} of {model} is the only available one, or labelled: it stays"
+                    raise ValueError(message)
+                life.move(VersionState.UNLOADING)
+            if not self._changed.wait_for(lambda: life.num_leases == 0, timeout_seconds):
+                return False
+            life.move(VersionState.END)
+            if life.live is not None:
+                self._retired.append(life.live)
+                life.live = None
+            return True
+
+    def sweep(self) -> None:
+        """Let go of the objects of retired versions.
+
+        Not done by `retire`: a request that gave its lease back a moment ago may still name the object, and would then
+        be the one that destroys it.
+        """
+        with self._changed:
+            retired, self._retired = self._retired, []
+        del retired
+
+    def forget(self, model: str, version: int) -> None:
+        """Drop the status of a version that ended, or never began, and is no longer on disk."""
+        with self._changed:
+            lives = self._models[model].lives
+            if lives[version].status.state in {VersionState.START, VersionState.END}:
+                del lives[version]
+                if not lives:
+                    del self._models[model]
+        self._tell()
+
+    def set_labels(self, model: str, labels: Mapping[str, int], problem: str = "") -> None:
+        """Let labels mean what the labels file says, as far as those versions are available.
+
+        A label whose version is not available stays where it was; a label that the file no longer has is dropped.
+
+        Args:
+            model: a model name; one of which no version was seen is left alone.
+            labels: label -> wanted version.
+            problem: shown in the status, e.g. that the file does not parse; then pass the present labels.
+        """
+        with self._changed:
+            entry = self._models.get(model)
+            if entry is None:
+                return
+            live = entry.live_versions()
+            late = sorted(label for label, version in labels.items() if version not in live)
+            moved = {label: version for label, version in labels.items() if version in live}
+            kept = {label: entry.labels[label] for label in late if label in entry.labels}
+            entry.labels = {**moved, **kept}
+            waits = ", ".join(f"{label}={labels[label]}" for label in late)
+            entry.label_problem = problem or (f"version not available: {waits}" if late else "")
+
+    def labels(self, model: str) -> dict[str, int]:
+        """Return label -> version as they are now; none for an unknown model."""
+        with self._changed:
+            return dict(self._models[model].labels) if model in self._models else {}
+
+    # ------------------------------------------------------------------------------------------- life of the server
+    def scanned(self) -> None:
+        """Note that the models folder was looked through once."""
+        with self._changed:
+            if self._is_scanned:
+                return
+            self._is_scanned = True
+        self._tell()
+
+    def start_draining(self) -> None:
+        """Be not ready from now on; requests that still come are answered."""
+        with self._changed:
+            self._is_draining = True
+        self._tell()
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now and after every change of what is available or ready, one call at a time.
+
+        It reads the registry itself; because calls never overlap, what it read last is the truth.
+        """
+        with self._telling:
+            self._subscribers.append(callback)
+            callback()
+
+    # ------------------------------------------------------------------------------------------------------ within
+    def _tell(self) -> None:
+        with self._telling:
+            for callback in self._subscribers:
+                callback()
+
+    def _take(self, model: str | None, version: int | None, label: str | None) -> tuple[_Life, ModelVersion]:
+        if version is not None and label is not None:
+            message = "version and label: received both. Send one of them."
+            raise InvalidArgumentError(message)
+        with self._changed:
+            name = self._default_or_error() if model is None else model
+            entry = self._known(name)
+            if label is not None:
+                version = self._labelled(name, entry, label)
+            available = entry.live_versions()
+            life = entry.lives.get(version if version is not None else (available or [0])[-1])
+            if life is None or life.status.state is not VersionState.AVAILABLE or life.live is None:
+                raise self._not_available(name, entry, version)
+            life.num_leases += 1
+            return life, life.live
+
+    def _default_name(self) -> str | None:
+        if self._configured_default is not None:
+            return self._configured_default
+        return next(iter(self._models)) if len(self._models) == 1 else None
+
+    def _default_or_error(self) -> str:
+        name = self._default_name()
+        if name is not None:
+            if name not in self._models:
+                message = f"the default model {name} has no version here yet. Try again later."
+                raise UnavailableError(message)
+            return name
+        if not self._models:
+            message = "no model is here yet. Try again later."
+            raise UnavailableError(message)
+        names = ", ".join(sorted(self._models))
+        message = f"model: none named, and there is no default among several. Name one of: {names}."
+        raise FailedPreconditionError(message)
+
+    def _known(self, name: str) -> _Model:
+        if name not in self._models:
+            message = f"there is no model '{name[:40]}'. GET /models lists those that are here."
+            raise NotFoundError(message)
+        return self._models[name]
+
+    def _labelled(self, name: str, entry: _Model, label: str) -> int:
+        if label not in entry.labels:
+            has = ", ".join(sorted(entry.labels)) or "none"
+            message = f"label: model {name} has no label '{label[:40]}'. Labels: {has}."
+            raise InvalidArgumentError(message)
+        return entry.labels[label]
+
+    def _not_available(self, name: str, entry: _Model, version: int | None) -> Exception:
+        if version is None:
+            return UnavailableError(f"no version of model {name} is available. GET /models says why.")
+        served = ", ".join(map(str, entry.live_versions())) or "none"
+        life = entry.lives.get(version)
+        if life is not None and life.status.state in {VersionState.START, VersionState.LOADING}:
+            return UnavailableError(f"version {version} of model {name} is loading. Try again later; now: {served}.")
+        return NotFoundError(f"version {version} of model {name} is not served. Available: {served}.")
+
+    def _describe(self, name: str, entry: _Model) -> ModelStatus:
+        available = entry.live_versions()
+        newest = entry.lives[available[-1]].live if available else None
+        return ModelStatus(
+            name=name,
+            default=name == self._default_name(),
+            dim=None if newest is None else newest.signature.dim,
+            features=() if newest is None else newest.signature.features,
+            labels=dict(entry.labels),
+            label_problem=entry.label_problem,
+            versions=self._versions_newest_first(entry),
+        )
+
+    @staticmethod
+    def _versions_newest_first(entry: _Model) -> tuple[VersionStatus, ...]:
+        return tuple(entry.lives[version].status for version in sorted(entry.lives, reverse=True))
