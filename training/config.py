@@ -1,0 +1,261 @@
+"""The configuration of one training job: frozen dataclasses read from TOML, with errors that name the key.
+
+At the bottom of training: every module above may read its section; `pipeline` loads the file.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "classification": ("roc_auc", "log_loss", "brier", "calibration_error", "accuracy"),
+    "regression": ("r2", "rmse", "mae"),
+}
+"""The metrics of each task; the first is the one that the gate compares where the file names none."""
+
+HIGHER_IS_BETTER = frozenset({"roc_auc", "accuracy", "r2"})
+"""The metrics of which more is better; of all others less is better."""
+
+_LATER_TASKS = ("transport", "density")
+_Section = TypeVar("_Section")
+
+
+class ConfigError(Exception):
+    """A training configuration that cannot be used (exit code 2).
+
+    Args:
+        key: what is wrong, as `section.key`, a section's name, or the file's name.
+        expected: what belongs there.
+        received: what was found.
+    """
+
+    def __init__(self, key: str, expected: str, received: str) -> None:
+        """Keep the three parts; the text is one sentence of them."""
+        super().__init__(f"{key}: expected {expected}, received {received}.")
+        self.key = key
+        self.expected = expected
+        self.received = received
+
+
+def _option(expected: str, read: Callable[[Any], Any], default: Any = dataclasses.MISSING) -> Any:
+    """Return a dataclass field whose TOML value is checked by `read` (None = refused) and described by `expected`."""
+    return dataclasses.field(default=default, metadata={"expected": expected, "read": read})
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int | None]:
+    return lambda value: value if type(value) is int and low <= value <= high else None
+
+
+def _number(low: float, high: float, *, open_low: bool = False) -> Callable[[Any], float | None]:
+    def read(value: Any) -> float | None:
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            return None
+        return None if open_low and value == low else float(value)
+
+    return read
+
+
+def _text(pattern: str) -> Callable[[Any], str | None]:
+    return lambda value: value if isinstance(value, str) and re.fullmatch(pattern, value) else None
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value) if isinstance(value, str) and value else None
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not 1 <= len(value) <= 64:
+        return None
+    return tuple(value) if all(type(size) is int and 1 <= size <= 65_536 for size in value) else None
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        return None
+    return tuple(value) if len(set(value)) == len(value) else None
+
+
+def _server(value: Any) -> str | None:
+    if value == "":
+        return ""
+    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+        return None
+    return value.rstrip("/")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """`[model]`: what is trained."""
+
+    name: str = _option("1 to 64 of A-Z a-z 0-9 _ -", _text(r"[A-Za-z0-9_-]{1,64}"))
+    task: str = _option("one of: " + ", ".join(METRICS), _text("|".join(METRICS)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """`[data]`: the file, its columns, and the held-out rule."""
+
+    file: Path = _option("a path, relative to this file", _path)  # noqa: RUF009  # _option is dataclasses.field
+    target: str = _option("the target column's name", _text(r"(?s).+"))
+    features: tuple[str, ...] = _option("a list of distinct column names (empty: all others)", _names, ())
+    held_out_percent: int = _option("a whole number from 1 to 90", _integer(1, 90), 20)
+    salt: str = _option("a text", _text(r"(?s).*"), "convex-scoring")
+    max_bad_rows_percent: float = _option("a number from 0 to 100", _number(0, 100), 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """`[network]`: the shape of the input-convex network."""
+
+    hidden: tuple[int, ...] = _option("a list of 1 to 64 layer widths, each from 1 to 65536", _sizes, (64, 64))
+    activation: str = _option("an activation's name", _text(r".+"), "softplus")
+    positivity: str = _option("'projection'", _text("projection"), "projection")
+    quadratic: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """`[objective]`: the task's own keys; classification and regression have none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """`[trainer]`: the budget, in steps and evaluations, never seconds."""
+
+    steps: int = _option("a whole number from 1 to 10000000", _integer(1, 10_000_000), 4000)
+    batch: int = _option("a whole number from 1 to 1048576", _integer(1, 1_048_576), 128)
+    learning_rate: float = _option("a number above 0, at most 1", _number(0, 1, open_low=True), 1e-3)
+    seed: int = _option("a whole number from 0 to 4294967295", _integer(0, 2**32 - 1), 7)
+    patience: int = _option("a whole number from 1 to 1000000, in evaluations", _integer(1, 1_000_000), 10)
+    evaluate_every: int = _option("a whole number from 1 to 1000000, in steps", _integer(1, 1_000_000), 50)
+    validation_percent: int = _option("a whole number from 1 to 50", _integer(1, 50), 20)
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """`[gate]`: what a retrained version must reach; an empty `metric` is the task's first one."""
+
+    metric: str = _option("a metric of the task", _text(r"[a-z0-9_]+"), "")
+    tolerance: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.005)
+    max_score_drift: float = _option("a number above 0, at most 1e6", _number(0, 1e6, open_low=True), 0.2)
+    min_rows: int = _option("a whole number from 1 to 1000000000", _integer(1, 1_000_000_000), 50)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishConfig:
+    """`[publish]`: where a version goes, how many stay, and whose readiness to wait for."""
+
+    models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # the same
+    keep: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 5)
+    wait_available: str = _option("'' or the http(s) address of a server", _server, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """One training job, checked. `document` is the TOML verbatim, as it goes into the manifest."""
+
+    model: ModelConfig
+    data: DataConfig
+    network: NetworkConfig
+    objective: ObjectiveConfig
+    trainer: TrainerConfig
+    gate: GateConfig
+    publish: PublishConfig
+    document: Mapping[str, Any]
+
+
+_SECTIONS: Mapping[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "network": NetworkConfig,
+    "objective": ObjectiveConfig,
+    "trainer": TrainerConfig,
+    "gate": GateConfig,
+    "publish": PublishConfig,
+}
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Return the checked configuration in the TOML file `path`; relative paths in it start at its folder.
+
+    Raises:
+        ConfigError: the file is missing or no TOML; a section or key is unknown (the nearest known one is named),
+            missing, of the wrong type or out of range.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(str(path), "a readable TOML file", err.strerror or type(err).__name__) from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(path.name, "TOML in UTF-8", str(err)) from err
+    return parse_config(document, folder=path.absolute().parent)
+
+
+def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig:
+    """Return the checked configuration of a parsed TOML `document`; relative paths in it start at `folder`.
+
+    Raises:
+        ConfigError: as `load_config`, for everything but the file itself.
+    """
+    for section, keys in document.items():
+        if section not in _SECTIONS:
+            raise ConfigError(section, _nearest(section, _SECTIONS, "section"), "an unknown section")
+        if not isinstance(keys, dict):
+            raise ConfigError(section, f"a table [{section}]", _shown(keys))
+    task = document.get("model", {}).get("task")
+    if task in _LATER_TASKS:
+        raise ConfigError("model.task", "one of: " + ", ".join(METRICS), f"'{task}', which is not offered yet")
+    sections: dict[str, Any] = {
+        name: _read_section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+    }
+    config = TrainingConfig(**sections, document=document)
+    if config.data.target in config.data.features:
+        raise ConfigError("data.features", "columns other than the target", f"the target '{config.data.target}'")
+    metrics = METRICS[config.model.task]
+    metric = config.gate.metric or metrics[0]
+    if metric not in metrics:
+        expected = f"a metric of {config.model.task} ({', '.join(metrics)})"
+        raise ConfigError("gate.metric", expected, f"'{metric}'")
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, file=folder / config.data.file),
+        gate=dataclasses.replace(config.gate, metric=metric),
+        publish=dataclasses.replace(config.publish, models_dir=folder / config.publish.models_dir),
+    )
+
+
+def _read_section(section: str, kind: type[_Section], keys: Mapping[str, Any]) -> _Section:
+    """Return the dataclass of one section, each key checked by its field."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # always a dataclass
+    for key in keys:
+        if key not in fields:
+            raise ConfigError(f"{section}.{key}", _nearest(key, fields, f"key of [{section}]"), "an unknown key")
+    values = {}
+    for name, field in fields.items():
+        if name in keys:
+            values[name] = field.metadata["read"](keys[name])
+            if values[name] is None:
+                raise ConfigError(f"{section}.{name}", field.metadata["expected"], _shown(keys[name]))
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{section}.{name}", field.metadata["expected"], "nothing")
+    return kind(**values)
+
+
+def _nearest(word: str, known: Mapping[str, object], what: str) -> str:
+    """Return the sentence part that names what is known, and the nearest of it."""
+    if not known:
+        return f"no {what}"
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+    return f"a known {what} ({', '.join(known)}; nearest: '{nearest}')"
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error names it, cut to 60 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

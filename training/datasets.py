@@ -1,0 +1,271 @@
+"""Rows from files, checked, and the rule that keeps held-out rows held out for ever.
+
+Beside `config` at the bottom of training; `trainer`, `gate` and `retrain` take the tables made here.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv, parquet
+
+SUFFIXES = (".csv", ".parquet", ".npy")
+_VALIDATION_SALT = "/validation"
+
+
+class DataError(Exception):
+    """A data file that cannot be used (exit code 1): what was received, what was expected, what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Numeric rows with their target, every number finite in float32.
+
+    Args:
+        features: feature names in column order.
+        x: float64 [n, d], the features.
+        y: float64 [n], the target.
+        file: the file's name, without its folder.
+        sha256: of the file's bytes, hexadecimal.
+        rows_read: rows of the file, the dropped ones included.
+        dropped: number of dropped rows by reason.
+    """
+
+    features: tuple[str, ...]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    file: str = ""
+    sha256: str = ""
+    rows_read: int = 0
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.y)
+
+    @property
+    def constant_features(self) -> tuple[str, ...]:
+        """The features that have one value (in float32) in all rows: they carry no information here."""
+        x = self.x.astype(np.float32)
+        return tuple(name for name, same in zip(self.features, (x == x[:1]).all(axis=0), strict=True) if same)
+
+    def take(self, mask: NDArray[np.bool_]) -> "Table":
+        """Return the table of the rows where `mask` (bool [n]) is true."""
+        return dataclasses.replace(self, x=self.x[mask], y=self.y[mask])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Training rows and held-out rows of one table; no row is equal to one on the other side."""
+
+    train: Table
+    held_out: Table
+
+
+def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad_rows_percent: float = 1.0) -> Table:
+    """Return the numeric rows of a CSV (with header), Parquet or NPY file.
+
+    A plain two-dimensional NPY array names its columns `column_0`, `column_1`, ...; a structured one by its fields.
+    Rows with a missing, NaN or infinite number (in float32), or with the wrong number of cells, are dropped and
+    counted.
+
+    Args:
+        path: file that ends in .csv, .parquet or .npy.
+        target: name of the target column.
+        features: names of the feature columns, in the order wanted; empty: all but the target, in the file's order.
+        max_bad_rows_percent: largest share of dropped rows, in percent of the rows read.
+
+    Raises:
+        DataError: the file is missing, empty or unreadable; a column is missing, duplicate, without a name or not
+            numeric (it is named); more rows than allowed are bad.
+    """
+    data = _read_bytes(path)
+    try:
+        columns, ragged = _READERS[path.suffix.lower()](data)
+    except (pa.ArrowException, ValueError, EOFError) as err:
+        message = f"{path.name}: expected a {path.suffix[1:].upper()} file of numeric columns, received: {err}"
+        raise DataError(message) from err
+    _check_names(columns.column_names, path.name)
+    chosen = tuple(features) or tuple(name for name in columns.column_names if name != target)
+    for name in (*chosen, target):
+        _check_column(name, columns, path.name)
+    if not chosen:
+        message = f"{path.name}: expected at least one feature column beside the target '{target}', received none."
+        raise DataError(message)
+    x = np.column_stack([_numbers(columns, name, path.name) for name in chosen])
+    y = _numbers(columns, target, path.name)
+    rows_read = len(y) + ragged
+    if not rows_read:
+        message = f"{path.name}: expected rows, received a header and none. Give a file with data."
+        raise DataError(message)
+    good, reasons = _finite_rows(x, y)
+    dropped = dict(reasons + Counter({"wrong number of cells": ragged}))
+    bad = sum(dropped.values())
+    if bad and (100.0 * bad > max_bad_rows_percent * rows_read or not good.any()):
+        found = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        message = (
+            f"{path.name}: {bad} of {rows_read} rows are bad ({found}); at most {max_bad_rows_percent:g} percent are "
+            f"allowed. Repair the file, or raise data.max_bad_rows_percent."
+        )
+        raise DataError(message)
+    return Table(chosen, x[good], y[good], path.name, hashlib.sha256(data).hexdigest(), rows_read, dropped)
+
+
+def row_bytes(x: NDArray[np.floating]) -> list[bytes]:
+    """Return the bytes that identify each row of `x` [n, d]: little-endian float32, with -0.0 written as 0.0."""
+    rows = np.ascontiguousarray(x, dtype="<f4") + np.float32(0.0)
+    return [row.tobytes() for row in rows]
+
+
+def is_held_out(row: bytes, salt: str, percent: int) -> bool:
+    """Tell whether the row with these bytes (`row_bytes`) is held out: sha256(row + salt) mod 100 < percent.
+
+    The target is no part of it, so that relabelling never moves a row; nor is the file, so that a row that comes
+    back in a later night is on the same side, and equal rows are never on both.
+    """
+    return int.from_bytes(hashlib.sha256(row + salt.encode()).digest(), "big") % 100 < percent
+
+
+def split(table: Table, *, percent: int, salt: str) -> Split:
+    """Return the training and held-out rows of `table` by `is_held_out`.
+
+    Raises:
+        DataError: one of the sides is empty.
+    """
+    held_out = np.array([is_held_out(row, salt, percent) for row in row_bytes(table.x)], dtype=np.bool_)
+    if held_out.all() or not held_out.any():
+        side = "training" if held_out.all() else "held-out"
+        message = (
+            f"{table.file or 'table'}: {len(table)} rows at {percent} percent leave no {side} row. Give more rows."
+        )
+        raise DataError(message)
+    return Split(table.take(~held_out), table.take(held_out))
+
+
+def validation_split(train: Table, *, percent: int, salt: str) -> Split:
+    """Return the rows to fit and those to stop early on (`held_out` of the result), drawn from training rows alone.
+
+    The same rule with another salt; rows that `split` held out never reach this function.
+
+    Raises:
+        DataError: one of the sides is empty.
+    """
+    return split(train, percent=percent, salt=salt + _VALIDATION_SALT)
+
+
+def data_fingerprint(table: Table) -> dict[str, str | int]:
+    """Return what a manifest says of the data: file name, rows read, rows dropped, and the file's sha256."""
+    dropped = sum(table.dropped.values())
+    return {"file": table.file, "rows": table.rows_read, "dropped_rows": dropped, "sha256": table.sha256}
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the whole file, so that the bytes that are hashed are the bytes that are parsed."""
+    if path.suffix.lower() not in SUFFIXES:
+        message = f"{path.name}: expected a file that ends in {', '.join(SUFFIXES)}. Convert it."
+        raise DataError(message)
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        message = f"{path}: expected a readable data file, received: {err.strerror or type(err).__name__}."
+        raise DataError(message) from err
+    if not data.strip():
+        message = f"{path.name}: the file is empty. Give a file with a header and rows."
+        raise DataError(message)
+    return data
+
+
+def _read_csv(data: bytes) -> tuple[pa.Table, int]:
+    """Return the columns, types inferred, and the number of rows with a wrong number of cells."""
+    ragged = 0
+
+    def skip(_row: csv.InvalidRow) -> Literal["skip"]:
+        nonlocal ragged
+        ragged += 1
+        return "skip"
+
+    columns = csv.read_csv(
+        io.BytesIO(data),
+        read_options=csv.ReadOptions(use_threads=False),
+        parse_options=csv.ParseOptions(invalid_row_handler=skip),
+    )
+    return columns, ragged
+
+
+def _read_parquet(data: bytes) -> tuple[pa.Table, int]:
+    return parquet.read_table(pa.BufferReader(data)), 0
+
+
+def _read_npy(data: bytes) -> tuple[pa.Table, int]:
+    """Return the columns of a two-dimensional or a structured array; nothing in it is ever unpickled."""
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.names:
+        return pa.table({name: pa.array(array[name].ravel()) for name in array.dtype.names}), 0
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        message = f"an array of {array.dtype} with shape {list(array.shape)}; send numbers of shape [rows, columns]."
+        raise ValueError(message)
+    return pa.table({f"column_{index}": pa.array(array[:, index].copy()) for index in range(array.shape[1])}), 0
+
+
+_READERS = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}
+
+
+def _check_names(names: list[str], file: str) -> None:
+    """Refuse a header in which a column cannot be told by its name."""
+    for position, name in enumerate(names, start=1):
+        if not name.strip():
+            message = f"{file}: column {position} has no name. Name it, or drop it if it only counts rows."
+            raise DataError(message)
+    for name, count in Counter(names).items():
+        if count > 1:
+            message = f"{file}: column '{name}' appears {count} times. Give each column a name of its own."
+            raise DataError(message)
+
+
+def _check_column(name: str, columns: pa.Table, file: str) -> None:
+    """Refuse a column that is not there or holds no numbers."""
+    if name not in columns.column_names:
+        near = difflib.get_close_matches(name, columns.column_names, n=1, cutoff=0.0)
+        message = f"{file}: expected a column '{name}', received none of that name (nearest: '{near[0]}')."
+        raise DataError(message)
+    kind = columns.schema.field(name).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        message = f"{file}: column '{name}' is not numeric, received {kind} ({_first_text(columns, name)}). "
+        raise DataError(message + "Encode it as numbers (true and false as 1 and 0), or leave it out of data.features.")
+
+
+def _first_text(columns: pa.Table, name: str) -> str:
+    """Return where the first cell that is no number stands, and its first 40 characters."""
+    for row, cell in enumerate(columns.column(name).to_pylist(), start=1):
+        try:
+            float(str(cell))
+        except ValueError:
+            return f"row {row}: {str(cell)[:40]!r}"
+    return f"row 1: {str(columns.column(name)[0])[:40]!r}"
+
+
+def _numbers(columns: pa.Table, name: str, file: str) -> NDArray[np.float64]:
+    """Return one column as float64, missing cells as NaN."""
+    column = columns.column(name)
+    if len(column) and column.null_count == len(column):
+        message = f"{file}: column '{name}' has no number in any row. Fill it, or leave it out of data.features."
+        raise DataError(message)
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def _finite_rows(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.bool_], Counter[str]]:
+    """Return which rows are finite in float32, and how many are not, by reason."""
+    rows = np.column_stack([x, y])
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        infinite: NDArray[np.bool_] = np.asarray(np.isinf(rows.astype(np.float32)).any(axis=1)) & ~missing
+    reasons = Counter({"a missing number": int(missing.sum()), "an infinite number": int(infinite.sum())})
+    return ~(missing | infinite), +reasons
