@@ -36,7 +36,7 @@ test: dev  ## lint, types, layering and all tests but chaos; ends with the slowe
 	@echo '== hadolint: Dockerfile'
 	@$(VENV)/bin/hadolint Dockerfile
 	@echo '== pytest: everything but chaos'
-	@$(RUN) -m pytest -q -m 'not chaos' $(ARGS)
+	@$(RUN) -m pytest -q --run-report -m 'not chaos' $(ARGS)
 
 train: runtime  ## train the shipped examples into build/models and compare their weights with the committed ones
 	@for config in training/examples/*.toml; do $(RUN) -m training train $$config --models-dir build/models || exit $$?; done
