@@ -209,15 +209,15 @@ class Registry:
                 life.live = None
             return True
 
-    def sweep(self) -> None:
-        """Let go of the objects of retired versions.
+    def sweep(self) -> bool:
+        """Let go of the objects of retired versions; return whether there were any.
 
         Not done by `retire`: a request that gave its lease back a moment ago may still name the object, and would then
         be the one that destroys it.
         """
         with self._changed:
             retired, self._retired = self._retired, []
-        del retired
+        return bool(retired)
 
     def forget(self, model: str, version: int) -> None:
         """Drop the status of a version that ended, or never began, and is no longer on disk."""

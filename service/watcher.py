@@ -1,0 +1,294 @@
+"""The thread that keeps what is live in step with what is on disk: new versions are loaded, old ones are dropped.
+
+Above `registry` (what is live) and `repository` (what is on disk); `worker` starts it and gives it the way to load.
+"""
+
+import dataclasses
+import gc
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from service import manifest
+from service.errors import NotFoundError, VersionRefusedError
+from service.lifecycle import Choice, VersionState, choose
+from service.metrics import Metrics
+from service.model_version import ModelVersion
+from service.registry import Registry
+from service.repository import Repository, VersionFolder
+from service.settings import Settings
+
+LOAD_ERROR = "load-error"
+"""Rule of a version whose load failed with an error that is no verdict; it is tried again."""
+
+_TRANSIENT_RULES = frozenset({"file-unreadable"})
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+_LONGEST_RETIRE_WAIT_SECONDS = 1.0
+_WAITING = "waiting until its files stay the same between two looks at the folder"
+
+
+class GarbageCollection:
+    """What is done about garbage after a load or a drop: collect; after the first time, freeze what is left.
+
+    TensorFlow's functions form cycles that no automatic collection finds in time (0.4 MiB a reload), and a full
+    collection over everything that TensorFlow imported stops the process for 0.2 s. Frozen objects are not looked at
+    again, which makes it 2 ms; at most the first version's own cycles are kept for ever by that.
+    """
+
+    def __init__(self) -> None:
+        self._is_frozen = False
+
+    def __call__(self) -> None:
+        """Collect."""
+        gc.collect()
+        if not self._is_frozen:
+            gc.freeze()
+            self._is_frozen = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """What is remembered of a version that did not load."""
+
+    fingerprint: tuple[object, ...]
+    retry_at_seconds: float
+    num_attempts: int
+
+
+class Watcher:
+    """Polls the repository and loads, publishes, refuses and retires versions, one at a time, on one thread.
+
+    Guarantees: a model that cannot be read or loaded does not keep another from being loaded; a refused version is
+    tried again only when its files change, any other failure after a growing pause; a folder that is empty or gone
+    changes nothing of what is served; a version is taken as deleted only after two looks without it.
+
+    Args:
+        repository: what is on disk.
+        registry: what is live.
+        load: makes a warm live version of a folder; raises VersionRefusedError for one that must not be served.
+        metrics: loads and swaps are counted there.
+        settings: latest_versions, poll_interval_seconds.
+        clock: monotonic seconds.
+        tidy: called after loads and drops.
+
+    Thread safety: `scan` is for one thread at a time; `start` and `stop` for the owner.
+    """
+
+    def __init__(  # noqa: PLR0913  (a seam for each of disk, life, loading, counting, time and garbage)
+        self,
+        repository: Repository,
+        registry: Registry,
+        load: Callable[[VersionFolder], ModelVersion],
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tidy: Callable[[], None] | None = None,
+    ) -> None:
+        self._repository = repository
+        self._registry = registry
+        self._load = load
+        self._metrics = metrics
+        self._latest = settings.latest_versions
+        self._poll_interval_seconds = settings.poll_interval_seconds
+        self._retire_wait_seconds = min(settings.poll_interval_seconds, _LONGEST_RETIRE_WAIT_SECONDS)
+        self._clock = clock
+        self._tidy = tidy if tidy is not None else GarbageCollection()
+        self._log = structlog.get_logger()
+        self._failures: dict[tuple[str, int], _Failure] = {}
+        self._seen_files: dict[tuple[str, int], tuple[object, ...]] = {}
+        self._listed: dict[str, set[int]] = {}
+        self._complaints: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.first_scan_over = threading.Event()
+
+    # ------------------------------------------------------------------------------------------------------- thread
+    def start(self) -> None:
+        """Start the thread; the first look at the folder begins at once."""
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Ask the thread to end and wait for it; return whether it ended (a load that runs is not interrupted)."""
+        self._stopping.set()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.scan()
+            self._stopping.wait(self._poll_interval_seconds)
+
+    # --------------------------------------------------------------------------------------------------------- scan
+    def scan(self) -> None:
+        """Look through the repository once and do all that follows from it. Never raises."""
+        if self._registry.sweep():
+            self._tidy()
+        known = {status.name for status in self._registry.models()}
+        for model in sorted(known.union(self._list_models())):
+            try:
+                self._scan_model(model)
+            except Exception as error:  # noqa: BLE001  (the watcher's border: one model must not stop the others)
+                self._complain(f"model {model}", f"its folder was not read: {type(error).__name__}: {error}")
+            else:
+                self._complaints.pop(f"model {model}", None)
+        if not self._stopping.is_set():
+            self._registry.scanned()
+            self.first_scan_over.set()
+
+    def _list_models(self) -> list[str]:
+        try:
+            models = self._repository.models()
+        except OSError as error:
+            self._complain("models folder", f"not readable ({error.strerror}); what is served stays")
+            return []
+        if models:
+            self._complaints.pop("models folder", None)
+        else:
+            self._complain("models folder", "missing, or no model in it; what is served stays")
+        return models
+
+    def _scan_model(self, model: str) -> None:
+        folders = {folder.version: folder for folder in self._repository.versions(model)}
+        listed = set(folders) | self._listed.get(model, set())
+        self._listed[model] = set(folders)
+        self._forget(model, listed)
+        labels, problem = self._read_labels(model)
+        judged: dict[int, bool] = {}
+        before = self._live(model)
+        choice = self._choose(model, folders, listed, labels, judged)
+        while choice.load and not self._stopping.is_set():
+            judged[choice.load[0]] = self._attempt(folders[choice.load[0]])
+            choice = self._choose(model, folders, listed, labels, judged)
+        self._registry.set_labels(model, labels, problem)
+        self._retire(model, choice.retire)
+        after = self._live(model)
+        if before and max(before) != max(after):
+            self._metrics.count_swap(model)
+
+    def _choose(
+        self,
+        model: str,
+        folders: Mapping[int, VersionFolder],
+        listed: set[int],
+        labels: Mapping[str, int],
+        judged: dict[int, bool],
+    ) -> Choice:
+        """Return what to do, looking no further down than the newest usable versions and the labelled ones."""
+        states = self._states(model)
+        live = {version for version, state in states.items() if state is VersionState.AVAILABLE}
+        labelled = set(labels.values()) | set(self._registry.labels(model).values())
+        usable: set[int] = set()
+        for version in sorted(listed, reverse=True):
+            if len(usable) >= self._latest and version not in labelled:
+                continue
+            if version in live:
+                usable.add(version)
+            elif version in folders and states.get(version) is not VersionState.UNLOADING:
+                if version not in judged:
+                    judged[version] = self._may_try(folders[version])
+                usable |= {version} if judged[version] else set()
+        return choose(usable, live, labelled, self._latest)
+
+    def _may_try(self, folder: VersionFolder) -> bool:
+        """Whether a version that is not live is worth a load now. Once a scan: it compares with the scan before."""
+        key = (folder.model, folder.version)
+        fingerprint = self._repository.fingerprint(folder)
+        failure = self._failures.get(key)
+        if not fingerprint:
+            return False
+        if failure and failure.fingerprint == fingerprint and self._clock() < failure.retry_at_seconds:
+            return False
+        seen, self._seen_files[key] = self._seen_files.get(key), fingerprint
+        if seen == fingerprint or os.path.lexists(folder.path / manifest.FILE_NAME):
+            return True
+        self._registry.wait(folder.model, folder.version, _WAITING)
+        return False
+
+    # -------------------------------------------------------------------------------------------------- one version
+    def _attempt(self, folder: VersionFolder) -> bool:
+        """Load and publish one version, or refuse it; return whether it is live."""
+        fingerprint = self._repository.fingerprint(folder)
+        log = self._log.bind(model=folder.model, version=folder.version)
+        self._registry.begin(folder.model, folder.version)
+        started = self._clock()
+        try:
+            live = self._load(folder)
+        except VersionRefusedError as error:
+            self._metrics.count_load(folder.model, "refused", error.rule)
+            self._end(folder, fingerprint, error.rule, error.reason)
+            log.warning("version refused", rule=error.rule, reason=error.reason)
+            return False
+        except Exception as error:  # TensorFlow raises nine kinds on a damaged folder alone
+            self._metrics.count_load(folder.model, "failed", LOAD_ERROR)
+            self._end(folder, fingerprint, LOAD_ERROR, f"{type(error).__name__} while loading; it is tried again")
+            log.exception("version failed to load; it is tried again")
+            return False
+        finally:
+            self._tidy()
+        self._failures.pop((folder.model, folder.version), None)
+        self._metrics.count_load(folder.model, "available")
+        self._registry.publish(live)
+        log.info(
+            "version available",
+            convexity=live.convexity,
+            engine=live.engine.name,
+            seconds=round(self._clock() - started, 3),
+        )
+        return True
+
+    def _end(self, folder: VersionFolder, fingerprint: tuple[object, ...], rule: str, reason: str) -> None:
+        key = (folder.model, folder.version)
+        before = self._failures.get(key)
+        attempts = before.num_attempts + 1 if before and before.fingerprint == fingerprint else 1
+        pause = min(_FIRST_RETRY_SECONDS * 2.0 ** (attempts - 1), _LAST_RETRY_SECONDS)
+        transient = rule == LOAD_ERROR or rule in _TRANSIENT_RULES
+        retry_at = self._clock() + pause if transient else math.inf
+        self._failures[key] = _Failure(fingerprint, retry_at, attempts)
+        self._registry.refuse(folder.model, folder.version, rule, reason)
+
+    def _retire(self, model: str, versions: tuple[int, ...]) -> None:
+        lingering = [version for version, state in self._states(model).items() if state is VersionState.UNLOADING]
+        labelled = self._registry.labels(model).values()
+        for version in sorted({*versions, *lingering}.difference(labelled)):
+            if self._registry.retire(model, version, self._retire_wait_seconds):
+                self._log.info("version unloaded", model=model, version=version)
+
+    def _forget(self, model: str, listed: set[int]) -> None:
+        """Drop what is remembered of versions that are no longer on disk and not live."""
+        for version, state in self._states(model).items():
+            if version not in listed and state in {VersionState.START, VersionState.END}:
+                self._registry.forget(model, version)
+                self._failures.pop((model, version), None)
+                self._seen_files.pop((model, version), None)
+
+    # ------------------------------------------------------------------------------------------------------- asking
+    def _read_labels(self, model: str) -> tuple[dict[str, int], str]:
+        try:
+            return self._repository.labels(model), ""
+        except VersionRefusedError as error:
+            self._complain(f"labels of {model}", error.reason)
+            return self._registry.labels(model), error.reason
+
+    def _states(self, model: str) -> dict[int, VersionState]:
+        try:
+            return {status.version: status.state for status in self._registry.statuses(model)}
+        except NotFoundError:
+            return {}
+
+    def _live(self, model: str) -> list[int]:
+        return [version for version, state in self._states(model).items() if state is VersionState.AVAILABLE]
+
+    def _complain(self, about: str, what: str) -> None:
+        """Log a warning once, until it changes or is over."""
+        if self._complaints.get(about) != what:
+            self._complaints[about] = what
+            self._log.warning(what, about=about)

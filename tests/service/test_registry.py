@@ -1,0 +1,377 @@
+"""The registry: who is lent what, what changes when, and a state machine over all of it."""
+
+import contextlib
+import gc
+import threading
+import weakref
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from service.registry import Registry, VersionState
+from tests.service.fake_versions import make_version
+
+
+def publish(registry, model="m", version=1, **options):
+    """Bring one fake version through its life up to AVAILABLE."""
+    registry.begin(model, version)
+    return registry.publish(make_version(model, version, **options))
+
+
+def answering(registry, *target):
+    """Return which version a request gets."""
+    with registry.acquire(*target) as live:
+        return live.signature.version
+
+
+def test_acquire_lends_the_newest_available_version():
+    """Without version or label the highest available number answers, in whatever order they were published."""
+    registry = Registry()
+    assert publish(registry, version=2) is True
+    assert publish(registry, version=1) is False
+    assert answering(registry, "m") == 2
+    assert answering(registry, "m", 1) == 1
+
+
+def test_acquire_keeps_its_version_when_a_newer_one_is_published():
+    """A lease taken before a swap is the old version to its end; the next lease is the new one."""
+    registry = Registry()
+    publish(registry, version=1)
+    with registry.acquire("m") as live:
+        publish(registry, version=2)
+        assert live.signature.version == 1
+        assert answering(registry, "m") == 2
+
+
+def test_acquire_says_unavailable_while_no_version_is_available():
+    """A model that is known but refused or loading is UNAVAILABLE, not unknown."""
+    registry = Registry()
+    registry.begin("m", 1)
+    with pytest.raises(UnavailableError, match="no version of model m is available"), registry.acquire("m"):
+        pass
+    with pytest.raises(UnavailableError, match="version 1 of model m is loading"), registry.acquire("m", 1):
+        pass
+
+
+def test_acquire_says_not_found_for_unknown_model_and_version():
+    """An unknown model and a version that is not served are NOT_FOUND; the sentence lists what is."""
+    registry = Registry()
+    publish(registry, version=4)
+    with pytest.raises(NotFoundError, match=r"there is no model 'x{40}'"), registry.acquire("x" * 99):
+        pass
+    with pytest.raises(NotFoundError, match=r"version 7 of model m is not served\. Available: 4"):
+        answering(registry, "m", 7)
+
+
+def test_acquire_refuses_version_together_with_label():
+    """One target, not two."""
+    registry = Registry()
+    publish(registry)
+    with pytest.raises(InvalidArgumentError, match="version and label: received both"), registry.acquire("m", 1, "a"):
+        pass
+
+
+def test_acquire_follows_labels():
+    """A label answers with its version; an unknown label is INVALID_ARGUMENT and names those that exist."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    registry.set_labels("m", {"stable": 1})
+    assert answering(registry, "m", None, "stable") == 1
+    with pytest.raises(InvalidArgumentError, match=r"no label 'canary'\. Labels: stable"):
+        answering(registry, "m", None, "canary")
+
+
+@pytest.mark.parametrize(
+    ("configured", "models", "expected"),
+    [(None, ["a"], "a"), (None, ["a", "b"], None), ("b", ["a", "b"], "b"), ("c", ["a"], "c"), (None, [], None)],
+)
+def test_default_model_is_the_configured_or_the_only_one(configured, models, expected):
+    """The configured name wins; without one the only model is the default, and among several there is none."""
+    registry = Registry(configured)
+    for model in models:
+        publish(registry, model)
+    assert expected == registry.default_model
+    assert [name == expected for name in models] == [status.default for status in registry.models()]
+
+
+def test_acquire_without_a_model_fails_when_there_is_no_default():
+    """Among several models it is FAILED_PRECONDITION and lists them; with none, or an absent default, UNAVAILABLE."""
+    registry = Registry()
+    with pytest.raises(UnavailableError, match="no model is here yet"):
+        answering(registry)
+    publish(registry, "a")
+    assert answering(registry) == 1
+    publish(registry, "b")
+    with pytest.raises(FailedPreconditionError, match="Name one of: a, b"):
+        answering(registry)
+    with pytest.raises(UnavailableError, match="the default model c has no version"):
+        answering(Registry("c"))
+
+
+def test_statuses_tell_state_reason_and_certificate_newest_first():
+    """A refused version shows END, rule and reason; a live one its proof, engine, date and metrics."""
+    registry = Registry()
+    publish(registry, version=1, proved=False)
+    registry.begin("m", 2)
+    registry.refuse("m", 2, "nonneg-matmul", "weight -0.03")
+    refused, live = registry.statuses("m")
+    assert (2, VersionState.END, "nonneg-matmul", "weight -0.03") == (
+        refused.version,
+        refused.state,
+        refused.rule,
+        refused.reason,
+    )
+    assert (1, "AVAILABLE", "unproved", "program") == (live.version, live.state, live.convexity, live.engine)
+    assert {"held_out": {"rows": 112}} == live.metrics
+    with pytest.raises(NotFoundError):
+        registry.statuses("nobody")
+
+
+def test_models_tell_the_shape_of_the_newest_live_version():
+    """The dimension is the newest live version's, and None where none is live."""
+    registry = Registry()
+    publish(registry, "a", dim=5)
+    registry.begin("b", 1)
+    first, second = registry.models()
+    assert (5, None) == (first.dim, second.dim)
+
+
+def test_retire_waits_for_leases_and_gives_up_in_time():
+    """While a request holds the version it stays UNLOADING and takes no new request; afterwards it ends."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    with registry.acquire("m", 1):
+        assert registry.retire("m", 1, 0.0) is False
+        assert VersionState.UNLOADING is registry.statuses("m")[1].state
+        with pytest.raises(NotFoundError):
+            answering(registry, "m", 1)
+    assert registry.retire("m", 1, 0.0) is True
+    assert VersionState.END is registry.statuses("m")[1].state
+
+
+def test_retire_is_woken_by_the_last_lease():
+    """A waiting retire returns when the request that holds the version is done."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    results = []
+    with contextlib.ExitStack() as held:
+        held.enter_context(registry.acquire("m", 1))
+        waiter = threading.Thread(target=lambda: results.append(registry.retire("m", 1, 30.0)))
+        waiter.start()
+    waiter.join(30)
+    assert [True] == results
+
+
+def test_retire_refuses_the_last_available_and_a_labelled_version():
+    """A model that answers keeps answering: its only available version stays, and so does one that a label means."""
+    registry = Registry()
+    publish(registry, version=1)
+    with pytest.raises(ValueError, match="it stays"):
+        registry.retire("m", 1, 0.0)
+    publish(registry, version=2)
+    registry.set_labels("m", {"stable": 1})
+    with pytest.raises(ValueError, match="it stays"):
+        registry.retire("m", 1, 0.0)
+
+
+def test_sweep_destroys_retired_objects_on_its_own_thread():
+    """The object of a retired version lives until `sweep`, so that no request's thread has to destroy it."""
+    registry = Registry()
+    registry.begin("m", 1)
+    live = make_version("m", 1)
+    died_on = []
+    weakref.finalize(live, lambda: died_on.append(threading.current_thread()))
+    registry.publish(live)
+    del live
+    publish(registry, version=2)
+    registry.retire("m", 1, 0.0)
+    gc.collect()
+    assert [] == died_on
+    assert registry.sweep() is True
+    gc.collect()
+    assert [threading.current_thread()] == died_on
+    assert registry.sweep() is False
+
+
+def test_set_labels_keeps_a_label_where_its_new_version_is_not_available():
+    """A label whose version is not available stays where it was and the status says why; the others move."""
+    registry = Registry()
+    for version in (1, 2):
+        publish(registry, version=version)
+    registry.set_labels("m", {"stable": 1, "canary": 1, "old": 1})
+    registry.set_labels("m", {"stable": 2, "canary": 9, "new": 8})
+    assert {"stable": 2, "canary": 1} == registry.labels("m")
+    assert "version not available: canary=9, new=8" == registry.models()[0].label_problem
+    registry.set_labels("m", {})
+    assert ({}, "") == (registry.labels("m"), registry.models()[0].label_problem)
+
+
+def test_ready_needs_a_scan_a_model_the_required_ones_and_no_drain():
+    """Readiness is false before the first scan, without a model, without a required one, and while draining."""
+    registry = Registry()
+    publish(registry, "a")
+    assert registry.ready() is False
+    registry.scanned()
+    assert registry.ready() is True
+    assert registry.ready(("a", "b")) is False
+    registry.begin("a", 2)
+    registry.refuse("a", 2, "x", "y")
+    assert registry.ready(("a",)) is True
+    registry.start_draining()
+    assert registry.ready() is False
+    assert answering(registry, "a") == 1
+
+
+def test_subscribers_are_told_of_every_change_and_once_at_the_start():
+    """Health follows: the subscriber sees not ready, then ready, then not ready while draining."""
+    registry = Registry()
+    seen = []
+    registry.subscribe(lambda: seen.append(registry.ready()))
+    publish(registry)
+    registry.scanned()
+    registry.start_draining()
+    assert seen[0] is False
+    assert [True, False] == seen[-2:]
+
+
+def test_forget_drops_what_ended_and_nothing_that_lives():
+    """The status of an ended version can be dropped; a live one stays; the last one takes its model along."""
+    registry = Registry()
+    publish(registry, version=1)
+    registry.begin("m", 2)
+    registry.refuse("m", 2, "x", "y")
+    registry.forget("m", 1)
+    registry.forget("m", 2)
+    assert [1] == [status.version for status in registry.statuses("m")]
+    registry.wait("n", 1, "waits")
+    registry.forget("n", 1)
+    assert ["m"] == [status.name for status in registry.models()]
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """Random lives of four versions under leases: what must hold at every moment."""
+
+    def __init__(self):
+        super().__init__()
+        self.registry = Registry()
+        self.last_state = {}
+        self.held = []
+        self.was_available = False
+
+    def states(self):
+        """Return version -> state."""
+        try:
+            return {status.version: status.state for status in self.registry.statuses("m")}
+        except NotFoundError:
+            return {}
+
+    @rule(version=st.integers(1, 4))
+    def begin(self, version):
+        """Begin where a life may begin; anywhere else it is an error."""
+        state = self.states().get(version)
+        if state in {None, VersionState.START, VersionState.END}:
+            self.registry.begin("m", version)
+            self.last_state.pop(version, None)
+        else:
+            with pytest.raises(ValueError, match="cannot go"):
+                self.registry.begin("m", version)
+
+    @rule(version=st.integers(1, 4))
+    def publish(self, version):
+        """Finish a load."""
+        if self.states().get(version) is VersionState.LOADING:
+            self.registry.publish(make_version("m", version))
+            self.was_available = True
+
+    @rule(version=st.integers(1, 4))
+    def refuse(self, version):
+        """End a load."""
+        if self.states().get(version) is VersionState.LOADING:
+            self.registry.refuse("m", version, "rule", "reason")
+
+    @rule(version=st.integers(1, 4))
+    def retire(self, version):
+        """Retire what is live: done at once unless a request holds it or it must stay."""
+        states = self.states()
+        if states.get(version) not in {VersionState.AVAILABLE, VersionState.UNLOADING}:
+            return
+        is_held = any(live.signature.version == version for _, live in self.held)
+        try:
+            assert self.registry.retire("m", version, 0.0) is not is_held
+        except ValueError:
+            available = [number for number, state in states.items() if state is VersionState.AVAILABLE]
+            assert [version] == available or version in self.registry.labels("m").values()
+
+    @precondition(lambda self: self.was_available)
+    @rule(version=st.none() | st.integers(1, 4))
+    def acquire(self, version):
+        """A request takes the newest or a given version."""
+        lease = self.registry.acquire("m", version)
+        available = [number for number, state in self.states().items() if state is VersionState.AVAILABLE]
+        if version is None or version in available:
+            live = lease.__enter__()
+            assert live.signature.version == (version or max(available))
+            self.held.append((lease, live))
+        else:
+            with pytest.raises((NotFoundError, UnavailableError)):
+                lease.__enter__()
+
+    @precondition(lambda self: self.held)
+    @rule(index=st.integers(0, 9))
+    def release(self, index):
+        """A request ends."""
+        lease, _ = self.held.pop(index % len(self.held))
+        lease.__exit__(None, None, None)
+
+    @rule(version=st.integers(1, 5))
+    def label(self, version):
+        """The labels file changes, also to a version that is not there."""
+        self.registry.set_labels("m", {"stable": version})
+
+    @rule()
+    def sweep(self):
+        """The watcher lets go."""
+        self.registry.sweep()
+
+    @invariant()
+    def states_only_forward(self):
+        """No life runs backward."""
+        order = list(VersionState)
+        for version, state in self.states().items():
+            assert order.index(state) >= order.index(self.last_state.get(version, VersionState.START))
+            self.last_state[version] = state
+
+    @invariant()
+    def never_empty_once_available(self):
+        """A model that answered once always answers."""
+        available = [state for state in self.states().values() if state is VersionState.AVAILABLE]
+        assert available or not self.was_available
+
+    @invariant()
+    def leased_versions_are_not_gone(self):
+        """What a request holds is there."""
+        states = self.states()
+        for _, live in self.held:
+            assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
+
+    @invariant()
+    def labels_mean_available_versions(self):
+        """A label always leads to a version that answers."""
+        states = self.states()
+        for version in self.registry.labels("m").values():
+            assert states[version] is VersionState.AVAILABLE
+
+    def teardown(self):
+        """Give every lease back."""
+        for lease, _ in self.held:
+            lease.__exit__(None, None, None)
+
+
+RegistryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRegistryMachine = RegistryMachine.TestCase
