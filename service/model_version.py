@@ -79,7 +79,7 @@ class ModelVersion:
             results = self.engine.run(rows, wanted)
         finite = np.ones(rows.shape[0], dtype=np.bool_)
         for values in results.values():
-            finite &= np.isfinite(values.reshape(rows.shape[0], -1)).all(axis=1)
+            finite &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
             message = (
                 f"{name}[{int(np.argmin(finite))}]: score or gradient leaves float32 (3.4e38). "

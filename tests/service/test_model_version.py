@@ -1,0 +1,117 @@
+"""A live version: finite answers, one call at a time, warm before it is lent."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
+from service.model_version import ModelVersion
+from tests.service.fake_versions import make_version
+
+
+def rows(*values):
+    """Return float32 rows [n, 3]."""
+    return np.array(values, dtype=np.float32)
+
+
+def test_run_returns_the_wanted_outputs():
+    """The engine's arrays come back under the names asked for, and nothing else is computed."""
+    live = make_version(version=10)
+    results = live.run(rows([1, 2, 3], [0, 0, 0]), ("score",))
+    assert ["score"] == list(results)
+    assert [16.0, 10.0] == results["score"].tolist()
+    assert [(2, ("score",))] == live.engine.calls
+
+
+def test_run_names_the_first_row_that_leaves_float32():
+    """A finite row whose score overflows is OUT_OF_RANGE and named; the words hold none of its numbers."""
+    live = make_version()
+    with pytest.raises(OutOfRangeError, match=r"^instances\[1\]: score or gradient leaves float32") as caught:
+        live.run(rows([0, 0, 0], [3e38, 3e38, 0], [3e38, 3e38, 0]), ("score", "gradient"))
+    assert "3e+38" not in caught.value.message
+
+
+def test_run_sees_a_gradient_that_leaves_float32():
+    """One infinite entry of a gradient is enough, though the score is finite."""
+    live = make_version()
+    live.engine.run = lambda x, _: {"score": x[:, 0], "gradient": np.where(x == 2, np.inf, x)}
+    with pytest.raises(OutOfRangeError, match=r"rows\[1\]"):
+        live.score_and_gradient(rows([0, 0, 0], [0, 2, 0]))
+
+
+def test_run_takes_zero_rows():
+    """No rows give empty outputs of the right width."""
+    results = make_version().run(np.zeros((0, 3), np.float32), ("score", "gradient"))
+    assert ((0,), (0, 3)) == (results["score"].shape, results["gradient"].shape)
+
+
+def test_score_and_gradient_check_and_cast_the_rows():
+    """The notebook's methods take float64 and refuse a wrong width as the server does."""
+    live = make_version(version=2)
+    score, gradient = live.score_and_gradient(np.ones((2, 3)))
+    assert ([5.0, 5.0], (2, 3)) == (score.tolist(), gradient.shape)
+    assert [5.0] == live.score(np.ones((1, 3))).tolist()
+    with pytest.raises(InvalidArgumentError, match=r"rows: expected shape \[n, 3\]"):
+        live.score(np.ones((1, 4)))
+
+
+def test_warm_up_runs_each_selection_of_outputs_once():
+    """Score alone, gradient alone and both are called before the first request."""
+    live = make_version()
+    live.warm_up()
+    assert [(1, ("gradient",)), (1, ("score",)), (1, ("score", "gradient"))] == live.engine.calls
+
+
+@pytest.mark.parametrize("answer", [np.array([np.nan], np.float32), RuntimeError("device lost")])
+def test_warm_up_refuses_an_engine_that_fails(answer):
+    """NaN or an exception on the origin refuses the version before anybody gets it."""
+    live = make_version()
+
+    def run(_, outputs):
+        if isinstance(answer, Exception):
+            raise answer
+        return dict.fromkeys(outputs, answer)
+
+    live.engine.run = run
+    with pytest.raises(VersionRefusedError) as caught:
+        live.warm_up()
+    assert caught.value.rule == "warm-up"
+
+
+@pytest.mark.parametrize(("thread_safe", "expected"), [(False, 1), (True, 2)])
+def test_run_lets_one_call_at_a_time_into_an_engine_that_is_not_thread_safe(thread_safe, expected, wait_until):
+    """Two requests meet inside the engine only where it says that it is thread safe."""
+    plain = make_version()
+    plain.engine.thread_safe = thread_safe
+    plain.engine.gate.clear()
+    live = ModelVersion(plain.loaded, plain.engine)
+    both = threading.Barrier(3)
+
+    def call():
+        both.wait(10)
+        live.run(rows([0, 0, 0]), ("score",))
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    both.wait(10)
+    wait_until(lambda: len(plain.engine.calls) == expected)
+    assert expected == len(plain.engine.calls)
+    plain.engine.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert 2 == len(plain.engine.calls)
+
+
+def test_version_tells_what_its_status_shows():
+    """Proof, date and metrics come from what was loaded; without manifest and proof they are empty and unproved."""
+    live = make_version(proved=False)
+    assert ("unproved", "2026-11-20T03:00:12Z", {"held_out": {"rows": 112}}) == (
+        live.convexity,
+        live.created,
+        live.metrics,
+    )
+    live.loaded.manifest = None
+    assert ("", {}) == (live.created, live.metrics)
+    assert "proved" == make_version().convexity

@@ -1,0 +1,327 @@
+"""The watcher: real folders, a fake load, and a clock that the test turns."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import structlog
+
+from service.errors import UnavailableError, VersionRefusedError
+from service.metrics import Metrics
+from service.registry import Registry, VersionState
+from service.repository import Repository
+from service.settings import Settings
+from service.watcher import LOAD_ERROR, GarbageCollection, Watcher
+from tests.service.fake_versions import make_version
+
+
+class Rig:
+    """A watcher over a folder; `load` notes what it was asked and raises what the test put under (model, version)."""
+
+    def __init__(self, root, *, latest_versions=1):
+        self.root = root
+        self.registry = Registry()
+        self.metrics = Metrics()
+        self.errors = {}
+        self.loads = []
+        self.now = 1000.0
+        self.num_tidied = 0
+        self.watcher = Watcher(
+            Repository(root),
+            self.registry,
+            self.load,
+            self.metrics,
+            Settings(models_dir=root, latest_versions=latest_versions),
+            clock=lambda: self.now,
+            tidy=self.tidy,
+        )
+
+    def tidy(self):
+        """Count."""
+        self.num_tidied += 1
+
+    def load(self, folder):
+        """Load as the test says."""
+        self.loads.append((folder.model, folder.version))
+        error = self.errors.get((folder.model, folder.version))
+        if error is not None:
+            raise error
+        return make_version(folder.model, folder.version)
+
+    def add(self, model, version, *, sealed=True):
+        """Put a version's folder there."""
+        path = self.root / model / str(version)
+        path.mkdir(parents=True)
+        (path / "saved_model.pb").write_bytes(b"graph")
+        if sealed:
+            (path / "manifest.json").write_text("{}")
+        return path
+
+    def scan(self, times=1):
+        """Look, several times."""
+        for _ in range(times):
+            self.watcher.scan()
+
+    def available(self, model="m"):
+        """Return the versions that answer."""
+        return [status.version for status in self.registry.statuses(model) if status.state is VersionState.AVAILABLE]
+
+    def counted(self, line):
+        """Return whether a line of the metrics' text is there."""
+        return line in self.metrics.render().decode().splitlines()
+
+
+@pytest.fixture
+def rig(tmp_path):
+    """Return a rig over a models folder that is there and empty."""
+    (tmp_path / "models").mkdir()
+    return Rig(tmp_path / "models")
+
+
+def test_scan_loads_only_the_newest_version(rig):
+    """Latest 1: of three versions on disk the newest alone is loaded, and the first scan is then over."""
+    for version in (1, 2, 3):
+        rig.add("m", version)
+    rig.scan()
+    assert [("m", 3)] == rig.loads
+    assert [3] == rig.available()
+    assert rig.registry.ready() is True
+    assert rig.watcher.first_scan_over.is_set()
+
+
+def test_scan_swaps_to_a_new_version_and_drops_the_old(rig):
+    """A new version is loaded first, the old one then goes; garbage is tidied; the swap is counted."""
+    rig.add("m", 1)
+    rig.scan()
+    rig.add("m", 2)
+    rig.scan(2)
+    assert [2] == rig.available()
+    assert VersionState.END is rig.registry.statuses("m")[1].state
+    assert rig.counted('convex_swaps_total{model="m"} 1.0')
+    assert rig.num_tidied == 3
+
+
+def test_scan_falls_back_to_the_next_lower_version_that_loads(rig):
+    """Refused versions do not count: of 3 and 2 refused, 1 serves; their rule and reason are in the status."""
+    for version in (1, 2, 3):
+        rig.add("m", version)
+    rig.errors = {("m", 3): VersionRefusedError("nonneg-matmul", "weight -1"), ("m", 2): RuntimeError("/secret/path")}
+    rig.scan()
+    assert [("m", 3), ("m", 2), ("m", 1)] == rig.loads
+    assert [1] == rig.available()
+    third, second, _ = rig.registry.statuses("m")
+    assert ("nonneg-matmul", "weight -1") == (third.rule, third.reason)
+    assert (LOAD_ERROR, "RuntimeError while loading; it is tried again") == (second.rule, second.reason)
+    assert rig.counted('convex_version_loads_total{model="m",outcome="refused",rule="nonneg-matmul"} 1.0')
+    assert rig.counted('convex_version_loads_total{model="m",outcome="failed",rule="load-error"} 1.0')
+
+
+def test_scan_keeps_the_old_version_when_the_new_one_is_refused(rig):
+    """A refused newer version changes nothing of what is served, and readiness stays."""
+    rig.add("m", 1)
+    rig.scan()
+    rig.errors[("m", 2)] = VersionRefusedError("file-hash", "no")
+    rig.add("m", 2)
+    rig.scan(3)
+    assert [1] == rig.available()
+    assert rig.registry.ready() is True
+
+
+def test_scan_retries_a_refused_version_only_when_its_files_change(rig):
+    """A verdict stands until the files differ, however much time passes."""
+    path = rig.add("m", 1)
+    rig.errors[("m", 1)] = VersionRefusedError("file-hash", "no")
+    rig.scan()
+    rig.now += 1e6
+    rig.scan(3)
+    assert [("m", 1)] == rig.loads
+    (path / "saved_model.pb").write_bytes(b"another graph")
+    rig.errors.clear()
+    rig.scan()
+    assert [1] == rig.available()
+
+
+def test_scan_retries_other_errors_after_growing_pauses(rig):
+    """An error that is no verdict is tried again after 1, 2, 4 ... 60 seconds of the clock, and then loads."""
+    rig.add("m", 1)
+    rig.errors[("m", 1)] = OSError("stale handle")
+    tried_at = []
+    for _ in range(200):
+        before = len(rig.loads)
+        rig.scan()
+        if len(rig.loads) > before:
+            tried_at.append(rig.now)
+        rig.now += 1.0
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried_at)]
+    assert [1, 2, 4, 8, 16, 32, 60, 60] == pauses
+    rig.errors.clear()
+    rig.now += 60
+    rig.scan()
+    assert [1] == rig.available()
+
+
+def test_scan_retries_an_unreadable_file(rig):
+    """A file that could not be read is a state of the disk, not of the version: it is tried again in time."""
+    rig.add("m", 1)
+    rig.errors[("m", 1)] = VersionRefusedError("file-unreadable", "variables: Input/output error")
+    rig.scan()
+    rig.errors.clear()
+    rig.now += 1
+    rig.scan()
+    assert [1] == rig.available()
+
+
+def test_scan_waits_for_stable_files_without_a_manifest(rig):
+    """A folder without a manifest that grows between two looks is not touched; once it rests, it is loaded."""
+    path = rig.add("m", 1, sealed=False)
+    for size in (10, 20, 30):
+        (path / "saved_model.pb").write_bytes(b"x" * size)
+        rig.scan()
+        assert [] == rig.loads
+    assert (VersionState.START, True) == (
+        rig.registry.statuses("m")[0].state,
+        "waiting" in rig.registry.statuses("m")[0].reason,
+    )
+    rig.scan()
+    assert [1] == rig.available()
+
+
+def test_scan_does_not_let_a_bad_model_stop_the_others(rig, monkeypatch):
+    """A model whose folder cannot be listed is complained of; the models before and after it are loaded."""
+    for model in ("a", "b", "c"):
+        rig.add(model, 1)
+    listing = Repository.versions
+
+    def fail_for_b(repository, model):
+        if model == "b":
+            raise PermissionError(13, "Permission denied")
+        return listing(repository, model)
+
+    monkeypatch.setattr(Repository, "versions", fail_for_b)
+    with structlog.testing.capture_logs() as lines:
+        rig.scan(3)
+    assert ["a", "c"] == [status.name for status in rig.registry.models()]
+    assert 1 == sum("PermissionError" in line["event"] for line in lines)
+
+
+@pytest.mark.parametrize("deed", ["removed", "emptied", "unreadable"])
+def test_scan_keeps_what_is_served_when_the_models_folder_fails(rig, monkeypatch, deed):
+    """A models folder that vanishes, empties or cannot be read changes nothing but one warning; it then recovers."""
+    rig.add("m", 1)
+    rig.scan()
+    with monkeypatch.context() as patch:
+        if deed == "unreadable":
+            error = OSError(5, "Input/output error")
+            patch.setattr(Repository, "models", lambda _: (_ for _ in ()).throw(error))
+        else:
+            shutil.rmtree(rig.root)
+        if deed == "emptied":
+            rig.root.mkdir()
+        with structlog.testing.capture_logs() as lines:
+            rig.scan(4)
+    assert [1] == rig.available()
+    assert rig.registry.ready() is True
+    assert 1 == sum(line.get("about") == "models folder" for line in lines)
+    rig.add("m", 2)
+    rig.scan()
+    assert [2] == rig.available()
+
+
+def test_scan_serves_a_version_that_appears_in_a_missing_folder(tmp_path):
+    """A server that starts without a models folder is not ready, and becomes so when a version is there."""
+    rig = Rig(tmp_path / "later")
+    rig.scan()
+    assert rig.registry.ready() is False
+    with pytest.raises(UnavailableError), rig.registry.acquire():
+        pass
+    rig.add("m", 1)
+    rig.scan()
+    assert rig.registry.ready() is True
+
+
+def test_scan_takes_a_version_as_deleted_only_after_two_looks(rig):
+    """One listing without the newest version changes nothing; two, and the lower one on disk takes over."""
+    rig.add("m", 2)
+    rig.scan()
+    rig.add("m", 1)
+    path = rig.root / "m" / "2"
+    path.rename(rig.root / "aside")
+    rig.scan()
+    assert [2] == rig.available()
+    rig.scan()
+    assert [1] == rig.available()
+    rig.scan(2)
+    assert [1] == [status.version for status in rig.registry.statuses("m")]
+
+
+def test_scan_loads_labelled_versions_beside_the_newest(rig):
+    """Every labelled version is live beside the newest; when the label moves, the old one goes."""
+    for version in (1, 2, 3):
+        rig.add("m", version)
+    labels = rig.root / "m" / "labels.json"
+    labels.write_text(json.dumps({"stable": 1}))
+    rig.scan()
+    assert [3, 1] == rig.available()
+    assert {"stable": 1} == rig.registry.labels("m")
+    labels.write_text(json.dumps({"stable": 2}))
+    rig.scan(2)
+    assert ([3, 2], {"stable": 2}) == (rig.available(), rig.registry.labels("m"))
+
+
+@pytest.mark.parametrize("content", ["{", '{"stable": 9}', '{"stable": "1"}'])
+def test_scan_changes_no_label_for_a_bad_labels_file(rig, content):
+    """A labels file that does not parse, or names a version that is not available, changes nothing and says why."""
+    rig.add("m", 1)
+    labels = rig.root / "m" / "labels.json"
+    labels.write_text(json.dumps({"stable": 1}))
+    rig.scan()
+    labels.write_text(content)
+    rig.scan(2)
+    (status,) = rig.registry.models()
+    assert ({"stable": 1}, True) == (status.labels, bool(status.label_problem))
+
+
+def test_scan_keeps_an_old_version_until_its_requests_are_done(rig):
+    """A version that a request still holds lingers as UNLOADING, and ends at a later look."""
+    rig.add("m", 1)
+    rig.scan()
+    rig.watcher._retire_wait_seconds = 0.0
+    with rig.registry.acquire("m", 1):
+        rig.add("m", 2)
+        rig.scan(2)
+        assert VersionState.UNLOADING is rig.registry.statuses("m")[1].state
+    rig.scan()
+    assert VersionState.END is rig.registry.statuses("m")[1].state
+
+
+def test_scan_loads_one_of_a_storm_of_versions(rig):
+    """A hundred versions between two looks are one load: the newest."""
+    for version in range(1, 101):
+        rig.add("m", version)
+    rig.scan()
+    assert [("m", 100)] == rig.loads
+
+
+def test_thread_starts_scans_and_stops(rig, wait_until):
+    """The thread finds a version by itself and ends when told to."""
+    rig.watcher.start()
+    rig.add("m", 1)
+    wait_until(rig.registry.ready)
+    assert rig.watcher.stop(10.0) is True
+
+
+def test_stop_before_start_is_done_at_once(rig):
+    """A watcher that never ran is stopped."""
+    assert rig.watcher.stop(0.0) is True
+
+
+def test_garbage_collection_freezes_once(monkeypatch):
+    """Every call collects; only the first freezes what is left."""
+    calls = []
+    monkeypatch.setattr("gc.collect", lambda: calls.append("collect"))
+    monkeypatch.setattr("gc.freeze", lambda: calls.append("freeze"))
+    collection = GarbageCollection()
+    collection()
+    collection()
+    assert ["collect", "freeze", "collect"] == calls
