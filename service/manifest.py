@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.errors import VersionRefusedError
+from service.errors import VersionRefusedError as VersionRefusedError  # exported: training may not see `errors`
 
 FORMAT_VERSION = 1
 """The only format that this code reads and writes."""
