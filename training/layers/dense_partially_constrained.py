@@ -1,0 +1,168 @@
+"""The layer that input-convex networks are made of: a dense layer whose kernel is non-negative.
+
+Over `activations`, `constraints` and `initializers`; `icnn` stacks it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from training import activations
+from training.constraints import NonNegative, check_non_negative
+from training.initializers import NonNegativeLogNormal, PassthroughNormal, moments
+
+_SHARE = 0.5
+
+
+@keras.saving.register_keras_serializable(package="convex_scoring")
+class DensePartiallyConstrained(keras.layers.Layer):
+    r"""Dense layer of two inputs, convex in x wherever its first input is convex in x.
+
+    .. math:: y = \varphi(z W + x A + b), \qquad W \ge 0
+
+    The *kernel* W multiplies the layer below and is non-negative; the *passthrough* A multiplies the network's own
+    input and is free, like the bias b, because affine functions may be added with any sign. With a convex
+    non-decreasing activation the output is then convex in x (Amos, Xu, Kolter 2017, Proposition 1).
+
+    The layer keeps that promise itself: no argument replaces the kernel's constraint, an activation that would break
+    it is refused when the layer is made, the kernel is projected inside `build` and by Keras after each optimiser
+    step, and a negative kernel is refused by every save and load. A plain `kernel.assign` goes unseen until then;
+    `verify` looks at any time.
+
+    Example:
+        >>> layer = DensePartiallyConstrained(8, activation="softplus")
+        >>> y = layer([keras.ops.ones((5, 4)), keras.ops.ones((5, 3))])
+        >>> y.shape, bool(keras.ops.all(layer.kernel >= 0))
+        (TensorShape([5, 8]), True)
+
+    Args:
+        units: number of outputs, at least 1.
+        activation: name of an activation that is convex and non-decreasing (`activations.resolve`), or None for none.
+        use_bias: whether there is a bias; if not, `bias` is None.
+        kernel_initializer: Keras initialiser, projected to be non-negative; None: `NonNegativeLogNormal`.
+        passthrough_initializer: Keras initialiser; None: `PassthroughNormal`.
+        bias_initializer: Keras initialiser; None: the bias that centres the pre-activations under the default
+            kernel, zeros under any other.
+        **kwargs: of `keras.layers.Layer`: name, dtype, trainable.
+
+    Input shape:
+        A pair [z, x]: z of shape [..., n] and x of shape [..., d], of rank 2 or more.
+
+    Output shape:
+        [..., units].
+
+    Raises:
+        ActivationRefusedError: the activation is not convex, not non-decreasing, or not known.
+        ValueError: units is not a positive whole number; not exactly two inputs, or one of the wrong width.
+        TypeError: the dtype is not floating.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        use_bias: bool = True,
+        *,
+        kernel_initializer: Any = None,
+        passthrough_initializer: Any = None,
+        bias_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if type(units) is not int or units < 1:
+            message = f"{self.name}: units: expected a whole number of at least 1, received {units!r}."
+            raise ValueError(message)
+        if not keras.backend.is_float_dtype(self.variable_dtype):
+            message = f"{self.name}: dtype: expected a floating dtype, received {self.variable_dtype}."
+            raise TypeError(message)
+        self.units = units
+        self.activation = activations.resolve("linear" if activation is None else activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.passthrough_initializer = keras.initializers.get(passthrough_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias = None
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Make the variables for the pair of shapes, the kernel non-negative from the start."""
+        kernel_size, passthrough_size = self._sizes(input_shape)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(kernel_size, self.units),
+            initializer=self.kernel_initializer or NonNegativeLogNormal(share=_SHARE),
+            constraint=NonNegative(),
+        )
+        self.passthrough = self.add_weight(
+            name="passthrough",
+            shape=(passthrough_size, self.units),
+            initializer=self.passthrough_initializer or PassthroughNormal(_SHARE),
+        )
+        if self.use_bias:
+            centre = moments(kernel_size, share=_SHARE).bias if self.kernel_initializer is None else 0.0
+            initializer = self.bias_initializer or keras.initializers.Constant(centre)
+            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=initializer)
+        self.kernel.assign(self.kernel.constraint(self.kernel))
+        self.verify()
+        self.input_spec = [
+            keras.layers.InputSpec(min_ndim=2, axes={-1: kernel_size}),
+            keras.layers.InputSpec(min_ndim=2, axes={-1: passthrough_size}),
+        ]
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """Return activation(z @ kernel + x @ passthrough + bias)."""
+        z, x = inputs
+        outputs = ops.add(ops.matmul(z, self.kernel), ops.matmul(x, self.passthrough))
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return self.activation.function(outputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return [..., units] for the pair of input shapes."""
+        self._sizes(input_shape)
+        return (*input_shape[0][:-1], self.units)
+
+    def verify(self) -> None:
+        """Refuse a kernel that is not finite and non-negative.
+
+        Raises:
+            NegativeWeightError: names the layer and the first such weight.
+        """
+        check_non_negative(np.asarray(ops.convert_to_numpy(self.kernel)), f"{self.name}/kernel")
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the variables, once they are verified."""
+        self.verify()
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the variables and verify them."""
+        super().load_own_variables(store)
+        self.verify()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": self.activation.name,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "passthrough_initializer": keras.initializers.serialize(self.passthrough_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+    def _sizes(self, input_shape: Any) -> tuple[int, int]:
+        """Return the last dimensions of the two input shapes."""
+        pair = isinstance(input_shape, (list, tuple)) and len(input_shape) == 2
+        if not pair or not all(isinstance(shape, (list, tuple)) for shape in input_shape):
+            message = f"{self.name}: expected a pair of inputs [z, x], received the shape {input_shape}."
+            raise ValueError(message)
+        for which, shape in zip(("kernel", "passthrough"), input_shape, strict=True):
+            if len(shape) < 2 or shape[-1] is None:
+                message = f"{self.name}: {which} input: expected rank 2 or more and a known width, received {shape}."
+                raise ValueError(message)
+        return input_shape[0][-1], input_shape[1][-1]
