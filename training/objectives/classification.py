@@ -1,0 +1,101 @@
+"""Two classes by a convex score: the rows with a small score form a convex acceptance region.
+
+Over `icnn`; `objectives` picks it by the task's name.
+"""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from training.config import NetworkConfig
+from training.datasets import DataError, Table
+from training.icnn import InputConvexNetwork, create_network
+
+_CALIBRATION_BINS = 10
+_MANY_ROWS = 10_000
+
+
+class Classification:
+    r"""Logistic loss on a convex score; label 1 = outside the convex acceptance region.
+
+    .. math:: P(y = 1 \mid x) = \sigma(f(x)), \qquad \ell = \log(1 + e^{f(x)}) - y\,f(x)
+
+    Where f <= `threshold` = 0 the probability of label 1 is at most one half; that set of rows is convex, so
+    whatever lies between accepted rows is accepted.
+    """
+
+    task = "classification"
+    threshold: float | None = 0.0
+
+    def check_target(self, table: Table) -> None:
+        """Refuse targets other than 0 and 1, and rows of one class only.
+
+        Raises:
+            DataError: names the first such target, or the class that is missing.
+        """
+        other = (table.y != 0.0) & (table.y != 1.0)
+        if other.any():
+            message = f"{table.file}: classification expects targets 0 and 1, received {table.y[other][0]:g}."
+            raise DataError(message + " Encode label 1 = outside the acceptance region.")
+        for label in (0.0, 1.0):
+            if not (table.y == label).any():
+                message = f"{table.file}: expected rows of both classes, received no row with target {label:g}."
+                raise DataError(message + " Give more rows, or change data.salt.")
+
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+        """Return a new network whose score is a logit."""
+        return create_network(network, train.x, seed=seed)
+
+    def loss(self, model: Any, x: Any, y: Any) -> Any:
+        """Return the mean logistic loss of a batch, stable for scores of any size."""
+        scores = model(x)
+        return ops.mean(ops.softplus(scores) - y * scores)
+
+    def metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
+        """Return how well scores [n] tell and predict the labels [n].
+
+        `roc_auc`; `log_loss` in nats; `brier`, the mean squared error of the probability; `calibration_error`, the
+        mean over ten bins of equal width (weighted by their rows) of |mean probability - share of label 1|;
+        `accuracy` at the threshold.
+
+        Raises:
+            DataError: the labels are all equal, so that there is no ROC curve.
+        """
+        if len(np.unique(y)) < 2:
+            message = "classification metrics expect rows of both classes, received one. Give more held-out rows."
+            raise DataError(message)
+        scores = scores.astype(np.float64)
+        probability = 0.5 * (1.0 + np.tanh(0.5 * scores))
+        return {
+            "roc_auc": float(roc_auc_score(y, scores)),
+            "log_loss": float(np.mean(np.logaddexp(0.0, scores) - y * scores)),
+            "brier": float(np.mean((probability - y) ** 2)),
+            "calibration_error": _calibration_error(probability, y),
+            "accuracy": float(np.mean((scores > 0.0) == (y == 1.0))),
+        }
+
+    def baselines(self, train: Table, held_out: Table, seed: int) -> dict[str, dict[str, float]]:
+        """Return the metrics on `held_out` of logistic regression and gradient boosting fitted on `train`."""
+        boosting = HistGradientBoostingClassifier if len(train) > _MANY_ROWS else GradientBoostingClassifier
+        models = {
+            "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+            "gradient boosting": boosting(random_state=seed),
+        }
+        return {
+            name: self.metrics(model.fit(train.x, train.y).decision_function(held_out.x), held_out.y)
+            for name, model in models.items()
+        }
+
+
+def _calibration_error(probability: NDArray[np.float64], y: NDArray[np.floating]) -> float:
+    """Return the expected calibration error over bins of equal width."""
+    bins = np.minimum((probability * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=probability - y, minlength=_CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(y))

@@ -1,0 +1,79 @@
+"""Convex least-squares regression: the convex function nearest to the targets.
+
+Over `icnn`; `objectives` picks it by the task's name.
+"""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from training.config import NetworkConfig
+from training.datasets import DataError, Table
+from training.icnn import InputConvexNetwork, create_network
+
+_MANY_ROWS = 10_000
+
+
+class Regression:
+    r"""Squared loss of a convex score in the target's own units.
+
+    .. math:: \ell = \left((f(x) - y) / s\right)^2
+
+    with s the standard deviation of the training targets, which the network keeps: the loss of predicting their mean
+    is 1.
+    """
+
+    task = "regression"
+    threshold: float | None = None
+
+    def check_target(self, table: Table) -> None:
+        """Refuse targets that are all equal.
+
+        Raises:
+            DataError: there is nothing to learn.
+        """
+        if (table.y == table.y[0]).all():
+            message = f"{table.file}: regression expects targets that vary, received {table.y[0]:g} in every row."
+            raise DataError(message)
+
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+        """Return a new network whose score is in the target's units."""
+        return create_network(network, train.x, seed=seed, target=train.y)
+
+    def loss(self, model: Any, x: Any, y: Any) -> Any:
+        """Return the mean squared error of a batch over the variance of the training targets."""
+        return ops.mean(ops.square((model(x) - y) / model.target_scaling.scale))
+
+    def metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
+        """Return `r2` (0 where the targets do not vary), and `rmse` and `mae` in the target's units.
+
+        Args:
+            scores: [n].
+            y: [n], the targets.
+        """
+        error = scores.astype(np.float64) - y
+        variance = float(np.var(y))
+        mean_square = float(np.mean(error**2))
+        return {
+            "r2": 1.0 - mean_square / variance if variance > 0.0 else 0.0,
+            "rmse": float(np.sqrt(mean_square)),
+            "mae": float(np.mean(np.abs(error))),
+        }
+
+    def baselines(self, train: Table, held_out: Table, seed: int) -> dict[str, dict[str, float]]:
+        """Return the metrics on `held_out` of ridge regression and gradient boosting fitted on `train`."""
+        boosting = HistGradientBoostingRegressor if len(train) > _MANY_ROWS else GradientBoostingRegressor
+        models = {
+            "ridge": make_pipeline(StandardScaler(), Ridge()),
+            "gradient boosting": boosting(random_state=seed),
+        }
+        return {
+            name: self.metrics(model.fit(train.x, train.y).predict(held_out.x), held_out.y)
+            for name, model in models.items()
+        }
