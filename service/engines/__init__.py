@@ -1,0 +1,78 @@
+"""Engines: what computes a version's scores and gradients. Imports no TensorFlow; `create` does when it must.
+
+Above: `model_version`; below: `program`. Beside `loader`, whose versions it takes as anything `Servable`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engines.program import ProgramEngine
+from service.program.program import Program
+from service.signature import Signature
+
+ENGINES = ("auto", "tensorflow", "program")
+
+
+class Servable(Protocol):
+    """What an engine needs of a loaded version."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the version takes and gives."""
+
+    @property
+    def program(self) -> Program | None:
+        """The lifted program, or None where there is no proof."""
+
+    @property
+    def saved_model(self) -> Mapping[str, bytes]:
+        """Relative path -> bytes of the SavedModel."""
+
+
+class Engine(Protocol):
+    """Computes outputs of rows. A row's bits do not depend on the other rows of the call."""
+
+    @property
+    def name(self) -> str:
+        """`program` or `tensorflow`."""
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may call `run` at once."""
+
+    def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs asked for, `score` [n] and `gradient` [n, dim]; overflow comes back as infinity or NaN."""
+
+
+def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) -> Engine:
+    """Return the engine that serves `loaded`.
+
+    Args:
+        loaded: the verified version.
+        engine: `tensorflow` (the SavedModel's own function, on a GPU when there is one), `program` (the lifted program
+            on the CPU), or `auto`: `tensorflow` on a GPU or where there is no program, else `program`.
+        allow_tf32: whether a GPU may round matrix products to TF32.
+
+    Raises:
+        ValueError: for another engine, or `program` for a version that has none.
+    """
+    if engine not in ENGINES:
+        message = f"engine: expected one of {', '.join(ENGINES)}, received {engine}"
+        raise ValueError(message)
+    if engine == "program" and loaded.program is None:
+        message = "engine: the version is not proved and has no program. Use --engine tensorflow."
+        raise ValueError(message)
+    if loaded.program is not None and (engine == "program" or (engine == "auto" and not _has_gpu())):
+        return ProgramEngine(loaded.program)
+    from service.engines.tensorflow import TensorflowEngine  # only where TensorFlow serves
+
+    return TensorflowEngine(loaded, allow_tf32=allow_tf32)
+
+
+def _has_gpu() -> bool:
+    from service.engines.tensorflow import gpus  # see create
+
+    return bool(gpus())

@@ -1,0 +1,208 @@
+"""Functions inlined: from a library of function definitions to one list of nodes for one output.
+
+Above: `graph` binds the file's functions and variables and asks here; below: `lifting` reads the result. Works on the
+parsed messages and needs no TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import VersionRefusedError
+from service.program.safety import CALLS, MAX_DEPTH, MAX_NODES
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Output number `output` of the inlined node number `node`."""
+
+    node: int
+    output: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GraphNode:
+    """One op of the inlined graph.
+
+    Args:
+        name: the op's name with its callers' names in front.
+        op: TensorFlow's op type; `Input` for the row, `Examples` for serialized examples, `Handle` for a variable
+            that was not read yet, `Constant` for a constant or a variable's value.
+        inputs: what it reads.
+        attributes: its attributes as Python values.
+        value: of `Constant` and `Handle`.
+        label: the variable's name, where the value comes from one.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[Reference, ...] = ()
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    value: NDArray[Any] | None = None
+    label: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class InlinedGraph:
+    """Nodes in an order in which each reads earlier ones, and the output asked for."""
+
+    nodes: tuple[GraphNode, ...]
+    output: Reference
+
+
+def decode_attribute(value: Any) -> Any:
+    """Return an AttrValue as a Python value; a shape as a tuple, a list as a tuple, a tensor as its message."""
+    kind = value.WhichOneof("value")
+    match kind:
+        case None:
+            return None
+        case "s":
+            return value.s.decode("utf-8", "replace")
+        case "shape":
+            return tuple(dimension.size for dimension in value.shape.dim)
+        case "list":
+            entries = value.list
+            if entries.shape:
+                return tuple(tuple(dimension.size for dimension in shape.dim) for shape in entries.shape)
+            return tuple(entries.i) or tuple(entries.type) or tuple(entries.f) or tuple(entries.s)
+        case "func":
+            return value.func.name
+        case _:
+            return getattr(value, kind)
+
+
+class Inliner:
+    """Inlines calls while it walks back from an output; only what the output needs is visited.
+
+    Args:
+        functions: function definitions by name.
+        decode_constant: TensorProto message -> array, sizes checked.
+    """
+
+    def __init__(self, functions: Mapping[str, Any], decode_constant: Callable[[Any], NDArray[Any]]) -> None:
+        """Start with no nodes."""
+        self._functions = functions
+        self._decode_constant = decode_constant
+        self._nodes: list[GraphNode] = []
+
+    def add(self, node: GraphNode) -> Reference:
+        """Append a node.
+
+        Raises:
+            VersionRefusedError: `size-limit`, beyond `MAX_NODES`.
+        """
+        if len(self._nodes) >= MAX_NODES:
+            raise VersionRefusedError("size-limit", f"over {MAX_NODES} nodes after inlining")
+        self._nodes.append(node)
+        return Reference(len(self._nodes) - 1)
+
+    def run(self, function: str, arguments: Sequence[Reference], output: int) -> InlinedGraph:
+        """Return the graph of output number `output` of `function` applied to `arguments`.
+
+        Raises:
+            VersionRefusedError: `function-missing`, `function-arity`, `depth-limit`, `cycle`, `size-limit`.
+        """
+        result = _Frame(self, function, tuple(arguments), prefix="", depth=0).result(output)
+        return InlinedGraph(tuple(self._nodes), result)
+
+    def _function(self, name: str) -> Any:
+        try:
+            return self._functions[name]
+        except KeyError as err:
+            raise VersionRefusedError("function-missing", f"function {name} is called but not defined") from err
+
+
+class _Frame:
+    """One call of one function: its arguments, and what is known of its tensors."""
+
+    def __init__(
+        self, inliner: Inliner, function: str, arguments: tuple[Reference, ...], *, prefix: str, depth: int
+    ) -> None:
+        if depth > MAX_DEPTH:
+            raise VersionRefusedError("depth-limit", f"functions call each other over {MAX_DEPTH} deep")
+        self._inliner = inliner
+        self._definition = inliner._function(function)
+        self._prefix = prefix
+        self._depth = depth
+        names = [argument.name for argument in self._definition.signature.input_arg]
+        if len(names) != len(arguments):
+            reason = f"function {function} takes {len(names)} arguments and is given {len(arguments)}"
+            raise VersionRefusedError("function-arity", reason)
+        self._node_by_name = {node.name: node for node in self._definition.node_def}
+        self._known: dict[str, Reference] = dict(zip(names, arguments, strict=True))
+        self._calls: dict[str, _Frame] = {}
+        self._bases: dict[str, int] = {}
+
+    def result(self, output: int) -> Reference:
+        """Return the function's output number `output`."""
+        outputs = self._definition.signature.output_arg
+        if not 0 <= output < len(outputs):
+            raise VersionRefusedError(
+                "function-arity", f"function {self._definition.signature.name} has no output {output}"
+            )
+        return self._resolve(self._definition.ret[outputs[output].name])
+
+    def _resolve(self, wanted: str) -> Reference:
+        waiting = [wanted]
+        open_tensors: set[str] = set()
+        while waiting:
+            tensor = waiting[-1]
+            if tensor in self._known:
+                waiting.pop()
+                continue
+            node, output = self._producer(tensor)
+            missing = [name for name in _data_inputs(node) if name not in self._known]
+            if missing:
+                if tensor in open_tensors:
+                    raise VersionRefusedError("cycle", f"node {node.name} of the graph depends on itself")
+                open_tensors.add(tensor)
+                waiting.extend(missing)
+                continue
+            self._known[tensor] = self._emit(node, output)
+            waiting.pop()
+        return self._known[wanted]
+
+    def _producer(self, tensor: str) -> tuple[Any, int]:
+        """Return the node and the output number that a function-body tensor name `node:argument:index` means."""
+        parts = tensor.split(":")
+        node = self._node_by_name.get(parts[0])
+        if node is None or len(parts) != 3 or not parts[2].isdigit():
+            reason = f"tensor {tensor[:80]} of function {self._definition.signature.name} is not defined"
+            raise VersionRefusedError("function-missing", reason)
+        return node, int(parts[2])
+
+    def _emit(self, node: Any, output: int) -> Reference:
+        inputs = tuple(self._known[name] for name in _data_inputs(node))
+        name = f"{self._prefix}{node.name}"
+        if node.op in CALLS:
+            if node.name not in self._calls:
+                self._calls[node.name] = _Frame(
+                    self._inliner, node.attr["f"].func.name, inputs, prefix=self._prefix, depth=self._depth + 1
+                )
+            return self._calls[node.name].result(output)
+        if node.op == "Identity":
+            return inputs[0]
+        if node.op == "ReadVariableOp":
+            handle = self._inliner._nodes[inputs[0].node]
+            if handle.op != "Handle":
+                raise VersionRefusedError("variable", f"node {name} reads a variable that is not one of the model's")
+            return self._inliner.add(GraphNode(name, "Constant", value=handle.value, label=handle.label))
+        if node.op == "Const":
+            value = self._inliner._decode_constant(node.attr["value"].tensor)
+            return self._inliner.add(GraphNode(name, "Constant", value=value, label=name))
+        if node.name not in self._bases:
+            attributes = {key: decode_attribute(value) for key, value in node.attr.items() if not key.startswith("_")}
+            self._bases[node.name] = self._inliner.add(GraphNode(name, node.op, inputs, attributes)).node
+        return Reference(self._bases[node.name], output)
+
+
+def _data_inputs(node: Any) -> list[str]:
+    return [name for name in node.input if not name.startswith("^")]
+
+
+def constant_value(node: GraphNode) -> NDArray[Any]:
+    """Return a `Constant` node's array."""
+    return np.asarray(node.value)

@@ -1,0 +1,205 @@
+"""The convex program: a list of nodes over feature vectors, its canonical text and its hashes.
+
+A node is a function of one row. `lifting` builds programs from graphs; `curvature`, `evaluation` and `intervals`
+interpret them. Built on `operators` and `atoms`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.program.atoms import Atom
+from service.program.operators import Identity, Operator, fingerprint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InputNode:
+    """x, the row itself: `width` features."""
+
+    width: int
+    name: str = "x"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Term:
+    """T(v) for the node numbered `argument`."""
+
+    argument: int
+    operator: Operator
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AffineNode:
+    """The sum of T_i(v_i) over its terms, plus a constant `bias` [width] (or None for 0)."""
+
+    width: int
+    terms: tuple[Term, ...]
+    bias: NDArray[np.floating] | None = None
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AtomNode:
+    """phi(v), feature by feature."""
+
+    width: int
+    argument: int
+    atom: Atom
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaximumNode:
+    """max(v_1, v_2), feature by feature; the slope of a tie goes to the first, as in TensorFlow."""
+
+    width: int
+    arguments: tuple[int, int]
+    name: str = ""
+
+
+Node = InputNode | AffineNode | AtomNode | MaximumNode
+
+
+def arguments(node: Node) -> tuple[int, ...]:
+    """Return the numbers of the nodes that `node` reads."""
+    match node:
+        case InputNode():
+            return ()
+        case AffineNode():
+            return tuple(term.argument for term in node.terms)
+        case AtomNode():
+            return (node.argument,)
+        case MaximumNode():
+            return node.arguments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A function of one row x [dim] to one number, as a list of nodes in evaluation order.
+
+    Node 0 is the input, the last node is the score (width 1), and a node reads earlier nodes only.
+
+    Args:
+        nodes: the nodes. Frozen arrays: a program is never changed after it was built.
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a list that is no program."""
+        if not self.nodes or not isinstance(self.nodes[0], InputNode):
+            message = "a program starts with its input"
+            raise ValueError(message)
+        if self.nodes[-1].width != 1:
+            message = f"a program ends with one number per row, received {self.nodes[-1].width}"
+            raise ValueError(message)
+        for position, node in enumerate(self.nodes):
+            if any(argument >= position for argument in arguments(node)):
+                message = f"node {position} reads a node that does not precede it"
+                raise ValueError(message)
+
+    @property
+    def dim(self) -> int:
+        """Number of features of a row."""
+        return self.nodes[0].width
+
+    @property
+    def text(self) -> str:
+        """The canonical text: one line a node, weights by hash, no names."""
+        return "\n".join(f"%{position} = {_line(node)}" for position, node in enumerate(self.nodes)) + "\n"
+
+    @property
+    def program_sha256(self) -> str:
+        """SHA-256 of the canonical text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 over the fingerprints of all weights in program order."""
+        digest = hashlib.sha256()
+        for array in self.weights():
+            digest.update(fingerprint(array).encode())
+        return digest.hexdigest()
+
+    def weights(self) -> Iterator[NDArray[np.floating]]:
+        """Yield every coefficient array and bias, in program order."""
+        for node in self.nodes:
+            if isinstance(node, AffineNode):
+                for term in node.terms:
+                    if not isinstance(term.operator, Identity):
+                        yield term.operator.coefficients
+                if node.bias is not None:
+                    yield node.bias
+
+
+def _line(node: Node) -> str:
+    match node:
+        case InputNode():
+            return f"input {node.width}"
+        case AffineNode():
+            terms = " + ".join(f"%{term.argument} {term.operator.text}" for term in node.terms)
+            bias = "" if node.bias is None else f" + bias {fingerprint(node.bias)}"
+            return f"affine {node.width} {terms}{bias}"
+        case AtomNode():
+            return f"atom {node.width} {node.atom.text} %{node.argument}"
+        case MaximumNode():
+            return f"maximum {node.width} %{node.arguments[0]} %{node.arguments[1]}"
+
+
+def fuse(program: Program) -> Program:
+    """Return the same function with chains of sums merged: one affine node for z W + x A + b.
+
+    An affine node that is read once, through an identity, by another affine node is absorbed by it, unless both have
+    a bias. No number is computed: the terms and the bias move, the real-arithmetic function stays the same.
+    """
+    readers = [0] * len(program.nodes)
+    for node in program.nodes:
+        for argument in arguments(node):
+            readers[argument] += 1
+    merged: list[Node] = list(program.nodes)
+    absorbed: set[int] = set()
+    for position, node in enumerate(merged):
+        if not isinstance(node, AffineNode):
+            continue
+        terms: list[Term] = []
+        bias = node.bias
+        for term in node.terms:
+            child = merged[term.argument]
+            if (
+                isinstance(term.operator, Identity)
+                and isinstance(child, AffineNode)
+                and readers[term.argument] == 1
+                and (bias is None or child.bias is None)
+            ):
+                terms.extend(child.terms)
+                bias = child.bias if bias is None else bias
+                absorbed.add(term.argument)
+            else:
+                terms.append(term)
+        merged[position] = dataclasses.replace(node, terms=tuple(terms), bias=bias)
+    return Program(renumbered(merged, absorbed))
+
+
+def renumbered(nodes: Sequence[Node], dropped: set[int]) -> tuple[Node, ...]:
+    """Return `nodes` without those `dropped`, which no other reads, with every reference moved along."""
+    number: dict[int, int] = {}
+    kept: list[Node] = []
+    for position, node in enumerate(nodes):
+        if position in dropped:
+            continue
+        number[position] = len(kept)
+        match node:
+            case AffineNode():
+                terms = tuple(Term(number[term.argument], term.operator) for term in node.terms)
+                kept.append(dataclasses.replace(node, terms=terms))
+            case AtomNode():
+                kept.append(dataclasses.replace(node, argument=number[node.argument]))
+            case MaximumNode():
+                first, second = node.arguments
+                kept.append(dataclasses.replace(node, arguments=(number[first], number[second])))
+            case InputNode():
+                kept.append(node)
+    return tuple(kept)

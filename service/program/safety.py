@@ -1,0 +1,189 @@
+"""What a SavedModel may contain at all: the op, resource and size rules, on the protobuf, before anything runs.
+
+`graph` parses the file and asks here first. Works on the parsed messages and needs no TensorFlow.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from service.errors import VersionRefusedError
+
+MAX_NODES = 100_000
+MAX_CONSTANT_BYTES = 256 * 1024 * 1024
+MAX_DEPTH = 64
+
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
+PURE = frozenset(
+    {
+        "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
+        "ConcatV2", "Const", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "Greater", "GreaterEqual",
+        "Identity", "IdentityN", "LeakyRelu", "LeakyReluGrad", "Less", "LessEqual", "LogicalNot", "MatMul", "Max",
+        "Maximum", "Mean", "Minimum", "Mul", "Neg", "NoOp", "OnesLike", "Pack", "ParseExampleV2", "Placeholder",
+        "Prod", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "ReluGrad", "Reshape", "Select", "SelectV2",
+        "Shape", "Sigmoid", "Sign", "Slice", "Softplus", "SoftplusGrad", "Square", "Squeeze", "StopGradient",
+        "StridedSlice", "StridedSliceGrad", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack", "ZerosLike",
+    }
+)  # fmt: skip
+"""Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
+
+SAVER = PURE | {
+    "AssignVariableOp", "DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename",
+    "StaticRegexFullMatch", "StringJoin", "VarHandleOp",
+}  # fmt: skip
+"""Ops allowed in functions that only saver_def reaches."""
+
+MAIN = PURE | CALLS | {"VarHandleOp"}
+"""Ops allowed in the main graph."""
+
+USER_OBJECTS = frozenset(
+    {
+        "_generic_user_object", "signature_map", "trackable_dict_wrapper", "trackable_list_wrapper",
+        "trackable_tuple_wrapper",
+    }
+)  # fmt: skip
+"""Plain objects of the object graph. Anything else (hash table, asset, Keras 2 object) has behaviour of its own."""
+
+
+def check(saved_model: Any) -> None:
+    """Refuse a SavedModel message that holds anything but a pure function of its inputs and variables.
+
+    Args:
+        saved_model: parsed `tensorflow.SavedModel`.
+
+    Raises:
+        VersionRefusedError: rules `meta-graph`, `tensorflow-1`, `size-limit`, `asset`, `init-op`, `op-not-allowed`,
+            `object-graph`.
+    """
+    if len(saved_model.meta_graphs) != 1:
+        reason = f"expected one meta graph, received {len(saved_model.meta_graphs)}. Export with tf.saved_model.save."
+        raise VersionRefusedError("meta-graph", reason)
+    meta_graph = saved_model.meta_graphs[0]
+    if not meta_graph.HasField("object_graph_def") or not meta_graph.object_graph_def.nodes:
+        reason = (
+            "no object graph: this is a TensorFlow 1 export. Export it again with TensorFlow 2's tf.saved_model.save."
+        )
+        raise VersionRefusedError("tensorflow-1", reason)
+    if meta_graph.asset_file_def or "saved_model_assets" in meta_graph.collection_def:
+        raise VersionRefusedError("asset", "the model reads asset files. Keep everything in variables and constants.")
+    _check_sizes(meta_graph.graph_def)
+    _check_init_op(meta_graph)
+    _check_ops(meta_graph)
+    _check_objects(meta_graph.object_graph_def)
+
+
+def _functions(graph: Any) -> dict[str, Any]:
+    return {function.signature.name: function for function in graph.library.function}
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
+
+
+def _check_sizes(graph: Any) -> None:
+    constants = 0
+    for count, node in enumerate(_all_nodes(graph), start=1):
+        if node.op == "Const":
+            constants += expanded_bytes(node.attr["value"].tensor)
+        if count > MAX_NODES or constants > MAX_CONSTANT_BYTES:
+            reason = f"over {MAX_NODES} nodes or {MAX_CONSTANT_BYTES} bytes of constants, counted as they expand"
+            raise VersionRefusedError("size-limit", reason)
+
+
+def expanded_bytes(tensor: Any) -> int:
+    """Return the bytes that a TensorProto takes once decoded; it may say one value for a whole shape.
+
+    Raises:
+        VersionRefusedError: `size-limit`, if a dimension is unknown or negative.
+    """
+    elements = 1
+    for dimension in tensor.tensor_shape.dim:
+        if dimension.size < 0:
+            raise VersionRefusedError("size-limit", "a constant has a negative dimension")
+        elements *= dimension.size
+    return elements * 8 + sum(len(value) for value in tensor.string_val)
+
+
+def _check_init_op(meta_graph: Any) -> None:
+    """Whatever runs at load must be a plain NoOp, whether the signature table or a collection names it."""
+    signature = meta_graph.signature_def.get("__saved_model_init_op")
+    names = [] if signature is None else [output.name for output in signature.outputs.values()]
+    for collection in ("saved_model_main_op", "legacy_init_op"):
+        if collection in meta_graph.collection_def:
+            entry = meta_graph.collection_def[collection]
+            names.extend(
+                [*entry.node_list.value, *(["an opaque entry"] if entry.WhichOneof("kind") != "node_list" else [])]
+            )
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    for name in names:
+        node = nodes.get(name.split(":")[0])
+        if node is None or node.op != "NoOp" or node.input:
+            reason = f"the model runs something when it is loaded (its init op {name[:80]} is not a plain NoOp)"
+            raise VersionRefusedError("init-op", reason)
+
+
+def called_functions(node: Any) -> Iterator[str]:
+    """Yield the names of all functions that a node's attributes name."""
+    for attribute in node.attr.values():
+        if attribute.HasField("func"):
+            yield attribute.func.name
+        for function in attribute.list.func:
+            yield function.name
+
+
+def _reachable(roots: Iterable[str], functions: dict[str, Any]) -> set[str]:
+    found: set[str] = set()
+    waiting = [name for name in roots if name in functions]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for node in functions[name].node_def:
+            waiting.extend(called for called in called_functions(node) if called in functions)
+    return found
+
+
+def _check_ops(meta_graph: Any) -> None:
+    """Every op must be pure, except in functions that the saver's two nodes reach and nothing else does."""
+    graph = meta_graph.graph_def
+    functions = _functions(graph)
+    saver = meta_graph.saver_def
+    saver_nodes = {saver.save_tensor_name.split(":")[0], saver.restore_op_name} - {""}
+    saver_roots = [called for node in graph.node if node.name in saver_nodes for called in called_functions(node)]
+    other_roots = [called for node in graph.node if node.name not in saver_nodes for called in called_functions(node)]
+    other_roots.extend(meta_graph.object_graph_def.concrete_functions)
+    reachable_otherwise = _reachable(other_roots, functions)
+    saver_only = _reachable(saver_roots, functions) - reachable_otherwise
+    _require_ops("the main graph", graph.node, MAIN)
+    for name, function in functions.items():
+        _require_ops(f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | CALLS)
+
+
+def _require_ops(where: str, nodes: Iterable[Any], allowed: frozenset[str] | set[str]) -> None:
+    for node in nodes:
+        if node.op not in allowed:
+            reason = f"op {node.op} (node {node.name} of {where}) is not allowed in a convex model that is served"
+            raise VersionRefusedError("op-not-allowed", reason)
+        if node.op not in CALLS and any(True for _ in called_functions(node)):
+            reason = f"op {node.op} (node {node.name} of {where}) calls a function, which only a plain call may"
+            raise VersionRefusedError("op-not-allowed", reason)
+
+
+def _check_objects(object_graph: Any) -> None:
+    for position, node in enumerate(object_graph.nodes):
+        kind = node.WhichOneof("kind")
+        plain = kind in {"variable", "function", "bare_concrete_function", "constant"} or (
+            kind == "user_object" and node.user_object.identifier in USER_OBJECTS
+        )
+        if not plain:
+            what = node.user_object.identifier if kind == "user_object" else kind
+            reason = f"object {position} of the model is a {what}, not a variable, function, constant or plain object"
+            raise VersionRefusedError("object-graph", reason)
+        if node.saveable_objects or node.registered_saver or node.slot_variables:
+            reason = (
+                f"object {position} of the model restores itself in its own way; only plain variables may be restored"
+            )
+            raise VersionRefusedError("object-graph", reason)
