@@ -1,0 +1,59 @@
+"""The Flask application: routes of `native` and `operations`, what every answer carries, how every error looks.
+
+Above: `worker`, which serves it on a WSGI server that buffers whole requests. Below: the scorer and the registry.
+"""
+
+import time
+
+import flask
+from werkzeug.exceptions import HTTPException
+
+from service import tracing
+from service.errors import ScoringError
+from service.metrics import Metrics
+from service.registry import Registry
+from service.rest import failures, native, operations
+from service.scorer import Scorer
+from service.settings import Settings
+
+_PROTOCOL = "rest"
+
+
+def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: Settings) -> flask.Flask:
+    """Return the WSGI application of one server.
+
+    Every answer carries `X-Request-ID`; every answer of a version `X-Model-Version`. Every error has the native form,
+    `{"error": {"code", "message", "request_id"}}`.
+
+    Thread safety: the application may be called from any thread.
+    """
+    app = flask.Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # a path that is not ours is 404, never a redirect
+
+    @app.before_request
+    def begin() -> None:
+        flask.g.started = time.monotonic()
+        flask.g.request_id = tracing.request_id(flask.request.headers.get("X-Request-ID"))
+        flask.g.code = "OK"
+        flask.g.signature = None
+        flask.g.num_rows = 0
+
+    @app.after_request
+    def finish(response: flask.Response) -> flask.Response:
+        signature = flask.g.signature
+        response.headers["X-Request-ID"] = flask.g.request_id
+        if signature is not None:
+            response.headers["X-Model-Version"] = str(signature.version)
+        seconds = time.monotonic() - flask.g.started
+        model = "" if signature is None else signature.model
+        metrics.count_request(model, _PROTOCOL, flask.g.code, seconds, flask.g.num_rows)
+        return response
+
+    app.register_error_handler(ScoringError, failures.respond_to_scoring_error)
+    app.register_error_handler(HTTPException, failures.respond_to_http_error)
+    app.register_error_handler(Exception, failures.respond_to_defect)
+    app.register_blueprint(native.routes(scorer))
+    app.register_blueprint(operations.routes(registry, metrics, settings))
+    return app

@@ -1,0 +1,92 @@
+"""What operators and probes ask: alive, ready, what is live, what was counted.
+
+Above: `app`. Below: `registry` and `metrics`.
+"""
+
+from collections.abc import Iterable
+
+import flask
+import orjson
+from werkzeug.routing import Rule
+
+from service.errors import UnavailableError
+from service.metrics import CONTENT_TYPE, Metrics
+from service.registry import ModelStatus, Registry, VersionStatus
+from service.settings import Settings
+
+
+def routes(registry: Registry, metrics: Metrics, settings: Settings) -> flask.Blueprint:
+    """Return the routes that show state and change none."""
+    blueprint = flask.Blueprint("operations", __name__)
+
+    @blueprint.get("/")
+    def index() -> flask.Response:
+        return _json({"service": "convex-scoring", "paths": _paths(flask.current_app.url_map.iter_rules())})
+
+    @blueprint.get("/healthz")
+    def alive() -> flask.Response:
+        return _json({"status": "alive"})
+
+    @blueprint.get("/readyz")
+    def ready() -> flask.Response:
+        if not registry.ready(settings.require_models):
+            raise UnavailableError(_why_not_ready(registry, settings))
+        return _json({"status": "ready"})
+
+    @blueprint.get("/models")
+    def models() -> flask.Response:
+        return _json({"models": [_model(status) for status in registry.models()]})
+
+    @blueprint.get("/metrics")
+    @blueprint.get("/monitoring/prometheus/metrics")
+    def rendered_metrics() -> flask.Response:
+        return flask.Response(metrics.render(), content_type=CONTENT_TYPE)
+
+    return blueprint
+
+
+def _why_not_ready(registry: Registry, settings: Settings) -> str:
+    if registry.draining:
+        return "not ready: the server is about to end. Ask another one."
+    available = {
+        status.name for status in registry.models() if any(version.state == "AVAILABLE" for version in status.versions)
+    }
+    missing = [name for name in settings.require_models if name not in available]
+    if missing:
+        return f"not ready: no version is available of {', '.join(missing)}. GET /models says why."
+    if not available:
+        return "not ready: no version of any model is available. GET /models says why."
+    return "not ready: the models folder is still being looked through. Try again later."
+
+
+def _model(status: ModelStatus) -> dict[str, object]:
+    problem = {"label_problem": status.label_problem} if status.label_problem else {}
+    return {
+        "name": status.name,
+        "default": status.default,
+        "dim": status.dim,
+        "features": list(status.features),
+        "labels": dict(status.labels),
+        **problem,
+        "versions": [_version(version) for version in status.versions],
+    }
+
+
+def _version(status: VersionStatus) -> dict[str, object]:
+    return {
+        "version": status.version,
+        "state": status.state,
+        "convexity": status.convexity,
+        "engine": status.engine,
+        "created": status.created,
+        "metrics": dict(status.metrics),
+        "reason": f"{status.rule}: {status.reason}" if status.rule else status.reason,
+    }
+
+
+def _paths(rules: Iterable[Rule]) -> list[str]:
+    return sorted(f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD"})
+
+
+def _json(document: object) -> flask.Response:
+    return flask.Response(orjson.dumps(document, default=dict), mimetype="application/json")

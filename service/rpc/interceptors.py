@@ -1,0 +1,132 @@
+"""What every call has in common: a request id, a count, and errors as statuses.
+
+Above: `server`, which installs it, and the services, which reach the present call through `current_call`. Below:
+`metrics`, `tracing`, `errors`.
+"""
+
+import contextvars
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from service import tracing
+from service.errors import ErrorCode, InvalidArgumentError, ScoringError
+from service.metrics import Metrics
+
+_PROTOCOL = "grpc"
+_MAX_MESSAGE = 1024
+
+_CURRENT: contextvars.ContextVar["Call"] = contextvars.ContextVar("call")
+
+
+@dataclasses.dataclass
+class Call:
+    """What is noted about one call while it is answered.
+
+    Args:
+        request_id: the caller's or a new one; goes back as initial metadata `x-request-id`.
+        model: name of the model, once it is known that there is one.
+        num_rows: rows scored.
+        initial_metadata: sent with the answer.
+    """
+
+    request_id: str
+    model: str = ""
+    num_rows: int = 0
+    initial_metadata: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def current_call() -> Call:
+    """Return the call that this thread answers."""
+    return _CURRENT.get()
+
+
+class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs, not at run time
+    """Gives every unary call an id, counts it, and turns whatever it raises into a status.
+
+    A `ScoringError` becomes its code and message. A message that is no protobuf is INVALID_ARGUMENT (gRPC itself would
+    say INTERNAL). Anything else is a defect: it is logged, and the caller sees INTERNAL with the request id alone.
+
+    Args:
+        metrics: counts the calls.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Return the handler of a call, wrapped; a method that nobody offers stays UNIMPLEMENTED."""
+        handler = continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        def answer(data: bytes, context: grpc.ServicerContext) -> Any:
+            return self._answer(handler, data, context)
+
+        pool = getattr(handler.unary_unary, "experimental_thread_pool", None)
+        if pool is not None:  # a method with threads of its own keeps them
+            answer.experimental_thread_pool = pool  # type: ignore[attr-defined]
+        # The bytes are parsed in `_answer`, where a failure can be told from a defect.
+        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+
+    def _answer(self, handler: Any, data: bytes, context: Any) -> Any:
+        started = time.monotonic()
+        metadata = dict(context.invocation_metadata())
+        call = Call(tracing.request_id(_text(metadata.get("x-request-id"))))
+        call.initial_metadata.append(("x-request-id", call.request_id))
+        token = _CURRENT.set(call)
+        code = "OK"
+        try:
+            response = handler.unary_unary(_parse(handler.request_deserializer, data), context)
+            status = context.code()
+            code = status.name if status is not None else code
+            context.send_initial_metadata(tuple(call.initial_metadata))
+            return response
+        except ScoringError as error:
+            code = error.code
+            if error.code is ErrorCode.INTERNAL:
+                _abort_with_defect(context, call, error)
+            _abort(context, call, error.code, error.message)
+        except grpc.RpcError:  # the caller went away: there is nobody to answer
+            code = ErrorCode.CANCELLED
+            raise
+        except Exception as error:  # noqa: BLE001  # the transport's border: log and convert
+            code = ErrorCode.INTERNAL
+            _abort_with_defect(context, call, error)
+        finally:
+            _CURRENT.reset(token)
+            self._metrics.count_request(call.model, _PROTOCOL, code, time.monotonic() - started, call.num_rows)
+
+
+def _parse(deserializer: Callable[[bytes], Any] | None, data: bytes) -> Any:
+    if deserializer is None:
+        return data
+    try:
+        return deserializer(data)
+    except DecodeError as error:
+        message = "the message does not parse. Send the protobuf message of this method."
+        raise InvalidArgumentError(message) from error
+
+
+def _abort(context: grpc.ServicerContext, call: Call, code: ErrorCode, message: str) -> NoReturn:
+    context.send_initial_metadata(tuple(call.initial_metadata))
+    shortened = message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "...TRUNCATED"
+    context.abort(grpc.StatusCode[code], shortened)
+
+
+def _abort_with_defect(context: grpc.ServicerContext, call: Call, error: Exception) -> NoReturn:
+    structlog.get_logger().error("request failed", request_id=call.request_id, exc_info=error)
+    _abort(context, call, ErrorCode.INTERNAL, f"internal error, request_id={call.request_id}")
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,184 @@
+"""`tensorflow.serving.PredictionService`: Predict and GetModelMetadata as TensorFlow Serving's clients know them.
+
+Above: `server`. Below: `scorer`, `codecs.tensor_proto`, `signature_definitions`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from service.codecs import tensor_proto
+from service.errors import FailedPreconditionError, InvalidArgumentError, ScoringError, UnimplementedError
+from service.protos import tensorflow_serving as protos
+from service.registry import Registry
+from service.rpc.interceptors import current_call
+from service.rpc.model_spec import read_target, reword, write_answerer
+from service.rpc.signature_definitions import METADATA_FIELD, describe
+from service.scorer import Scorer
+from service.settings import Settings
+from service.signature import Signature
+
+SERVICE = "tensorflow.serving.PredictionService"
+
+_DEFAULT_SIGNATURE = "serving_default"
+_MAX_SHOWN = 40
+_UNOFFERED = ("Classify", "Regress", "MultiInference")
+
+
+class PredictionService:
+    """The methods of the service, each from a request message to a response message.
+
+    Args:
+        scorer: scores rows.
+        registry: lends a version to describe.
+        settings: `tensor_content` says how outputs are written.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self, scorer: Scorer, registry: Registry, settings: Settings) -> None:
+        self._scorer = scorer
+        self._registry = registry
+        self._as_content = settings.tensor_content
+
+    def handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
+        """Return the handlers to add to a server; what is not offered says so."""
+        methods = {
+            "Predict": _handler(self.predict, protos.PredictRequest, protos.PredictResponse),
+            "GetModelMetadata": _handler(
+                self.get_model_metadata, protos.GetModelMetadataRequest, protos.GetModelMetadataResponse
+            ),
+            **{name: refuse_method(name, "Predict") for name in _UNOFFERED},
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def predict(self, request: Any, _context: grpc.ServicerContext) -> Any:
+        """Return score and gradient, or those that `output_filter` names, of the rows of the one input.
+
+        Raises:
+            ScoringError: as `Scorer.score`; unknown versions, labels, signatures, inputs and outputs in TensorFlow
+                Serving's words.
+        """
+        target = read_target(request)
+        signature_name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        found: list[Signature] = []
+
+        def rows_for(signature: Signature) -> NDArray[np.floating]:
+            found.append(signature)
+            current_call().model = signature.model
+            available = _outputs_of(signature_name, signature)
+            _check_inputs(request, signature)
+            rows = tensor_proto.decode(request.inputs[signature.input_name], signature.input_name)
+            _check_filter(request.output_filter, available)
+            return rows
+
+        outputs = list(request.output_filter) or (["score"] if signature_name == "score" else None)
+        try:
+            answer = self._scorer.score(target, rows_for, outputs, name="inputs")
+        except ScoringError as error:
+            if found:
+                raise
+            raise reword(error, target) from error
+        return self._respond(answer.signature, signature_name, answer.outputs, answer.convexity)
+
+    def get_model_metadata(self, request: Any, _context: grpc.ServicerContext) -> Any:
+        """Return the signatures of a version as a `SignatureDefMap`.
+
+        Raises:
+            ScoringError: no metadata field, or another than `signature_def`; unknown model, version or label.
+        """
+        target = read_target(request)
+        if not request.metadata_field:
+            message = "GetModelMetadataRequest must specify at least one metadata_field"
+            raise InvalidArgumentError(message)
+        for field in request.metadata_field:
+            if field != METADATA_FIELD:
+                raise InvalidArgumentError(f"Metadata field {field[:_MAX_SHOWN]} is not supported")
+        try:
+            with self._registry.acquire(target.model, target.version, target.label) as version:
+                signature = version.signature
+        except ScoringError as error:
+            raise reword(error, target) from error
+        current_call().model = signature.model
+        response = protos.GetModelMetadataResponse()
+        write_answerer(response.model_spec, signature)
+        response.metadata[METADATA_FIELD].Pack(describe(signature))
+        return response
+
+    def _respond(
+        self, signature: Signature, signature_name: str, outputs: dict[str, NDArray[np.float32]], convexity: str
+    ) -> Any:
+        call = current_call()
+        call.num_rows = len(next(iter(outputs.values())))
+        if convexity == "unproved":
+            call.initial_metadata.append(("x-convexity", convexity))
+        response = protos.PredictResponse()
+        write_answerer(response.model_spec, signature, signature_name)
+        for name, array in outputs.items():
+            tensor_proto.encode(array, response.outputs[name], as_content=self._as_content)
+        return response
+
+
+def refuse_method(name: str, instead: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Return a handler that says that a method is not offered, without parsing the request."""
+
+    def refuse(_request: bytes, _context: grpc.ServicerContext) -> Any:
+        raise UnimplementedError(f"{name} is not offered. Use {instead}.")
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _handler(
+    method: Callable[[Any, grpc.ServicerContext], Any], request: Any, response: Any
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    return grpc.unary_unary_rpc_method_handler(method, request.FromString, response.SerializeToString)
+
+
+def _outputs_of(signature_name: str, signature: Signature) -> tuple[str, ...]:
+    if signature_name == _DEFAULT_SIGNATURE:
+        return signature.outputs
+    if signature_name == "score":
+        return ("score",)
+    if signature_name == "regress":
+        message = "Predict with the signature 'regress' is not offered. Use 'serving_default' or 'score'."
+        raise UnimplementedError(message)
+    raise FailedPreconditionError(f'Serving signature key "{signature_name[:_MAX_SHOWN]}" not found.')
+
+
+def _check_inputs(request: Any, signature: Signature) -> None:
+    sent, expected = set(request.inputs), {signature.input_name}
+    if len(sent) != len(expected):
+        message = (
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_set(sent)}) != "
+            f"len({_set(expected)}). Sent extra: {_set(sent - expected)}. "
+            f"Missing but required: {_set(expected - sent)}."
+        )
+        raise InvalidArgumentError(message)
+    if sent != expected:
+        message = (
+            f"Signature input alias: {signature.input_name} not found in request and no default value provided. "
+            f"Inputs expected to be in the set {_set(expected)}."
+        )
+        raise InvalidArgumentError(message)
+
+
+def _check_filter(wanted: Iterable[str], available: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for name in wanted:
+        if name not in available:
+            message = (
+                f"output tensor alias not found in signature: {name[:_MAX_SHOWN]} "
+                f"Outputs expected to be in the set {_set(available)}."
+            )
+            raise InvalidArgumentError(message)
+        if name in seen:
+            raise InvalidArgumentError(f"duplicate output tensor alias: {name}")
+        seen.add(name)
+
+
+def _set(names: Iterable[str]) -> str:
+    joined = ",".join(sorted(names))
+    return "{" + joined[:_MAX_SHOWN] + "}"

@@ -1,0 +1,49 @@
+"""The gRPC server: services, interceptor, limits. Not started and on no port yet.
+
+Above: `worker`, which binds, starts and stops it. Below: the services and `health`.
+"""
+
+from concurrent import futures
+
+import grpc
+
+from service.metrics import Metrics
+from service.registry import Registry
+from service.rpc.health import HealthService
+from service.rpc.interceptors import CallInterceptor
+from service.rpc.model_service import ModelService
+from service.rpc.prediction_service import PredictionService
+from service.scorer import Scorer
+from service.settings import Settings
+
+_MAX_CONCURRENT_CALLS = 1024
+_MAX_METADATA_BYTES = 16 << 10
+_MIN_PING_INTERVAL_MS = 10_000
+
+
+def create_server(scorer: Scorer, registry: Registry, metrics: Metrics, settings: Settings) -> grpc.Server:
+    """Return the server with every service that is offered; the caller binds a port, starts it and stops it.
+
+    Threads are bounded by `settings.grpc_threads` (health has its own). Calls in all are bounded by 1024, waiting ones
+    and watchers of health too: one more is RESOURCE_EXHAUSTED at once.
+    """
+    server = grpc.server(
+        futures.ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc"),
+        interceptors=[CallInterceptor(metrics)],
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+            ("grpc.so_reuseport", 0),  # else a second server would share the port silently
+        ],
+        maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS,
+    )
+    server.add_generic_rpc_handlers(
+        (
+            PredictionService(scorer, registry, settings).handlers(),
+            ModelService(registry).handlers(),
+            HealthService(registry, settings).handlers(),
+        )
+    )
+    return server

@@ -1,0 +1,93 @@
+"""The data plane that every transport calls: one request, one version, rows in, outputs out.
+
+Above: `rest`, `rpc`. Below: `registry`, which lends the version. Knows no protocol.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.registry import Registry
+from service.signature import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Which version a request asks.
+
+    Args:
+        model: model name, or None for the default model.
+        version: exact version, or None for the newest that is available.
+        label: label, or None; not together with a version.
+    """
+
+    model: str | None = None
+    version: int | None = None
+    label: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one version answered.
+
+    Args:
+        signature: of the version that answered; names model and version.
+        convexity: "proved" or "unproved".
+        outputs: name -> finite float32 array, in wire order: score [n], gradient [n, dim].
+    """
+
+    signature: Signature
+    convexity: str
+    outputs: dict[str, NDArray[np.float32]]
+
+
+class Scorer:
+    """Scores rows on live versions.
+
+    Guarantee: a request is answered by exactly one version, which stays in memory until the answer is there; what it
+    answers is finite.
+
+    Args:
+        registry: lends versions.
+        max_request_rows: largest number of rows of one request.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self, registry: Registry, max_request_rows: int) -> None:
+        self._registry = registry
+        self._max_request_rows = max_request_rows
+
+    def score(
+        self,
+        target: Target,
+        rows_for: Callable[[Signature], NDArray[np.floating]],
+        outputs: Sequence[str] | None = None,
+        *,
+        name: str = "instances",
+    ) -> Answer:
+        """Return the wanted outputs of a request's rows.
+
+        Args:
+            target: which version is asked.
+            rows_for: makes the rows, float [n, dim], once it is known which version answers; may raise
+                InvalidArgumentError. Called at most once, and only when a version was found.
+            outputs: names of the wanted outputs; None or none at all: every output of the version.
+            name: what the protocol calls the rows, for the error's location.
+
+        Raises:
+            InvalidArgumentError: unknown label or output; rows of wrong shape, or not finite in float32.
+            PayloadTooLargeError: more rows than one request may have.
+            OutOfRangeError: a row whose score or gradient leaves float32.
+            NotFoundError: unknown model or version.
+            FailedPreconditionError: no model is named and there is no default one.
+            UnavailableError: the wanted version is not available yet.
+        """
+        with self._registry.acquire(target.model, target.version, target.label) as version:
+            signature = version.signature
+            rows = signature.validate(rows_for(signature), name=name, max_rows=self._max_request_rows)
+            wanted = signature.select(outputs)
+            results = version.run(rows, wanted, name=name)
+            return Answer(signature, version.convexity, {output: results[output] for output in wanted})

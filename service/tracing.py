@@ -1,0 +1,21 @@
+"""The name of one request, the same in the answer and the log of both transports.
+
+A layer below the codecs; `rest` and `rpc` stand above.
+"""
+
+import re
+import uuid
+
+_USABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
+
+
+def request_id(received: str | None) -> str:
+    """Return the caller's request id where it is usable, else a new one.
+
+    Args:
+        received: what came as `X-Request-ID` (REST) or `x-request-id` (gRPC metadata). Usable are 1 to 64 letters,
+            digits and `._:/+=-`: nothing that could break a header or a log line.
+    """
+    if received is not None and _USABLE.fullmatch(received):
+        return received
+    return uuid.uuid4().hex
