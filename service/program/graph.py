@@ -198,7 +198,10 @@ def _bind(
         reason = f"signature {name} takes {len(keywords)} inputs ({', '.join(keywords)[:80]}), expected one"
         raise VersionRefusedError("signature-inputs", reason)
     concrete = table.concrete_function(function)
-    names = sorted(concrete.output_signature.dict_value.fields)
+    fields = concrete.output_signature.dict_value.fields
+    names = sorted(fields)
+    if any(fields[output].WhichOneof("kind") != "tensor_spec_value" for output in names):
+        raise VersionRefusedError("signature-outputs", f"signature {name} answers something that is not a tensor")
     declared = table.checked(name, function, keywords[0], names)
     information = declared.inputs[keywords[0]]
     dtype = tf.as_dtype(information.dtype)

@@ -53,7 +53,7 @@ def check(saved_model: Any) -> None:
 
     Raises:
         VersionRefusedError: rules `meta-graph`, `tensorflow-1`, `size-limit`, `asset`, `init-op`, `op-not-allowed`,
-            `object-graph`.
+            `object-graph`, `duplicate-name`.
     """
     if len(saved_model.meta_graphs) != 1:
         reason = f"expected one meta graph, received {len(saved_model.meta_graphs)}. Export with tf.saved_model.save."
@@ -67,6 +67,7 @@ def check(saved_model: Any) -> None:
     if meta_graph.asset_file_def or "saved_model_assets" in meta_graph.collection_def:
         raise VersionRefusedError("asset", "the model reads asset files. Keep everything in variables and constants.")
     _check_sizes(meta_graph.graph_def)
+    _check_names(meta_graph)
     _check_init_op(meta_graph)
     _check_ops(meta_graph)
     _check_objects(meta_graph.object_graph_def)
@@ -90,6 +91,26 @@ def _check_sizes(graph: Any) -> None:
         if count > MAX_NODES or constants > MAX_CONSTANT_BYTES:
             reason = f"over {MAX_NODES} nodes or {MAX_CONSTANT_BYTES} bytes of constants, counted as they expand"
             raise VersionRefusedError("size-limit", reason)
+
+
+def _check_names(meta_graph: Any) -> None:
+    """Every name must mean one thing: readers of a file with two functions of one name might pick different ones."""
+    graph = meta_graph.graph_def
+    scopes = [
+        ("functions", [function.signature.name for function in graph.library.function]),
+        ("nodes", [node.name for node in graph.node]),
+    ]
+    scopes.extend(
+        (f"nodes of function {function.signature.name}", [node.name for node in function.node_def])
+        for function in graph.library.function
+    )
+    scopes.extend(
+        (f"children of object {position}", [child.local_name for child in node.children])
+        for position, node in enumerate(meta_graph.object_graph_def.nodes)
+    )
+    for where, names in scopes:
+        if len(set(names)) != len(names):
+            raise VersionRefusedError("duplicate-name", f"two {where} have the same name")
 
 
 def expanded_bytes(tensor: Any) -> int:
