@@ -1,17 +1,13 @@
-"""How the server writes lines: for people on a console, or one JSON object a line; and the ids that tie them together.
+"""How the server writes lines: for people on a console, or one JSON object a line.
 
 Below everything that logs. Bodies, rows, scores and headers of requests are never logged.
 """
 
 import logging
-import re
-import secrets
 import sys
 from typing import TextIO
 
 import structlog
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 
 def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
@@ -52,10 +48,4 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
-
-
-def request_id(received: str | None = None) -> str:
-    """Return the caller's request id where it is a sound one (1-64 letters, digits, `._:-`), else a new one."""
-    if received is not None and _REQUEST_ID.fullmatch(received):
-        return received
-    return secrets.token_hex(8)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # one line for every request that waits its turn

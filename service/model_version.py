@@ -30,7 +30,7 @@ class ModelVersion:
 
     Args:
         loaded: what the loader proved and verified.
-        engine: what computes. One call at a time, unless the engine says `thread_safe = True` of itself.
+        engine: what computes. One call at a time, unless it says that it is thread safe.
 
     Thread safety: every method may be called from any thread.
     """
@@ -40,23 +40,23 @@ class ModelVersion:
         self.engine = engine
         self.signature: Signature = loaded.signature
         self._turn: contextlib.AbstractContextManager[Any] = (
-            contextlib.nullcontext() if getattr(engine, "thread_safe", False) else threading.Lock()
+            contextlib.nullcontext() if engine.thread_safe else threading.Lock()
         )
 
     @property
     def convexity(self) -> str:
         """Return "proved" or "unproved" (possible only with `--allow-uncertified`)."""
-        return "unproved" if self.loaded.certificate is None else "proved"
+        return self.loaded.convexity
 
     @property
     def created(self) -> str:
-        """Return the manifest's time of creation, or "" without a manifest."""
-        return "" if self.loaded.manifest is None else self.loaded.manifest.created
+        """Return the manifest's time of creation."""
+        return self.loaded.manifest.created
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """Return the manifest's metrics, or none without a manifest."""
-        return {} if self.loaded.manifest is None else self.loaded.manifest.metrics
+        """Return the manifest's metrics."""
+        return self.loaded.manifest.metrics
 
     def run(
         self, rows: NDArray[np.float32], outputs: Sequence[str], *, name: str = "instances"

@@ -14,6 +14,7 @@ class LinearEngine:
     """score = sum(x) + offset, gradient = 1; counts calls and can be held up."""
 
     name = "program"
+    thread_safe = False
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = np.float32(offset)
@@ -36,7 +37,7 @@ def make_version(model: str = "m", version: int = 1, *, dim: int = 3, proved: bo
     """Return a live version whose scores are sum(x) + version."""
     loaded = SimpleNamespace(
         signature=Signature(model=model, version=version, dim=dim),
-        certificate=SimpleNamespace() if proved else None,
+        convexity="proved" if proved else "unproved",
         manifest=SimpleNamespace(created="2026-11-20T03:00:12Z", metrics={"held_out": {"rows": 112}}),
     )
     return ModelVersion(loaded, LinearEngine(version))

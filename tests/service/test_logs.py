@@ -1,4 +1,4 @@
-"""Logs: the two formats, the level, and request ids."""
+"""Logs: the two formats and the level."""
 
 import io
 import json
@@ -63,24 +63,10 @@ def test_lines_below_the_level_are_not_written(configured):
 
 
 def test_loggers_of_libraries_write_in_the_same_format(configured):
-    """A warning of waitress is a JSON line as well; its chatter below a warning is not written."""
+    """A warning of waitress is a JSON line as well; its chatter, and a line for each request that waits, is not."""
     stream = configured("json")
     logging.getLogger("waitress").info("Serving on")
     logging.getLogger("waitress.queue").warning("Task queue depth is %d", 3)
+    logging.getLogger("waitress").warning("%d thread(s) still running", 2)
     (line,) = stream.getvalue().splitlines()
-    assert json.loads(line)["event"] == "Task queue depth is 3"
-
-
-@pytest.mark.parametrize("received", ["abc-1.2:3_X", "a" * 64])
-def test_request_id_echoes_a_sound_one(received):
-    """Ids of the caller come back as they are."""
-    assert received == logs.request_id(received)
-
-
-@pytest.mark.parametrize("received", [None, "", "a" * 65, "a\nb", "<script>", "ä"])
-def test_request_id_makes_a_new_one_otherwise(received):
-    """A missing or unsound id is replaced by sixteen hexadecimal digits, different each time."""
-    first, second = logs.request_id(received), logs.request_id(received)
-    assert 16 == len(first)
-    assert int(first, 16) >= 0
-    assert first != second
+    assert json.loads(line)["event"] == "2 thread(s) still running"

@@ -1,0 +1,185 @@
+"""The command line: `python -m service [serve | models | label]`; without a word, or with flags alone, it serves.
+
+The top of the service. What a command needs is imported when it runs: `--help` answers without TensorFlow or NumPy.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+# Before NumPy is imported. OpenBLAS starts a thread for every core it sees and lets them spin: with several requests at
+# once that is up to 200 times slower than one thread each (measured for small networks). Requests are the parallelism.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# TensorFlow and gRPC write dozens of lines about the machine at the start; errors that matter arrive as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import click
+
+from service import settings as settings_module
+
+if TYPE_CHECKING:
+    from service.repository import Repository, VersionFolder
+
+_SHOWN_METRICS = ("roc_auc", "rmse", "r2", "rows")
+
+
+class _ServeByDefault(click.Group):
+    """A group of commands in which flags without a command go to `serve`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `serve` in front where no command is named."""
+        if not args or (args[0].startswith("-") and args[0] not in {"--help", "-h"}):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+def _flags(command: click.Command) -> click.Command:
+    """Give a command one option for each setting; what is given arrives as text under the setting's name."""
+    for row in settings_module.rows():
+        default = f" [default: {row.default}{' ' + row.unit if row.unit else ''}]" if row.default else ""
+        command.params.append(
+            click.Option(
+                [row.flag, row.name],
+                help=f"{row.meaning}; {row.expected}{default}",
+                metavar=(row.unit or "TEXT").upper().replace(" ", "-") if not row.is_switch else "[BOOL]",
+                # A switch may stand alone (`--allow-tf32`) or with a word (`--allow-tf32=false`).
+                is_flag=False,
+                flag_value="true" if row.is_switch else None,
+            )
+        )
+    return command
+
+
+@click.group(cls=_ServeByDefault, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Serves convex scores and their gradients. `serve --help` lists every setting; `serve` may be left out."""
+
+
+@_flags
+@main.command()
+def serve(**flags: str | None) -> None:
+    """Serve the models of a folder on REST and gRPC until SIGTERM.
+
+    Every flag is an environment variable too: --rest-port is CONVEX_REST_PORT. A flag wins over a variable.
+    """
+    try:
+        settings = settings_module.Settings.read(
+            {name: text for name, text in flags.items() if text is not None}, os.environ
+        )
+    except settings_module.SettingError as error:
+        _fail(str(error), 2)
+    from service import logs, server, worker
+
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        supervisor = server.Supervisor(worker.Worker(settings), announce=_say)
+    except worker.StartError as error:
+        _fail(str(error), 1)
+    all_ended = supervisor.run()
+    sys.stdout.flush()
+    if not all_ended:
+        os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
+
+
+@main.command()
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    envvar="CONVEX_MODELS_DIR",
+    show_default=True,
+    help="folder of models: <model>/<version>/ below it",
+)
+def models(models_dir: Path) -> None:
+    """List models, versions, certificates and metrics of a folder, checking every file against its manifest."""
+    from service.repository import Repository
+
+    if not models_dir.is_dir():
+        _fail(f"{models_dir}: expected a folder of models, there is none. Name one with --models-dir.", 1)
+    repository = Repository(models_dir)
+    rows = [_describe(repository, folder) for model in repository.models() for folder in repository.versions(model)]
+    if not rows:
+        _fail(f"{models_dir}: no version of any model is in it.", 1)
+    header = ("MODEL", "VERSION", "LABELS", "CREATED", "CONVEXITY", "METRICS")
+    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
+    for line in (header, *rows):
+        _say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@main.command()
+@click.argument("model_folder", type=click.Path(path_type=Path), metavar="MODELS_DIR/MODEL")
+@click.argument("assignments", nargs=-1, required=True, metavar="LABEL=VERSION...")
+def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
+    """Let labels mean versions: `label models/tumours stable=3 canary=4`; `canary=` removes one.
+
+    Labels that are not named stay. The server follows within its poll interval.
+    """
+    from service.errors import VersionRefusedError
+    from service.labels import write_labels
+    from service.repository import LABEL_NAME, Repository, version_number
+
+    repository = Repository(model_folder.parent)
+    versions = {folder.version for folder in repository.versions(model_folder.name)}
+    if not versions:
+        _fail(f"{model_folder}: expected a model's folder with versions in it. Name MODELS_DIR/MODEL.", 2)
+    try:
+        labels = repository.labels(model_folder.name)
+    except VersionRefusedError as error:
+        _fail(f"{error.reason} Remove or repair the file first.", 1)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        version = version_number(text)
+        if not LABEL_NAME.fullmatch(name) or not equals or (text and version not in versions):
+            have = ", ".join(map(str, sorted(versions)))
+            _fail(f"received {assignment!r}, expected LABEL=VERSION with one of the versions {have}", 2)
+        labels.pop(name, None)
+        if version is not None:
+            labels[name] = version
+    try:
+        write_labels(model_folder, labels)
+    except OSError as error:
+        _fail(f"{model_folder}: the labels cannot be written ({error.strerror}); they are as they were", 1)
+    _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
+
+
+def _describe(repository: "Repository", folder: "VersionFolder") -> tuple[str, ...]:
+    """Return one line of the table of `models`."""
+    from service.errors import VersionRefusedError
+    from service.repository import check_identity, read_version
+
+    try:
+        labels = repository.labels(folder.model)
+    except VersionRefusedError:
+        labels = {}
+    names = ",".join(sorted(name for name, version in labels.items() if version == folder.version))
+    known = (folder.model, str(folder.version), names)
+    try:
+        manifest = read_version(folder.path).manifest
+        if manifest is None:
+            return (*known, "", "not said (no manifest)", "")
+        check_identity(manifest, folder.model, folder.version)
+    except VersionRefusedError as error:
+        return (*known, "", f"refused: {error.rule}", error.reason)
+    proved = "proved" if manifest.certificate.get("proved") is True else "unproved"
+    held_out = manifest.metrics.get("held_out", {})
+    shown = [f"{name}={held_out[name]:.6g}" for name in _SHOWN_METRICS if isinstance(held_out.get(name), int | float)]
+    return (*known, manifest.created, proved, " ".join(shown))
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # nobody reads: serving goes on
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (lives as long as the process)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """End with one line on standard error and the exit code of the contract."""
+    click.echo(f"error: {message}", err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m service")

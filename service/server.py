@@ -1,0 +1,124 @@
+"""The server as a process: start, announce, wait for a signal, drain, end.
+
+Above: `__main__`. Below: `worker`, which does the serving.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from service.registry import ModelStatus
+from service.settings import Settings
+from service.worker import Addresses, Worker
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_POLL_SECONDS = 0.1
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  (nothing is bound to it here)
+
+
+class Supervisor:
+    """Runs one worker until a signal ends it.
+
+    SIGTERM or SIGINT: not ready at once, still answering for `drain_delay_seconds`, then accepting nothing more and
+    finishing what was accepted, all within `drain_seconds`; the process then ends with 0. A second signal ends the
+    process at once.
+
+    Args:
+        worker: what serves; its ports are bound.
+        announce: takes the lines for a person at the terminal, once the models folder was looked through.
+    """
+
+    def __init__(self, worker: Worker, announce: Callable[[str], None]) -> None:
+        self._worker = worker
+        self._settings = worker.settings
+        self._announce = announce
+        self._stopping = threading.Event()
+        self._log = structlog.get_logger()
+
+    def run(self) -> bool:
+        """Serve until a signal comes; return whether every thread ended in time."""
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            self._worker.start()
+            self._wait_and_announce()
+            return self._end()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._stopping.is_set():
+            os._exit(128 + number)
+        self._stopping.set()
+
+    def _wait_and_announce(self) -> None:
+        # Waits have a bound so that a signal that arrives on another thread is seen too.
+        while not self._worker.watcher.first_scan_over.is_set() and not self._stopping.is_set():
+            self._stopping.wait(_POLL_SECONDS)
+        if not self._stopping.is_set():
+            registry = self._worker.registry
+            self._announce(announcement(self._worker.addresses, registry.models(), self._settings))
+        while not self._stopping.is_set():
+            self._stopping.wait(_POLL_SECONDS * 10)
+
+    def _end(self) -> bool:
+        started = time.monotonic()
+        self._log.info("draining", seconds=self._settings.drain_seconds)
+        self._worker.drain()
+        time.sleep(min(self._settings.drain_delay_seconds, self._settings.drain_seconds))
+        remaining = max(0.0, self._settings.drain_seconds - (time.monotonic() - started))
+        finished = self._worker.stop(remaining)
+        self._log.info("stopped", finished=finished, seconds=round(time.monotonic() - started, 3))
+        return finished
+
+
+def announcement(addresses: Addresses, models: list[ModelStatus], settings: Settings) -> str:
+    """Return what a person at the terminal reads: the page, one curl and one gRPC line that work as they stand.
+
+    Args:
+        addresses: where the protocols are bound.
+        models: what is live; the lines ask the default model, or else the first that is live.
+        settings: models_dir.
+    """
+    rest, grpc_address = (_reachable(address) for address in (addresses.rest, addresses.grpc))
+    lines = [f"Convex Scoring: page and REST on http://{rest}/, gRPC on {grpc_address}"]
+    live = sorted((model for model in models if model.dim), key=lambda model: not model.default)
+    if not live:
+        lines.append(f"No model is live yet: a version put under {settings.models_dir}/ is served when it is whole.")
+        return "\n".join(lines)
+    model = live[0]
+    path = "/score" if model.default else f"/models/{model.name}/score"
+    numbers = ", ".join(["0"] * (model.dim or 0))
+    lines.append(f"  curl http://{rest}{path} -d '{{\"instances\": [[{numbers}]]}}'")
+    lines.append(f"  {_python()} -c {shlex.quote(_grpc_snippet(model, grpc_address))}")
+    return "\n".join(lines)
+
+
+def _reachable(address: str) -> str:
+    """Return the address that a client on this machine uses for one that may mean every interface."""
+    host, _, port = address.rpartition(":")
+    return f"{_LOOPBACK.get(host, host)}:{port}"
+
+
+def _python() -> str:
+    executable, here = Path(sys.executable), Path.cwd()
+    return shlex.quote(str(executable.relative_to(here) if executable.is_relative_to(here) else executable))
+
+
+def _grpc_snippet(model: ModelStatus, address: str) -> str:
+    shape = f"{{'dim': [{{'size': 1}}, {{'size': {model.dim}}}]}}"
+    return (
+        "import grpc; from service.protos import tensorflow_serving as t; "
+        f"x = t.TensorProto(dtype=1, tensor_shape={shape}, float_val=[0] * {model.dim}); "
+        f"request = t.PredictRequest(model_spec={{'name': '{model.name}'}}, inputs={{'x': x}}); "
+        f"predict = grpc.insecure_channel('{address}').unary_unary('/tensorflow.serving.PredictionService/Predict', "
+        "t.PredictRequest.SerializeToString, t.PredictResponse.FromString); print(predict(request))"
+    )

@@ -1,0 +1,173 @@
+"""The composition root: everything that one serving process is made of, and the order in which it starts and stops.
+
+Above: `server`, which owns signals and the process. Below: every part of the service.
+"""
+
+import dataclasses
+import socket
+import time
+from collections.abc import Callable
+
+import flask
+import structlog
+
+from service import engines, loader
+from service.errors import VersionRefusedError
+from service.metrics import Metrics
+from service.model_version import ModelVersion
+from service.registry import Registry
+from service.repository import Repository, VersionFolder
+from service.rest.app import create_app
+from service.rest.server import HttpServer
+from service.rpc.server import create_server
+from service.scorer import Scorer
+from service.settings import Settings
+from service.watcher import Watcher
+
+_WATCHER_STOP_SECONDS = 0.5
+
+
+class StartError(Exception):
+    """The server cannot start; the text says what to do and is all that a person needs to read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Addresses:
+    """Where the two protocols are bound: `host:port`, the port being the one that was got where 0 was asked for."""
+
+    rest: str
+    grpc: str
+
+
+def serve_http(app: flask.Flask, settings: Settings) -> HttpServer:
+    """Bind the REST port for `app`; `start` of what is returned begins to accept.
+
+    Raises:
+        StartError: the address cannot be listened on.
+    """
+    try:
+        return HttpServer(app, settings)
+    except OSError as error:
+        raise _cannot_listen("--rest-port", settings.host, settings.rest_port, error) from error
+
+
+class Worker:
+    """The process that serves, as one object.
+
+    Both ports are bound when it is made, so that a port in use is known at once and before anything is loaded.
+
+    Args:
+        settings: all of it.
+        load: makes a live version of a folder; by default it is proved, verified and warmed up.
+
+    Raises:
+        StartError: a port is in use, or the address is not this machine's.
+
+    Thread safety: the methods are for the owner, one at a time.
+    """
+
+    def __init__(self, settings: Settings, *, load: Callable[[VersionFolder], ModelVersion] | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.registry = Registry(settings.default_model)
+        repository = Repository(settings.models_dir)
+        self.watcher = Watcher(repository, self.registry, load or VersionLoader(settings), self.metrics, settings)
+        scorer = Scorer(self.registry, settings.max_request_rows)
+        self.app = create_app(scorer, self.registry, self.metrics, settings)
+        _check_free(settings)
+        self._grpc = create_server(scorer, self.registry, self.metrics, settings)
+        self._http = serve_http(self.app, settings)
+        try:
+            grpc_port = self._grpc.add_insecure_port(_address(settings.host, settings.grpc_port))
+        except RuntimeError as error:
+            self._http.stop(0.0)
+            raise _cannot_listen("--grpc-port", settings.host, settings.grpc_port, error) from error
+        self.addresses = Addresses(_address(settings.host, self._http.port), _address(settings.host, grpc_port))
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Look for versions and accept requests; before the first version is live they are answered UNAVAILABLE."""
+        self.watcher.start()
+        self._grpc.start()
+        self._http.start()
+        self._log.info("serving", rest=self.addresses.rest, grpc=self.addresses.grpc)
+
+    def drain(self) -> None:
+        """Be not ready, and ask clients to go elsewhere, while every request is still answered."""
+        self.registry.start_draining()
+        self._http.close_gently()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Stop in the reverse order: accept nothing more, finish what was accepted, end the watcher.
+
+        Args:
+            timeout_seconds: most time for the accepted requests; a load that runs gets half a second more.
+
+        Returns:
+            Whether everything was finished and every thread ended.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        self.drain()
+        grpc_ended = self._grpc.stop(timeout_seconds)
+        finished = self._http.stop(timeout_seconds)
+        finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _WATCHER_STOP_SECONDS)
+        return self.watcher.stop(_WATCHER_STOP_SECONDS) and finished
+
+
+class VersionLoader:
+    """Makes a live version of a folder: proved and verified by `loader`, on the engine of the settings, warm.
+
+    Args:
+        settings: engine, allow_tf32, allow_uncertified, intra_op_threads.
+
+    Thread safety: for the watcher's thread alone.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._is_configured = False
+
+    def __call__(self, folder: VersionFolder) -> ModelVersion:
+        """Return the version.
+
+        Raises:
+            VersionRefusedError: it must not be served.
+        """
+        settings = self._settings
+        if not self._is_configured:
+            # Here, on the watcher's thread: TensorFlow takes seconds to import, and the ports answer meanwhile.
+            from service.engines.tensorflow import configure_devices
+
+            configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
+            self._is_configured = True
+        loaded = loader.load(
+            folder.path, model=folder.model, version=folder.version, allow_uncertified=settings.allow_uncertified
+        )
+        if settings.engine == "program" and loaded.program is None:
+            raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
+        live = ModelVersion(loaded, engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32))
+        live.warm_up()
+        return live
+
+
+def _check_free(settings: Settings) -> None:
+    """Try the gRPC port with a plain socket first: gRPC's own complaint is five lines of its internals."""
+    if settings.grpc_port == 0:
+        return
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.grpc_port), family=family).close()
+    except OSError as error:
+        raise _cannot_listen("--grpc-port", settings.host, settings.grpc_port, error) from error
+
+
+def _cannot_listen(flag: str, host: str, port: int, error: Exception) -> StartError:
+    why = (error.strerror or str(error)) if isinstance(error, OSError) else "the address cannot be bound"
+    return StartError(
+        f"cannot listen on {_address(host, port)}: {why}. "
+        f"Stop the server that uses it, or choose another with {flag} (0: any free one)."
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
