@@ -30,7 +30,8 @@ COPY deploy/entry /usr/local/bin/convex-scoring
 COPY service service
 COPY training training
 COPY models /models
-RUN python -m compileall -q service training
+# Readable for every user number, whatever umask the checkout was made with.
+RUN chmod -R a+rX /app /models && python -m compileall -q service training
 USER 10001:10001
 EXPOSE 8500 8501
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["python", "-I", "-S", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('CONVEX_REST_PORT', '8501')), timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
