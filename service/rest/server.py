@@ -72,6 +72,7 @@ class HttpServer:
         self._server.channel_class = _channel_class(self._is_closing)
         self._is_stopping = threading.Event()
         self._deadline_seconds = 0.0
+        self._is_finished: bool | None = None  # None until it was stopped
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
@@ -84,15 +85,17 @@ class HttpServer:
 
     def stop(self, timeout_seconds: float) -> bool:
         """Stop accepting, finish what was accepted, close; return whether everything was finished in time."""
+        if self._is_stopping.is_set():
+            return bool(self._is_finished)
         self.close_gently()
         self._deadline_seconds = time.monotonic() + timeout_seconds
         self._is_stopping.set()
-        if not self._thread.is_alive():
+        if self._thread.is_alive():
+            self._server.pull_trigger()
+            self._thread.join(timeout_seconds + 1.0)
+        else:
             self._close()
-            return True
-        self._server.pull_trigger()
-        self._thread.join(timeout_seconds + 1.0)
-        return not self._busy()
+        return bool(self._is_finished)
 
     def _run(self) -> None:
         while not self._is_stopping.is_set():
@@ -116,6 +119,7 @@ class HttpServer:
         return bool(channels)
 
     def _close(self) -> None:
+        self._is_finished = not self._busy()
         remaining = max(0.0, self._deadline_seconds - time.monotonic())
         for channel in list(self._server.active_channels.values()):
             channel.handle_close()

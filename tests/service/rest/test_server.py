@@ -1,0 +1,140 @@
+"""The HTTP server around any application: binding, limits, and a stop that loses no accepted request."""
+
+import http.client
+import socket
+import threading
+
+import pytest
+
+from service.rest.server import HttpServer
+from service.settings import Settings
+
+SETTINGS = Settings(rest_port=0, http_threads=2, max_body_bytes=2048)
+
+
+class Application:
+    """Echoes the body; holds requests up while its gate is closed."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def __call__(self, environ, start_response):
+        """Answer one request."""
+        body = environ["wsgi.input"].read()
+        self.entered.set()
+        self.gate.wait(10)
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+
+@pytest.fixture
+def app():
+    """Return the application."""
+    return Application()
+
+
+@pytest.fixture
+def server(app):
+    """Return a started server."""
+    server = HttpServer(app, SETTINGS)
+    server.start()
+    yield server
+    server.stop(5.0)
+
+
+def post(connection, body):
+    """Send a body and return status, headers and answer."""
+    connection.request("POST", "/", body)
+    response = connection.getresponse()
+    return response.status, response.headers, response.read()
+
+
+@pytest.fixture
+def connection(server):
+    """Return a connection that is closed afterwards."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    yield connection
+    connection.close()
+
+
+def test_server_answers_on_the_port_that_it_got(connection):
+    """Port 0 becomes a real port; a connection is kept alive for the next request; no software is named."""
+    for body in (b"one", b"two"):
+        status, headers, answer = post(connection, body)
+        assert (200, body) == (status, answer)
+        assert headers["Server"] is None
+        assert headers["Connection"] is None
+
+
+@pytest.mark.parametrize(("size", "expected"), [(2048, 200), (2049, 413)])
+def test_server_refuses_a_body_over_the_limit(connection, size, expected):
+    """A body of exactly the limit passes, one byte more is 413."""
+    status, _, _ = post(connection, b"x" * size)
+    assert expected == status
+
+
+def test_server_raises_when_the_port_is_in_use(server, app):
+    """A second server on the port is an error at once, not a second listener."""
+    with pytest.raises(OSError, match="in use"):
+        HttpServer(app, Settings(rest_port=server.port))
+
+
+def test_close_gently_answers_and_closes_the_connection(server, connection):
+    """While closing gently, requests are answered and told that the connection ends with the answer."""
+    assert post(connection, b"before")[1]["Connection"] is None
+    server.close_gently()
+    status, headers, answer = post(connection, b"after")
+    assert (200, b"after", "close") == (status, answer, headers["Connection"])
+
+
+def test_stop_finishes_an_accepted_request(server, app, connection):
+    """A request that is being computed when the stop comes is answered; after it nobody is listening."""
+    app.gate.clear()
+    connection.request("POST", "/", b"slow")
+    assert app.entered.wait(10)
+    results = []
+    stopper = threading.Thread(target=lambda: results.append(server.stop(10.0)))
+    stopper.start()
+    app.gate.set()
+    assert b"slow" == connection.getresponse().read()
+    stopper.join(10)
+    assert [True] == results
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+def test_stop_gives_up_in_time_on_a_request_that_does_not_end(server, app, connection):
+    """A request that outlasts the time given is cut off, and the stop says so."""
+    app.gate.clear()
+    connection.request("POST", "/", b"stuck")
+    assert app.entered.wait(10)
+    assert server.stop(0.2) is False
+    app.gate.set()
+
+
+def test_stop_does_not_wait_for_idle_connections(server, connection):
+    """An open connection without a request in it is closed at once."""
+    post(connection, b"one")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as idle:
+        assert server.stop(30.0) is True
+        assert b"" == idle.recv(1)
+
+
+def test_stop_before_start_frees_the_port(app):
+    """A server that was bound and never started leaves neither threads nor a listener."""
+    server = HttpServer(app, SETTINGS)
+    assert server.stop(1.0) is True
+    with socket.create_server(("127.0.0.1", server.port)) as again:
+        assert again.getsockname()[1] == server.port
+
+
+def test_slow_clients_take_no_thread(server, connection):
+    """Forty clients that sent half a request do not keep two threads from answering another one."""
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(40)]
+    for client in slow:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+    assert 200 == post(connection, b"quick")[0]
+    for client in slow:
+        client.close()
