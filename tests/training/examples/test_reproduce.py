@@ -42,7 +42,7 @@ def reproduce() -> ModuleType:
 def test_compare_fails_only_when_the_same_machine_gives_other_weights(
     reproduce: ModuleType, trained: dict[str, Any], expected: bool, words: str
 ) -> None:
-    """Other weights are a fault where data, configuration, packages and processor are the manifest's, and only there."""
+    """Other weights are a fault where configuration, packages and processor are the manifest's, and only there."""
     as_promised, sentence = reproduce.compare({**COMMITTED, **trained}, COMMITTED)
     assert expected is as_promised
     assert words in sentence
