@@ -39,7 +39,8 @@ test: dev  ## lint, types, layering and all tests but chaos; ends with the slowe
 	@$(RUN) -m pytest -q --run-report -m 'not chaos' $(ARGS)
 
 train: runtime  ## train the shipped examples into build/models and compare their weights with the committed ones
-	@PYTHONPATH=. $(RUN) training/examples/reproduce.py build/models models
+	@for config in training/examples/*.toml; do $(RUN) -m training train $$config --models-dir build/models || exit $$?; done
+	@PYTHONPATH=. $(RUN) training/examples/compare.py build/models models
 
 retrain: runtime  ## the nightly job: retrain CONFIG (default training/examples/tumours.toml), publish if it is no worse
 	@exec $(RUN) -m training retrain $(CONFIG) $(ARGS)

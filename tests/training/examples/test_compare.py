@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "training" / "examples" / "reproduce.py"
+SCRIPT = Path(__file__).parents[3] / "training" / "examples" / "compare.py"
 COMMITTED = {
     "certificate": {"weights_sha256": "a" * 64},
     "cpu": "processor one",
@@ -18,9 +18,9 @@ OTHER_WEIGHTS = {"certificate": {"weights_sha256": "b" * 64}}
 
 
 @pytest.fixture(scope="module")
-def reproduce() -> ModuleType:
+def script() -> ModuleType:
     """Return the script as a module."""
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
+    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,9 +40,9 @@ def reproduce() -> ModuleType:
     ],
 )
 def test_compare_fails_only_when_the_same_machine_gives_other_weights(
-    reproduce: ModuleType, trained: dict[str, Any], expected: bool, words: str
+    script: ModuleType, trained: dict[str, Any], expected: bool, words: str
 ) -> None:
     """Other weights are a fault where configuration, packages and processor are the manifest's, and only there."""
-    as_promised, sentence = reproduce.compare({**COMMITTED, **trained}, COMMITTED)
+    as_promised, sentence = script.compare({**COMMITTED, **trained}, COMMITTED)
     assert expected is as_promised
     assert words in sentence
