@@ -98,7 +98,7 @@ def announcement(addresses: Addresses, models: list[ModelStatus], settings: Sett
     path = "/score" if model.default else f"/models/{model.name}/score"
     numbers = ", ".join(["0"] * (model.dim or 0))
     lines.append(f"  curl http://{rest}{path} -d '{{\"instances\": [[{numbers}]]}}'")
-    lines.append(f"  {_python()} -c {shlex.quote(_grpc_snippet(model, grpc_address))}")
+    lines.append(f'  {_python()} -c "{_grpc_snippet(model, grpc_address)}"')
     return "\n".join(lines)
 
 
@@ -114,6 +114,7 @@ def _python() -> str:
 
 
 def _grpc_snippet(model: ModelStatus, address: str) -> str:
+    # Only single quotes and nothing that a shell expands: it stands between double quotes.
     shape = f"{{'dim': [{{'size': 1}}, {{'size': {model.dim}}}]}}"
     return (
         "import grpc; from service.protos import tensorflow_serving as t; "

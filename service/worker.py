@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import flask
+import grpc
 import structlog
 
 from service import engines, loader
@@ -75,10 +76,11 @@ class Worker:
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
         _check_free(settings)
-        self._grpc = create_server(scorer, self.registry, self.metrics, settings)
+        server = create_server(scorer, self.registry, self.metrics, settings)
+        self._grpc: grpc.Server | None = server
         self._http = serve_http(self.app, settings)
         try:
-            grpc_port = self._grpc.add_insecure_port(_address(settings.host, settings.grpc_port))
+            grpc_port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
         except RuntimeError as error:
             self._http.stop(0.0)
             raise _cannot_listen("--grpc-port", settings.host, settings.grpc_port, error) from error
@@ -88,7 +90,8 @@ class Worker:
     def start(self) -> None:
         """Look for versions and accept requests; before the first version is live they are answered UNAVAILABLE."""
         self.watcher.start()
-        self._grpc.start()
+        if self._grpc is not None:
+            self._grpc.start()
         self._http.start()
         self._log.info("serving", rest=self.addresses.rest, grpc=self.addresses.grpc)
 
@@ -108,9 +111,11 @@ class Worker:
         """
         deadline = time.monotonic() + timeout_seconds
         self.drain()
-        grpc_ended = self._grpc.stop(timeout_seconds)
+        grpc_ended = None if self._grpc is None else self._grpc.stop(timeout_seconds)
         finished = self._http.stop(timeout_seconds)
-        finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _WATCHER_STOP_SECONDS)
+        if grpc_ended is not None:
+            finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _WATCHER_STOP_SECONDS)
+        self._grpc = None  # the threads of its services end with it
         return self.watcher.stop(_WATCHER_STOP_SECONDS) and finished
 
 

@@ -1,0 +1,137 @@
+"""The worker: one process' parts wired together, with a fake load in place of TensorFlow."""
+
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.errors import VersionRefusedError
+from service.settings import Settings
+from service.worker import StartError, VersionLoader, Worker
+from tests.service.fake_versions import make_version
+
+
+def load(folder):
+    """Return a fake version of the folder."""
+    return make_version(folder.model, folder.version)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Return settings over an empty models folder, on any free ports."""
+    return Settings(models_dir=tmp_path, rest_port=0, grpc_port=0, poll_interval_seconds=0.05)
+
+
+@pytest.fixture
+def worker(settings):
+    """Return a started worker over an empty models folder."""
+    worker = Worker(settings, load=load)
+    worker.start()
+    yield worker
+    worker.stop(5.0)
+
+
+def add_version(models_dir, model="m", version=1):
+    """Put a version's folder there whole."""
+    staging = models_dir / model / ".staging"
+    staging.mkdir(parents=True)
+    (staging / "manifest.json").write_text("{}")
+    staging.rename(models_dir / model / str(version))
+
+
+def get(worker, path):
+    """Return status and body of a GET."""
+    try:
+        with urllib.request.urlopen(f"http://{worker.addresses.rest}{path}", timeout=10) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def health(worker):
+    """Return the overall gRPC health."""
+    with grpc.insecure_channel(worker.addresses.grpc) as channel:
+        request = health_pb2.HealthCheckRequest()
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10, wait_for_ready=True).status
+
+
+def test_worker_becomes_ready_when_a_version_appears(worker, settings, wait_until):
+    """Alive at once, not ready on an empty folder, and ready on both protocols once a version is there."""
+    assert 200 == get(worker, "/healthz")[0]
+    assert worker.watcher.first_scan_over.wait(10)
+    assert 503 == get(worker, "/readyz")[0]
+    assert health_pb2.HealthCheckResponse.NOT_SERVING == health(worker)
+    add_version(settings.models_dir)
+    wait_until(lambda: get(worker, "/readyz")[0] == 200)
+    assert health_pb2.HealthCheckResponse.SERVING == health(worker)
+
+
+def test_worker_scores_with_the_newest_version(worker, settings, wait_until):
+    """The whole way of a request is wired: body to score, by the version that was published last."""
+    for version in (1, 2):
+        add_version(settings.models_dir, version=version)
+    wait_until(lambda: get(worker, "/readyz")[0] == 200)
+    body = json.dumps({"instances": [[1, 2, 3]]}).encode()
+
+    def answer():
+        with urllib.request.urlopen(f"http://{worker.addresses.rest}/score", body, timeout=10) as response:
+            return json.load(response)
+
+    wait_until(lambda: answer()["version"] == 2)
+    assert {"model": "m", "version": 2, "score": [8.0], "gradient": [[1.0, 1.0, 1.0]]} == answer()
+    assert b'convex_requests_total{code="OK",model="m",protocol="rest"}' in get(worker, "/metrics")[1]
+
+
+def test_worker_is_not_ready_and_still_answers_while_draining(worker, settings, wait_until):
+    """Draining turns readiness and health off; requests are still answered."""
+    add_version(settings.models_dir)
+    wait_until(lambda: get(worker, "/readyz")[0] == 200)
+    worker.drain()
+    assert 503 == get(worker, "/readyz")[0]
+    assert health_pb2.HealthCheckResponse.NOT_SERVING == health(worker)
+    with worker.registry.acquire() as live:
+        assert 1 == live.signature.version
+
+
+def test_stop_ends_everything(settings):
+    """After a stop nobody listens, and every thread has ended."""
+    worker = Worker(settings, load=load)
+    worker.start()
+    assert worker.stop(5.0) is True
+    for address in (worker.addresses.rest, worker.addresses.grpc):
+        host, _, port = address.rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+
+
+@pytest.mark.parametrize(("name", "flag"), [("rest_port", "--rest-port"), ("grpc_port", "--grpc-port")])
+def test_worker_says_which_port_is_in_use(tmp_path, name, flag):
+    """A port in use is one sentence with the address and the flag, before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"rest_port": 0, "grpc_port": 0} | {name: taken.getsockname()[1]}
+        with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{ports[name]}: .*in use.*{flag}"):
+            Worker(Settings(models_dir=tmp_path, **ports), load=load)
+
+
+def test_worker_says_that_an_address_is_not_of_this_machine(tmp_path):
+    """A foreign address is the same kind of sentence."""
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:0: .*[Cc]annot assign"):
+        Worker(Settings(models_dir=tmp_path, host="192.0.2.1", rest_port=0, grpc_port=0), load=load)
+
+
+def test_version_loader_refuses_the_program_engine_without_a_proof(tmp_path, monkeypatch):
+    """`--allow-uncertified --engine program` cannot serve what has no program: refused, not a defect."""
+    fake = make_version(proved=False)
+    fake.loaded.program = None
+    monkeypatch.setattr("service.loader.load", lambda *_, **__: fake.loaded)
+    loader = VersionLoader(Settings(engine="program", allow_uncertified=True))
+    loader._is_configured = True
+    folder = type("Folder", (), {"path": tmp_path, "model": "m", "version": 1})
+    with pytest.raises(VersionRefusedError) as caught:
+        loader(folder)
+    assert caught.value.rule == "engine"
