@@ -27,6 +27,7 @@ from service.repository import Repository, VersionFolder, check_identity
 LOCK_NAME = ".lock"
 STAGING_PREFIX = ".staging-"
 _ATTEMPTS = 100
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
@@ -80,8 +81,7 @@ class ModelFolder:
         """Make the staged folder the next version and return it.
 
         The number is one more than the largest number in the folder, whatever bears it. The steps: sync every file
-        and folder, write and sync the manifest, rename, sync the parent. Interrupts are held back from the rename
-        on only if the caller asks for it with `uninterrupted`.
+        and folder, write and sync the manifest, rename, sync the parent. Call it within `uninterrupted`.
 
         Args:
             staged: folder from `staging`, without a manifest.
@@ -195,19 +195,20 @@ def lock(models_dir: Path, model: str) -> Iterator[ModelFolder]:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM for good while the block runs: what is being published is published whole.
+def uninterrupted() -> Iterator[list[int]]:
+    """Hold back SIGINT and SIGTERM while the block runs, and give the list of those that came.
 
-    For the short way from the rename to the end of a job, so that an interrupted job never has published. Handlers
-    are exchanged rather than masked: other threads would take a masked signal. Outside the main thread: nothing.
+    For the way from the rename to the end of a job: what is being published is published whole, and a job that says
+    it was interrupted never has published. Handlers are exchanged rather than masked: other threads would take a
+    masked signal. Outside the main thread: nothing.
     """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
-    held = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda *_: None) for number in held}
+    previous = {number: signal.signal(number, lambda got, _: came.append(got)) for number in _SIGNALS}
     try:
-        yield
+        yield came
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

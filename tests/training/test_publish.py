@@ -307,10 +307,10 @@ def test_uninterrupted_holds_back_both_signals_and_restores_the_handlers():
     caught: list[int] = []
     previous = {number: signal.signal(number, lambda got, _: caught.append(got)) for number in (2, 15)}
     try:
-        with publish.uninterrupted():
+        with publish.uninterrupted() as came:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-        assert [] == caught
+        assert ([signal.SIGTERM, signal.SIGINT], []) == (came, caught)
         os.kill(os.getpid(), signal.SIGTERM)
         assert [signal.SIGTERM] == caught
     finally:

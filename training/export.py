@@ -1,0 +1,222 @@
+"""A trained network as a folder of files: the SavedModel with its signatures, `model.keras`, probe and warm-up.
+
+Below `pipeline` and `retrain`, which certify what this stages and publish it; above `icnn`, whose network arrives here
+as a plain Keras model. Everything that is written comes from the model alone: no path, time or user of this machine,
+and the same weights give the same bytes.
+"""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
+from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2, regression_pb2
+
+from service.manifest import Manifest
+from service.program.graph import materialize
+from service.program.verification import Probe
+from service.repository import read_version
+from training.icnn import InputConvexNetwork
+
+PROBE_ROWS = 16
+PROBE_FILE = "probe.npz"
+KERAS_FILE = "model.keras"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+_MAX_KERAS = 2**30
+_NETWORK = "convex_scoring>InputConvexNetwork"
+
+Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Rows [n, dim] to score [n] and gradient [n, dim]."""
+
+
+class ExportError(Exception):
+    """TensorFlow could not write or read the files (exit code 1): disk full, folder gone."""
+
+
+def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.floating]) -> Probe:
+    """Write every file of a version but its report and manifest into `folder`, and return the probe.
+
+    Signatures (contract section 2): `serving_default`: x float32 [n, dim] to score [n] and gradient [n, dim];
+    `score`: x to score; `regress`: inputs, serialized `tf.Example`s with feature `x`, to outputs [n], with the method
+    name of TensorFlow Serving. The probe's score and gradient are those of the SavedModel read back from disk.
+
+    Args:
+        model: maps float32 [n, dim] to scores [n]; raw features in.
+        folder: an empty folder.
+        name: the model's name, for the warm-up requests.
+        rows: [m, dim], m >= 1, training rows to take the probe's 16 rows from (evenly spaced; repeated if fewer).
+
+    Raises:
+        ExportError: the files cannot be written.
+    """
+    chosen = rows[np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int)].astype(np.float32)
+    exported = tf.Module(name="scoring")
+    exported.numbers = [variable.value for variable in model.variables]  # a Keras model would bring other objects along
+    try:
+        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]))
+        _name_regress_method(folder)
+        _save_keras(model, folder / KERAS_FILE)
+        score, gradient = reload(folder)(chosen)
+        probe = Probe(x=chosen, score=score, gradient=gradient)
+        (folder / PROBE_FILE).write_bytes(probe.to_bytes())
+        _write_warmup(folder / WARMUP_FILE, name, chosen)
+    except (tf.errors.OpError, OSError) as err:
+        words = " ".join(str(getattr(err, "message", None) or getattr(err, "strerror", None) or err).split())[:200]
+        message = f"the version's files cannot be written: {words}. Nothing was published."
+        raise ExportError(message) from err
+    return probe
+
+
+def reload(folder: Path) -> Run:
+    """Return the `serving_default` function of the SavedModel in `folder`, as a server would load it."""
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+
+    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        answer = serve(x=tf.constant(rows, dtype=tf.float32))
+        return answer["score"].numpy(), answer["gradient"].numpy()
+
+    run.loaded = loaded  # type: ignore[attr-defined]  # the function alone would not keep its variables alive
+    return run
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[Path, Manifest | None]]:
+    """Give a private copy of a version's folder, made of the bytes that were checked against its manifest.
+
+    Yields:
+        The copy, which is removed at the end, and the manifest, or None for a SavedModel made elsewhere.
+
+    Raises:
+        VersionRefusedError: the rules of `service.repository.read_version`.
+    """
+    files = read_version(path)
+    with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
+        materialize(files.contents, Path(name))
+        yield Path(name), files.manifest
+
+
+def load_network(path: Path) -> InputConvexNetwork:
+    """Return the network in a `model.keras` whose hash was checked, for a warm start.
+
+    Keras builds what the archive's config names, so the archive is looked at first: the three members that Keras
+    writes, of bounded size, and a config that names our network and no other class.
+
+    Raises:
+        ValueError: the archive is not one that `stage` writes, or Keras cannot read it.
+    """
+    with zipfile.ZipFile(path) as archive:
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+        if len(archive.infolist()) != len(_MEMBERS) or sizes.keys() != _MEMBERS or sum(sizes.values()) > _MAX_KERAS:
+            message = f"model.keras: expected {', '.join(sorted(_MEMBERS))}, received {', '.join(sizes)[:200]}."
+            raise ValueError(message)
+        config = json.loads(archive.read("config.json"))
+    if config.get("registered_name") != _NETWORK or _names_a_class(config.get("config")):
+        message = "model.keras: expected an input-convex network of this package and no other class."
+        raise ValueError(message)
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    if not isinstance(model, InputConvexNetwork):
+        message = f"model.keras: expected an InputConvexNetwork, received {type(model).__name__}."
+        raise ValueError(message)
+    return model
+
+
+def _names_a_class(value: Any) -> bool:
+    """Say whether a config holds a serialized object anywhere."""
+    if isinstance(value, dict):
+        return "class_name" in value or any(_names_a_class(item) for item in value.values())
+    return isinstance(value, list) and any(_names_a_class(item) for item in value)
+
+
+def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
+    """Return the functions to export, by signature name."""
+    rows = tf.TensorSpec([None, dim], tf.float32, name="x")
+    examples = tf.TensorSpec([None], tf.string, name="inputs")
+
+    @tf.function(input_signature=[rows])
+    def score(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"score": model(x, training=False)}
+
+    @tf.function(input_signature=[rows])
+    def score_and_gradient(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = model(x, training=False)
+        return {"score": value, "gradient": tape.gradient(value, x)}
+
+    @tf.function(input_signature=[examples])
+    def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([dim], tf.float32)})
+        return {"outputs": model(parsed["x"], training=False)}
+
+    return {"serving_default": score_and_gradient, "score": score, "regress": regress}
+
+
+def _name_regress_method(folder: Path) -> None:
+    """Give `regress` its method name, and the folder the fingerprint of the changed file.
+
+    `tf.saved_model.save` writes `predict` on every signature and offers no way to say otherwise.
+    """
+    path = folder / "saved_model.pb"
+    message = saved_model_pb2.SavedModel()
+    message.ParseFromString(path.read_bytes())
+    message.meta_graphs[0].signature_def["regress"].method_name = REGRESS_METHOD
+    data = message.SerializeToString(deterministic=True)
+    path.write_bytes(data)
+    fingerprint = fingerprint_pb2.FingerprintDef()
+    fingerprint.ParseFromString(fingerprinting.CreateFingerprintDef(str(folder)))
+    fingerprint.uuid = str(int.from_bytes(hashlib.sha256(data).digest()[:16], "big"))  # TensorFlow draws it by chance
+    (folder / "fingerprint.pb").write_bytes(fingerprint.SerializeToString(deterministic=True))
+    assets = folder / "assets"
+    if assets.is_dir() and not any(assets.iterdir()):
+        assets.rmdir()
+
+
+def _save_keras(model: keras.Model, path: Path) -> None:
+    """Save the model for warm starts, without the times that Keras and zip write into the archive."""
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in sorted(archive.namelist())}
+    metadata = json.loads(members["metadata.json"])
+    metadata.pop("date_saved", None)
+    members["metadata.json"] = json.dumps(metadata, sort_keys=True).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+
+
+def _write_warmup(path: Path, name: str, rows: NDArray[np.float32]) -> None:
+    """Write warm-up requests in TensorFlow Serving's format: each signature, with one row and with all of them."""
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for count in (1, len(rows)):
+            for signature in ("serving_default", "score"):
+                writer.write(_predict_log(name, signature, rows[:count]).SerializeToString(deterministic=True))
+            writer.write(_regress_log(name, rows[:count]).SerializeToString(deterministic=True))
+
+
+def _predict_log(name: str, signature: str, rows: NDArray[np.float32]) -> Any:
+    request = predict_pb2.PredictRequest(model_spec=model_pb2.ModelSpec(name=name, signature_name=signature))
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(rows, dtype=tf.float32))
+    return prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+
+
+def _regress_log(name: str, rows: NDArray[np.float32]) -> Any:
+    request = regression_pb2.RegressionRequest(model_spec=model_pb2.ModelSpec(name=name, signature_name="regress"))
+    for row in rows:
+        example = request.input.example_list.examples.add()
+        example.features.feature["x"].float_list.value.extend(row)
+    return prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog(request=request))

@@ -1,0 +1,260 @@
+"""The quality gate of the nightly retrain: may the challenger take the champion's place?
+
+Below `retrain`, which scores both on the held-out rows of tonight's data; above the objectives, which define the
+metrics. NumPy only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import HIGHER_IS_BETTER, GateConfig
+
+MAX_GRADIENT_RATIO = 10.0
+"""Largest factor between the median gradient norms of challenger and champion, in either direction."""
+
+MAX_DATA_DRIFT = 10.0
+"""Largest shift of a feature's mean, in standard deviations of the champion's training rows."""
+
+_RESAMPLES = 400
+_SEED = 20_260_101
+
+Floats = NDArray[np.floating]
+Metric = Callable[[Floats, Floats], float]
+"""Scores [n] and targets [n] to one number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One version's answers on the held-out rows.
+
+    Args:
+        score: [n].
+        gradient: [n, dim].
+    """
+
+    score: Floats
+    gradient: Floats
+
+
+@dataclasses.dataclass(frozen=True)
+class GateReport:
+    """What the gate saw and decided.
+
+    Args:
+        passed: whether the challenger may be published.
+        reasons: why not, one sentence each; empty where it passed.
+        metric: name of the metric compared.
+        rows: number of held-out rows.
+        champion: the champion's metric, or None without a champion.
+        challenger: the challenger's metric.
+        difference: challenger minus champion, turned so that positive is better.
+        standard_error: of the paired difference, or None where it is not defined.
+        method: how the standard error was found.
+        score_drift: mean absolute difference of scores over the champion's standard deviation of scores.
+        gradient_ratio: median gradient norm of the challenger over the champion's.
+        data_drift: largest shift of a feature's mean in champion's standard deviations, or None where unknown.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    metric: str
+    rows: int
+    champion: float | None = None
+    challenger: float | None = None
+    difference: float | None = None
+    standard_error: float | None = None
+    method: str = ""
+    score_drift: float | None = None
+    gradient_ratio: float | None = None
+    data_drift: float | None = None
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the report as JSON values; numbers that are not finite become None."""
+        document = dataclasses.asdict(self)
+        document["reasons"] = list(self.reasons)
+        return {key: _finite(value) for key, value in document.items()}
+
+
+def judge(
+    champion: Scored | None,
+    challenger: Scored,
+    targets: Floats,
+    *,
+    config: GateConfig,
+    metric: Metric,
+    data_drift: float | None = None,
+) -> GateReport:
+    r"""Compare challenger and champion on the same held-out rows and decide.
+
+    Refused when any of these holds:
+
+    - scores or gradients of the challenger are not all finite, or its metric is not defined;
+    - fewer than `config.min_rows` held-out rows;
+    - the metric is worse than the champion's by more than `config.tolerance` (in the metric's unit). The paired
+      difference itself is compared; its standard error is reported so that a reader sees what chance would do;
+    - score drift above `config.max_score_drift`:
+
+      .. math:: \mathrm{mean}_i |f(x_i) - f_0(x_i)| \;/\; \mathrm{std}_i f_0(x_i);
+
+    - the median gradient norm more than `MAX_GRADIENT_RATIO` times the champion's, or less than its inverse;
+    - `data_drift` above `MAX_DATA_DRIFT`.
+
+    Without a champion only the first rule applies: there is nothing to lose.
+
+    The standard error is DeLong's for `roc_auc` (E. DeLong, D. DeLong, D. Clarke-Pearson, Comparing the areas under two
+    or more correlated receiver operating characteristic curves, Biometrics 44, 1988; by midranks as X. Sun, W. Xu,
+    IEEE Signal Processing Letters 21, 2014), a paired bootstrap over rows for every other metric (B. Efron,
+    R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6), with a fixed seed.
+
+    Args:
+        champion: answers of the version that is published, or None where there is none.
+        challenger: answers of the version just trained, on the same rows.
+        targets: [n], the rows' targets.
+        config: limits, and the metric's name.
+        metric: computes `config.metric`.
+        data_drift: as `feature_drift` returns it.
+    """
+    report = GateReport(passed=True, reasons=(), metric=config.metric, rows=len(targets), data_drift=data_drift)
+    if not (np.isfinite(challenger.score).all() and np.isfinite(challenger.gradient).all()):
+        reason = "the challenger's scores or gradients are not all finite on the held-out rows."
+        return dataclasses.replace(report, passed=False, reasons=(reason,))
+    report = dataclasses.replace(report, challenger=metric(challenger.score, targets))
+    if champion is not None:
+        report = _compare(report, champion, challenger, targets, metric)
+    reasons = tuple(_reasons(report, config))
+    return dataclasses.replace(report, passed=not reasons, reasons=reasons)
+
+
+def feature_drift(means: Floats, old_means: Floats, old_deviations: Floats) -> float:
+    """Return the largest shift of a feature's mean in old standard deviations; constant features are left out."""
+    varied = old_deviations > 0
+    if not varied.any():
+        return 0.0
+    return float(np.max(np.abs(means - old_means)[varied] / old_deviations[varied]))
+
+
+def delong(champion: Floats, challenger: Floats, targets: Floats) -> tuple[float, float]:
+    r"""Return the difference of the two areas under the curve and its standard error.
+
+    With midranks, for score k and m positive, n negative rows:
+
+    .. math::
+        V_{10}^k(i) = (R_k(i) - R_k^{+}(i)) / n, \quad V_{01}^k(j) = 1 - (R_k(j) - R_k^{-}(j)) / m, \quad
+        S = \mathrm{cov}(V_{10}) / m + \mathrm{cov}(V_{01}) / n.
+
+    Args:
+        champion: scores [r].
+        challenger: scores [r] of the same rows.
+        targets: [r], 1 for positive rows, else 0; at least two of each for a standard error (else NaN).
+    """
+    positive = np.asarray(targets) > 0.5
+    count, rest = int(positive.sum()), int((~positive).sum())
+    inner = np.stack([(_midranks(s)[positive] - _midranks(s[positive])) / rest for s in (champion, challenger)])
+    outer = np.stack([1 - (_midranks(s)[~positive] - _midranks(s[~positive])) / count for s in (champion, challenger)])
+    difference = float(inner[1].mean() - inner[0].mean())
+    if count < 2 or rest < 2:
+        return difference, float("nan")
+    covariance = np.cov(inner) / count + np.cov(outer) / rest
+    contrast = np.array([-1.0, 1.0])
+    return difference, float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
+
+
+def paired_bootstrap(champion: Floats, challenger: Floats, targets: Floats, metric: Metric) -> float:
+    """Return the standard deviation, over resampled rows, of metric(challenger) - metric(champion)."""
+    generator = np.random.default_rng(_SEED)
+    differences = []
+    for _ in range(_RESAMPLES):
+        rows = generator.integers(0, len(targets), len(targets))
+        differences.append(metric(challenger[rows], targets[rows]) - metric(champion[rows], targets[rows]))
+    finite = np.asarray(differences)[np.isfinite(differences)]
+    return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
+
+
+def _compare(report: GateReport, champion: Scored, challenger: Scored, targets: Floats, metric: Metric) -> GateReport:
+    """Return the report with everything that needs both versions."""
+    old = np.asarray(champion.score, dtype=np.float64)
+    new = np.asarray(challenger.score, dtype=np.float64)
+    value = metric(old, targets)
+    sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
+    if report.metric == "roc_auc" and 0 < np.sum(np.asarray(targets) > 0.5) < len(targets):
+        error, method = delong(old, new, targets)[1], "DeLong"
+    else:
+        error, method = paired_bootstrap(old, new, targets, metric), f"paired bootstrap, {_RESAMPLES} resamples"
+    challenger_value = report.challenger if report.challenger is not None else float("nan")
+    return dataclasses.replace(
+        report,
+        champion=value,
+        difference=sign * (challenger_value - value),
+        standard_error=error,
+        method=method,
+        score_drift=_ratio(float(np.mean(np.abs(new - old))), float(np.std(old))),
+        gradient_ratio=_ratio(_median_norm(challenger.gradient), _median_norm(champion.gradient)),
+    )
+
+
+def _reasons(report: GateReport, config: GateConfig) -> list[str]:
+    """Return every reason to refuse."""
+    reasons = []
+    if report.challenger is None or not np.isfinite(report.challenger):
+        reasons.append(f"{report.metric} is not defined on the {report.rows} held-out rows. Give rows of both classes.")
+    if report.champion is None:
+        return reasons
+    if report.rows < config.min_rows:
+        reasons.append(f"{report.rows} held-out rows, expected at least gate.min_rows = {config.min_rows}.")
+    difference, error, drift, ratio = (
+        _or_nan(value)
+        for value in (report.difference, report.standard_error, report.score_drift, report.gradient_ratio)
+    )
+    if not difference >= -config.tolerance:
+        reasons.append(
+            f"{report.metric} is {_or_nan(report.challenger):.6g}, the champion's {report.champion:.6g}: worse by "
+            f"{-difference:.6g} (standard error {error:.2g}), gate.tolerance is {config.tolerance:g}."
+        )
+    if not drift <= config.max_score_drift:
+        reasons.append(
+            f"scores differ from the champion's by {drift:.3g} of its standard deviation in the mean, "
+            f"gate.max_score_drift is {config.max_score_drift:g}."
+        )
+    if not 1 / MAX_GRADIENT_RATIO <= ratio <= MAX_GRADIENT_RATIO:
+        reasons.append(
+            f"the median gradient norm is {ratio:.3g} times the champion's, expected between "
+            f"{1 / MAX_GRADIENT_RATIO:g} and {MAX_GRADIENT_RATIO:g}."
+        )
+    if report.data_drift is not None and not report.data_drift <= MAX_DATA_DRIFT:
+        reasons.append(
+            f"the mean of a feature moved by {report.data_drift:.3g} standard deviations since the champion was "
+            f"trained, at most {MAX_DATA_DRIFT:g} is allowed. Look at its unit."
+        )
+    return reasons
+
+
+def _midranks(values: Floats) -> NDArray[np.float64]:
+    """Return the ranks from 1, equal values sharing the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2.0)[places]
+    return ranks
+
+
+def _median_norm(gradient: Floats) -> float:
+    return float(np.median(np.linalg.norm(np.asarray(gradient, dtype=np.float64), axis=1)))
+
+
+def _ratio(new: float, old: float) -> float:
+    """Return new / old, 1 where both are zero."""
+    if old == 0.0:
+        return 1.0 if new == 0.0 else float("inf")
+    return new / old
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a float that JSON does not have, anything else as it is."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,300 @@
+"""From a configuration to a published version: data, network, fit, files, proof, metrics, report, rename.
+
+Below `__main__`; `retrain` goes the same way with a champion in view. What is certified, verified and measured is the
+artefact read back from disk, not the Keras object that was trained.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.manifest import FORMAT_VERSION
+from service.program import Program
+from service.program.certification import certify
+from service.program.evaluation import evaluate
+from service.program.verification import verify
+from training import export, publish, report
+from training.config import TrainingConfig
+from training.datasets import Table, data_fingerprint, read_table, split, validation_split
+from training.gate import Scored
+from training.icnn import InputConvexNetwork
+from training.objectives import Objective, create_objective
+from training.progress import Report, reporting
+from training.trainer import History, fit
+
+TILE_ROWS = 32
+"""Rows of one tile, as the server's program engine takes them, so that a row's bits are those that are served."""
+
+OWN = "this version"
+CHAMPION = "champion"
+_PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
+
+Progress = Callable[[str, int], AbstractContextManager[Report]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of one job. None is on two sides, and held-out ones stay so for ever.
+
+    Args:
+        table: all good rows of the file.
+        train: rows to fit.
+        validation: rows to stop early on.
+        held_out: rows that only metrics and gate see.
+    """
+
+    table: Table
+    train: Table
+    validation: Table
+    held_out: Table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Proved:
+    """A staged version that was read back, proved and verified.
+
+    Args:
+        program: the lifted program.
+        certificate: the manifest's `certificate`.
+        held_out: its answers on the held-out rows.
+    """
+
+    program: Program
+    certificate: Mapping[str, Any]
+    held_out: Scored
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """Everything that the manifest and the report of a version say.
+
+    Args:
+        config: the job.
+        objective: its task.
+        rows: its data.
+        history: the training curves.
+        proved: the staged version.
+        metrics: held-out metrics by name; `this version` first, then the baselines, and a champion if there was one.
+        created: UTC time.
+        parent: the champion's version, or None.
+        gate: the gate's report, or None.
+        notes: sentences for the report.
+    """
+
+    config: TrainingConfig
+    objective: Objective
+    rows: Rows
+    history: History
+    proved: Proved
+    metrics: Mapping[str, Mapping[str, float]]
+    created: str
+    parent: int | None = None
+    gate: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def report(self) -> report.TrainingReport:
+        """Return the training report."""
+        return report.TrainingReport(
+            title=self.config.model.name,
+            task=self.config.model.task,
+            created=self.created,
+            data=data_facts(self.config, self.rows),
+            metrics=self.metrics,
+            certificate=self.proved.certificate,
+            gate=self.gate,
+            history=self.history,
+            notes=(*self.notes, *data_notes(self.rows)),
+            score=self.proved.held_out.score,
+            target=self.rows.held_out.y,
+        )
+
+    def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
+        """Return the manifest's document, without its hash."""
+        features = self.rows.table.features
+        return {
+            "format_version": FORMAT_VERSION,
+            "model": self.config.model.name,
+            "version": version,
+            "created": self.created,
+            "task": self.config.model.task,
+            "parent": self.parent,
+            "rolled_back_to": None,
+            "input": {"name": "x", "dtype": "float32", "dim": len(features), "features": list(features)},
+            "outputs": ["score", "gradient"],
+            "threshold": self.objective.threshold,
+            "certificate": self.proved.certificate,
+            "metrics": {
+                "held_out": {"rows": len(self.rows.held_out), **self.metrics[OWN]},
+                "baselines": {name: values for name, values in self.metrics.items() if name not in {OWN, CHAMPION}},
+            },
+            "data": data_facts(self.config, self.rows),
+            "config": self.config.document,
+            "packages": packages(),
+            "cpu": processor(),
+            "files": files,
+        }
+
+
+def train(config: TrainingConfig, *, progress: Progress = reporting) -> Path:
+    """Train from scratch, certify and publish; return the published folder.
+
+    Args:
+        config: the job.
+        progress: opens what is told of the run.
+
+    Raises:
+        DataError: the data cannot be used.
+        DivergenceError: training left the finite numbers.
+        LockHeldError: another job trains this model.
+        ExportError: TensorFlow cannot write the files.
+        PublishError: the models folder cannot be written.
+        VersionRefusedError: the trained version is not proved.
+    """
+    with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
+        objective = create_objective(config.model.task)
+        rows = read_rows(config, objective)
+        model = objective.create_network(config.network, rows.train, config.trainer.seed)
+        history = run_fit(config, objective, model, rows, progress)
+        with folder.staging() as staged:
+            proved = stage_and_prove(model, staged, config, rows)
+            metrics = measure(objective, proved, rows, config.trainer.seed)
+            result = Result(config, objective, rows, history, proved, metrics, utc_now())
+            report.write(result.report(), staged)
+            until_the_end.enter_context(publish.uninterrupted())
+            version = folder.publish(staged, result.document)
+        folder.prune(config.publish.keep)
+    return version.path
+
+
+def read_rows(config: TrainingConfig, objective: Objective) -> Rows:
+    """Return the rows of the configured file, checked and split.
+
+    Raises:
+        DataError: the file, its columns or its target cannot be used, or a side of a split would be empty.
+    """
+    data = config.data
+    table = read_table(
+        data.file, target=data.target, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent
+    )
+    objective.check_target(table)
+    sides = split(table, percent=data.held_out_percent, salt=data.salt)
+    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=data.salt)
+    for side in (fitted.train, fitted.held_out, sides.held_out):
+        objective.check_target(side)
+    return Rows(table, fitted.train, fitted.held_out, sides.held_out)
+
+
+def run_fit(
+    config: TrainingConfig, objective: Objective, model: InputConvexNetwork, rows: Rows, progress: Progress
+) -> History:
+    """Fit `model` in place, told to `progress`, and return the curves."""
+    with progress(f"train {config.model.name}", config.trainer.steps) as told:
+        return fit(model, objective, rows.train, rows.validation, config.trainer, told)
+
+
+def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingConfig, rows: Rows) -> Proved:
+    """Write the version's files, read them back, prove them convex and verify that they answer as proved.
+
+    Raises:
+        ExportError: the files cannot be written.
+        VersionRefusedError: not proved, or not verified.
+    """
+    probe = export.stage(model, staged, name=config.model.name, rows=rows.train.x)
+    certified = certify(staged)
+    verification = verify(certified.program, export.reload(staged), probe)
+    certificate = certified.certificate.to_document(verification.gradient, verification.rounding_margin)
+    return Proved(certified.program, certificate, answers(certified.program, rows.held_out.x))
+
+
+def answers(program: Program, x: NDArray[np.floating]) -> Scored:
+    """Return a program's float32 answers to rows [n, dim], in tiles as the server computes them.
+
+    A tile has always `TILE_ROWS` rows (the last one is filled with zeros), so that the matrix products of a row do not
+    depend on how many rows there are.
+    """
+    count = len(x)
+    padded = np.zeros((-(-count // TILE_ROWS) * TILE_ROWS, x.shape[1]), np.float32)
+    padded[:count] = x
+    score = np.empty(len(padded), np.float32)
+    gradient = np.empty_like(padded)
+    for start in range(0, len(padded), TILE_ROWS):
+        tile = slice(start, start + TILE_ROWS)
+        score[tile], gradient[tile] = evaluate(program, padded[tile])
+    return Scored(score[:count], gradient[:count])
+
+
+def measure(objective: Objective, proved: Proved, rows: Rows, seed: int) -> dict[str, dict[str, float]]:
+    """Return the held-out metrics of the version and of the usual models, the version first."""
+    own = objective.metrics(proved.held_out.score, rows.held_out.y)
+    train_rows = Table(rows.table.features, *_joined(rows.train, rows.validation), file=rows.table.file)
+    return {OWN: own, **objective.baselines(train_rows, rows.held_out, seed)}
+
+
+def data_notes(rows: Rows) -> list[str]:
+    """Return what a reader of the report should know of the data."""
+    found = []
+    if rows.table.dropped:
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in rows.table.dropped.items())
+        found.append(f"Rows that were dropped: {reasons}.")
+    if rows.train.constant_features:
+        names = ", ".join(rows.train.constant_features)
+        found.append(f"Columns with one value in all training rows, which teach nothing: {names}.")
+    return found
+
+
+def data_facts(config: TrainingConfig, rows: Rows) -> dict[str, Any]:
+    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation."""
+    train = rows.train.x.astype(np.float64)
+    return {
+        **data_fingerprint(rows.table),
+        "target": config.data.target,
+        "train_rows": len(rows.train),
+        "validation_rows": len(rows.validation),
+        "held_out_rows": len(rows.held_out),
+        "feature_means": _rounded(train.mean(axis=0)),
+        "feature_deviations": _rounded(train.std(axis=0)),
+    }
+
+
+def utc_now() -> str:
+    """Return the time as the manifest writes it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of Python and of the packages that make the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """Return the processor's name: weights repeat bit for bit on the same one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown processor'} ({platform.machine()})"
+
+
+def _joined(first: Table, second: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y])
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    """Return numbers with seven digits: enough for a drift, short in a manifest."""
+    return [float(f"{value:.7g}") for value in values]
