@@ -1,0 +1,115 @@
+"""Errors as answers: wrong paths and verbs, every class's status, and defects that tell nothing."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from service import errors
+from service.rest.app import create_app
+from service.rest.failures import STATUSES
+from tests.service.quadratic_versions import make_service
+
+BODY = b'{"instances": [[1, 2, 3]]}'
+
+
+@pytest.fixture
+def service():
+    """Return a service with one live version."""
+    service = make_service()
+    service.publish("m", 1)
+    return service
+
+
+@pytest.fixture
+def client(service):
+    """Return a client of the application."""
+    return create_app(service.scorer, service.registry, service.metrics, service.settings).test_client()
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/models/m", "/v2", "/openapi.json", "/docs", "/static/x", "/score/"])
+@pytest.mark.parametrize("verb", ["GET", "POST", "DELETE"])
+def test_unknown_path_is_not_found_in_the_native_form(client, path, verb):
+    """A path that is not offered is 404, whatever the verb."""
+    response = client.open(path, method=verb)
+    assert (404, "NOT_FOUND") == (response.status_code, response.json["error"]["code"])
+    assert "X-Request-ID" in response.headers
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "allowed"),
+    [
+        ("GET", "/score", "POST"),
+        ("PUT", "/score", "POST"),
+        ("OPTIONS", "/score", "POST"),
+        ("DELETE", "/models/m/score", "POST"),
+        ("POST", "/models", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PATCH", "/metrics", "GET, HEAD"),
+        ("BREW" * 100, "/score", "POST"),
+    ],
+)
+def test_wrong_verb_is_refused_with_the_allowed_ones(client, verb, path, allowed):
+    """A path that exists answers 405 with `Allow` to any other verb."""
+    response = client.open(path, method=verb)
+    assert (405, allowed) == (response.status_code, response.headers["Allow"])
+    assert f"expected {allowed}" in response.json["error"]["message"]
+    assert 100 > len(response.json["error"]["message"])
+
+
+def test_every_code_has_an_http_status():
+    """No code is without a status; those that the caller causes are below 500."""
+    assert set(errors.ErrorCode) == set(STATUSES)
+    ours = {code for code, status in STATUSES.items() if status >= 500}
+    assert {"UNIMPLEMENTED", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"} == ours
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (errors.InvalidArgumentError("m"), 400, "INVALID_ARGUMENT"),
+        (errors.PayloadTooLargeError("m"), 413, "INVALID_ARGUMENT"),
+        (errors.UnsupportedMediaTypeError("m"), 415, "INVALID_ARGUMENT"),
+        (errors.OutOfRangeError("m"), 400, "OUT_OF_RANGE"),
+        (errors.NotFoundError("m"), 404, "NOT_FOUND"),
+        (errors.FailedPreconditionError("m"), 400, "FAILED_PRECONDITION"),
+        (errors.UnavailableError("m"), 503, "UNAVAILABLE"),
+        (errors.UnimplementedError("m"), 501, "UNIMPLEMENTED"),
+    ],
+)
+def test_error_has_its_status_and_its_message(service, client, error, status, code):
+    """Each class of the error tree becomes its HTTP status and its code, with its own words."""
+    with service.registry.acquire("m") as live:
+        live.engine.failure = error
+    response = client.post("/score", data=BODY)
+    assert (status, code, "m") == (
+        response.status_code,
+        response.json["error"]["code"],
+        response.json["error"]["message"],
+    )
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("/secret/path weights=[0.1]"), errors.InternalError("/secret/path"), KeyError("x")]
+)
+def test_defect_tells_its_request_id_and_nothing_else(service, client, failure):
+    """What went wrong inside is in the log under the request id; the caller sees that id alone."""
+    with service.registry.acquire("m") as live:
+        live.engine.failure = failure
+    with capture_logs() as logs:
+        response = client.post("/score", data=BODY, headers={"X-Request-ID": "id-1"})
+    assert 500 == response.status_code
+    expected = {"code": "INTERNAL", "message": "internal error, request_id=id-1", "request_id": "id-1"}
+    assert {"error": expected} == response.json
+    assert [("request failed", "id-1", failure)] == [
+        (line["event"], line["request_id"], line["exc_info"]) for line in logs
+    ]
+    assert 'code="INTERNAL",model="m"' in service.metrics.render().decode()
+
+
+def test_defect_of_one_request_leaves_the_next_one_alone(service, client):
+    """After a failure the version is still lent, and still answers."""
+    with service.registry.acquire("m") as live:
+        live.engine.failure = RuntimeError("once")
+    with capture_logs():
+        client.post("/score", data=BODY)
+    live.engine.failure = None
+    assert 200 == client.post("/score", data=BODY).status_code

@@ -1,0 +1,310 @@
+"""`POST /score`: bodies, targets, outputs, headers, and every error that a caller can cause."""
+
+import gzip
+
+import numpy as np
+import orjson
+import pytest
+
+from service.rest.app import create_app
+from tests.service.quadratic_versions import make_service
+
+ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, -0.0]], dtype=np.float32)
+BODY = b'{"instances": [[1, 2, 3], [-1, 0.5, -0.0]]}'
+OCTETS = "application/octet-stream"
+
+
+@pytest.fixture
+def service():
+    """Return a service with versions 1 and 2 of the model m, both live, labels on them, and small limits."""
+    service = make_service(max_request_rows=4, max_body_bytes=1 << 20)
+    service.publish("m", 1)
+    service.publish("m", 2)
+    service.registry.set_labels("m", {"stable": 1, "canary": 2})
+    service.registry.scanned()
+    return service
+
+
+@pytest.fixture
+def client(service):
+    """Return a client of the application."""
+    return create_app(service.scorer, service.registry, service.metrics, service.settings).test_client()
+
+
+def score(client, body=BODY, path="/models/m/score", **headers):
+    """Post a body; `Content_Type="..."` is the header of that name."""
+    return client.post(path, data=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content_Type": "application/json"},
+        {"Content_Type": "application/json; charset=UTF-8"},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+        {"Content_Type": "Application/JSON", "Content_Encoding": "identity"},
+    ],
+)
+def test_json_is_answered_whatever_curl_says_it_is(client, headers):
+    """JSON without a type, with its own, and with the one of a plain `curl -d` gets score and gradient."""
+    response = score(client, path="/score", **headers)
+    assert 200 == response.status_code
+    assert "application/json" == response.content_type
+    assert "2" == response.headers["X-Model-Version"]
+    assert "X-Convexity" not in response.headers
+    expected = {
+        "model": "m",
+        "version": 2,
+        "score": [14.0, 1.25],
+        "gradient": [[2.0, 4.0, 6.0], [-2.0, 1.0, -0.0]],
+    }
+    assert expected == response.json
+
+
+def test_octets_are_answered_with_octets_when_accepted(client):
+    """Float32 in, a table of float32 out: score, then gradient, row by row."""
+    response = score(client, ROWS.tobytes(), Content_Type=OCTETS, Accept=OCTETS)
+    expected = np.hstack([np.float32([[14.0], [1.25]]), 2 * ROWS])
+    assert (200, OCTETS) == (response.status_code, response.content_type)
+    assert expected.tobytes() == response.data
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (OCTETS, OCTETS),
+        ("application/json;q=0.5, application/octet-stream", OCTETS),
+        ("application/*", "application/json"),
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+        ("", "application/json"),
+        ("application/octet-stream;q=0", "application/json"),
+    ],
+)
+def test_answer_has_the_type_that_the_caller_accepts_best(client, accept, expected):
+    """`Accept` chooses among the types that are offered; JSON where it chooses none."""
+    assert expected == score(client, Accept=accept).content_type
+
+
+def test_both_bodies_and_both_answers_hold_the_same_bits(client):
+    """The same float32 rows by JSON and by octets get the same float32 answers by JSON and by octets."""
+    rows = np.float32([[0.1, -1e-45, 3.3e18], [7.038531e-26, 16777217, -0.0], [1 / 3, 2e-38, 1e-20]])
+    printed = orjson.dumps({"instances": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    tables = []
+    for body, kind in ((printed, "application/json"), (rows.tobytes(), OCTETS)):
+        answer = score(client, body, Content_Type=kind).json
+        tables.append(np.column_stack([answer["score"], answer["gradient"]]).astype(np.float32).tobytes())
+        tables.append(score(client, body, Content_Type=kind, Accept=OCTETS).data)
+    assert 1 == len(set(tables))
+    assert 4 * 4 * 3 == len(tables[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "version"),
+    [
+        ("/score", {}, 2),
+        ("/score?version=1", {}, 1),
+        ("/score", {"version": 1}, 1),
+        ("/score?version=1", {"version": 1}, 1),
+        ("/models/m/score?label=stable", {}, 1),
+        ("/models/m/score", {"label": "stable"}, 1),
+        ("/models/m/score?label=canary", {"label": "canary"}, 2),
+    ],
+)
+def test_version_is_the_one_that_body_or_query_names(client, path, fields, version):
+    """Version and label may stand in the body, in the query or, in agreement, in both; else the newest answers."""
+    response = score(client, orjson.dumps({"instances": [[1, 2, 3]], **fields}), path)
+    assert (200, version) == (response.status_code, response.json["version"])
+    assert str(version) == response.headers["X-Model-Version"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/score?outputs=score", {}),
+        ("/score", {"outputs": ["score"]}),
+        ("/score?outputs=score", {"outputs": ["score"]}),
+    ],
+)
+def test_outputs_are_those_that_body_or_query_name(client, path, fields):
+    """Score alone is answered without a gradient."""
+    response = score(client, orjson.dumps({"instances": [[1, 2, 3]], **fields}), path)
+    assert ["model", "version", "score"] == list(response.json)
+    assert (
+        400
+        == score(client, orjson.dumps({"instances": [], "outputs": ["gradient"]}), "/score?outputs=score").status_code
+    )
+
+
+def test_instances_by_feature_name_get_the_answer_of_their_row(client):
+    """An object by feature name is its row."""
+    named = b'{"instances": [{"area": 3, "texture": 2, "radius": 1}, [-1, 0.5, -0.0]]}'
+    assert score(client).data == score(client, named).data
+
+
+@pytest.mark.parametrize(("body", "kind"), [(b'{"instances": []}', "application/json"), (b"", OCTETS)])
+def test_no_rows_get_empty_outputs_and_success(client, body, kind):
+    """Zero rows are a request like any other."""
+    response = score(client, body, Content_Type=kind)
+    assert (200, [], []) == (response.status_code, response.json["score"], response.json["gradient"])
+
+
+def test_unproved_version_says_so_on_every_answer(service, client):
+    """A version without a proof is marked, whatever the form of the answer."""
+    service.publish("loose", 1, proved=False)
+    for accept in ("application/json", OCTETS):
+        assert "unproved" == score(client, path="/models/loose/score", Accept=accept).headers["X-Convexity"]
+
+
+def test_request_id_is_echoed_or_made_on_success_and_on_error(client):
+    """The caller's id comes back as header and, in an error, in the body."""
+    assert "night-7" == score(client, X_Request_ID="night-7").headers["X-Request-ID"]
+    refused = score(client, b"{", X_Request_ID="night-8")
+    assert ("night-8", "night-8") == (refused.headers["X-Request-ID"], refused.json["error"]["request_id"])
+    assert 32 == len(score(client, X_Request_ID="x" * 100).headers["X-Request-ID"])
+
+
+INVALID = (400, "INVALID_ARGUMENT")
+NOT_FOUND = (404, "NOT_FOUND")
+TOO_LARGE = (413, "INVALID_ARGUMENT")
+UNSUPPORTED = (415, "INVALID_ARGUMENT")
+
+DEEP = b'{"instances": ' + b"[" * 250_000 + b"]" * 250_000 + b"}"
+LONG = b'{"instances": [[1, 2, ' + b"9" * 5000 + b"]]}"
+TOO_MANY = orjson.dumps({"instances": [[1, 2, 3]] * 5})
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "headers", "expected", "found"),
+    [
+        (
+            b'{"instances": [[1, 2]]}',
+            "/score",
+            {},
+            INVALID,
+            "expected shape [n, 3] for model m version 2",
+        ),
+        (
+            b'{"instances": [[1, 2, 3], [1, 2]]}',
+            "/score",
+            {},
+            INVALID,
+            "instances[1]: expected 3 numbers",
+        ),
+        (b'{"instances": [["1", 2, 3]]}', "/score", {}, INVALID, "instances[0][0]: expected a number"),
+        (b'{"instances": [[true, 2, 3]]}', "/score", {}, INVALID, "received a boolean"),
+        (b'{"instances": [[null, 2, 3]]}', "/score", {}, INVALID, "received null"),
+        (b'{"instances": [[NaN, 2, 3]]}', "/score", {}, INVALID, "body: not JSON"),
+        (b'{"instances": [[Infinity, 2, 3]]}', "/score", {}, INVALID, "body: not JSON"),
+        (b'{"instances": [[1, 2, 1e39]]}', "/score", {}, INVALID, "instances[0][2] is infinite"),
+        (b'{"instances": [[1, 2, 1e400]]}', "/score", {}, INVALID, "body: not JSON"),
+        (b'{"instances": [[1, 2, 3], [1, 2, 1e30]]}', "/score", {}, (400, "OUT_OF_RANGE"), "instances[1]: score or"),
+        (DEEP, "/score", {}, INVALID, "depth limit"),
+        (LONG, "/score", {}, INVALID, "number is infinity"),
+        (b'{"instances": [["\xff"]]}', "/score", {}, INVALID, "not valid UTF-8"),
+        (b'{"instances": [["\\ud800"]]}', "/score", {}, INVALID, "surrogate"),
+        (b"", "/score", {}, INVALID, "empty document"),
+        (b"hello", "/score", {}, INVALID, "body: not JSON"),
+        (b'{"instances": [[1, 2, 3]], "verison": 1}', "/score", {}, INVALID, "mean 'version'?"),
+        (b'{"instances": [[1, 2, 3]], "outputs": ["scores"]}', "/score", {}, INVALID, "'scores'"),
+        (BODY, "/score?outputs=score,score", {}, INVALID, "named twice"),
+        (BODY, "/score?outputs=hessian", {}, INVALID, "unknown output 'hessian'"),
+        (BODY, "/score?output=score", {}, INVALID, "Did you mean 'outputs'?"),
+        (BODY, "/score?version=x", {}, INVALID, "version: expected a whole number"),
+        (BODY, "/score?version=9223372036854775808", {}, INVALID, "version: expected a whole number"),
+        (BODY, "/score?version=1&version=2", {}, INVALID, "given twice"),
+        (BODY, "/score?version=1&label=stable", {}, INVALID, "version and label"),
+        (b'{"instances": [], "version": 1}', "/score?version=2", {}, INVALID, "contradict"),
+        (b'{"instances": [], "version": 1}', "/score?label=stable", {}, INVALID, "version and label"),
+        (BODY, "/score?label=nightly", {}, INVALID, "no label 'nightly'"),
+        (BODY, "/score?version=7", {}, NOT_FOUND, "version 7 of model m is not served"),
+        (BODY, "/models/n/score", {}, NOT_FOUND, "no model 'n'"),
+        (BODY, "/models/..%2f..%2fetc/score", {}, NOT_FOUND, ""),
+        (BODY, "/models/%00/score", {}, NOT_FOUND, "no model"),
+        (BODY, "/models/m/score/", {}, NOT_FOUND, "no such path"),
+        (BODY, "//score", {}, NOT_FOUND, "no such path"),
+        (BODY, "/v1/models/m:predict", {}, NOT_FOUND, "no such path"),
+        (TOO_MANY, "/score", {}, TOO_LARGE, "received 5 instances, at most 4"),
+        (b" " * (1 << 20) + BODY, "/score", {}, TOO_LARGE, "larger than 1048576 bytes"),
+        (np.zeros(4, np.float32).tobytes(), "/score", {"Content_Type": OCTETS}, INVALID, "of 12 bytes"),
+        (
+            np.float32([1, np.nan, 3]).tobytes(),
+            "/score",
+            {"Content_Type": OCTETS},
+            INVALID,
+            "[0][1] is NaN",
+        ),
+        (np.float32([np.inf, 2, 3]).tobytes(), "/score", {"Content_Type": OCTETS}, INVALID, "infinite"),
+        (np.zeros(15, np.float32).tobytes(), "/score", {"Content_Type": OCTETS}, TOO_LARGE, "at most 4"),
+        (BODY, "/score", {"Content_Type": "text/plain"}, UNSUPPORTED, "received 'text/plain'"),
+        (BODY, "/score", {"Content_Type": "application/x-npy"}, UNSUPPORTED, "expected application/json"),
+        (BODY, "/score", {"Content_Type": "multipart/form-data"}, UNSUPPORTED, "Content-Type"),
+        (BODY, "/score", {"Content_Type": "application/json; charset=utf-16"}, UNSUPPORTED, "UTF-8"),
+        (gzip.compress(BODY, mtime=0), "/score", {"Content_Encoding": "gzip"}, UNSUPPORTED, "received 'gzip'"),
+        (BODY, "/score", {"Content_Encoding": "identity, br"}, UNSUPPORTED, "Content-Encoding"),
+    ],
+)
+def test_bad_request_is_answered_in_the_form_of_the_contract(client, body, path, headers, expected, found):
+    """Every bad input gets its status, its code and a located sentence in the one error form, never a 5xx."""
+    response = score(client, body, path, **headers)
+    assert expected == (response.status_code, response.json["error"]["code"])
+    assert found in response.json["error"]["message"]
+    assert {"code", "message", "request_id"} == set(response.json["error"])
+    assert response.headers["X-Request-ID"] == response.json["error"]["request_id"]
+    assert 300 > len(response.json["error"]["message"])
+
+
+def test_default_model_is_asked_for_when_there_are_several(service, client):
+    """With two models and no default, `POST /score` says which names there are; a named model goes on answering."""
+    service.publish("other", 1)
+    refused = score(client, path="/score")
+    assert (400, "FAILED_PRECONDITION") == (refused.status_code, refused.json["error"]["code"])
+    assert "m, other" in refused.json["error"]["message"]
+    assert 200 == score(client, path="/models/other/score").status_code
+
+
+def test_model_without_an_available_version_is_unavailable(service, client):
+    """A model that is still loading is 503, and so is a server without any model."""
+    service.registry.begin("late", 1)
+    refused = score(client, path="/models/late/score")
+    assert (503, "UNAVAILABLE") == (refused.status_code, refused.json["error"]["code"])
+    empty = make_service()
+    bare = create_app(empty.scorer, empty.registry, empty.metrics, empty.settings).test_client()
+    refused = score(bare, path="/score")
+    assert (503, "UNAVAILABLE") == (refused.status_code, refused.json["error"]["code"])
+
+
+def test_client_data_is_never_repeated_beyond_forty_characters(client):
+    """Whatever place of the request holds a long text, the answer shows at most forty characters of it."""
+    secret = "s3cret" * 100
+    long = secret[:41]
+    answers = [
+        score(client, orjson.dumps({"instances": [[secret, 2, 3]]})),
+        score(client, orjson.dumps({secret: 1})),
+        score(client, orjson.dumps({"instances": [{secret: 1}]})),
+        score(client, orjson.dumps({"instances": [], "outputs": [secret]})),
+        score(client, orjson.dumps({"instances": [], "label": secret})),
+        score(client, secret.encode()),
+        score(client, path=f"/score?version={secret}"),
+        score(client, path=f"/score?{secret}=1"),
+        score(client, path=f"/models/{secret}/score"),
+        score(client, path=f"/{secret}"),
+        score(client, Content_Type=f"text/{secret}"),
+        score(client, Content_Encoding=secret),
+    ]
+    assert 12 == sum(answer.status_code in {400, 404, 415} for answer in answers)
+    assert [] == [answer.data for answer in answers if long in answer.text]
+
+
+def test_metrics_count_requests_rows_and_codes_of_known_models_only(service, client):
+    """A success counts its rows under its model; a name that a caller made up makes no label."""
+    score(client)
+    score(client, b'{"instances": [[1, 2, 1e30]]}')
+    score(client, path="/models/invented/score")
+    counted = service.metrics.render().decode()
+    assert 'convex_requests_total{code="OK",model="m",protocol="rest"} 1.0' in counted
+    assert 'convex_requests_total{code="OUT_OF_RANGE",model="m",protocol="rest"} 1.0' in counted
+    assert 'convex_requests_total{code="NOT_FOUND",model="",protocol="rest"} 1.0' in counted
+    assert 'convex_rows_total{model="m"} 2.0' in counted
+    assert "invented" not in counted
