@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from training import activations
@@ -131,7 +130,7 @@ class DensePartiallyConstrained(keras.layers.Layer):
         Raises:
             NegativeWeightError: names the layer and the first such weight.
         """
-        check_non_negative(np.asarray(ops.convert_to_numpy(self.kernel)), f"{self.name}/kernel")
+        check_non_negative(self.kernel.numpy(), f"{self.name}/kernel")
 
     def save_own_variables(self, store: Any) -> None:
         """Save the variables, once they are verified."""

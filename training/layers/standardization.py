@@ -67,7 +67,7 @@ class Standardization(keras.layers.Layer):
         Raises:
             ValueError: names the layer and the first such feature.
         """
-        mean, scale = ops.convert_to_numpy(self.mean), ops.convert_to_numpy(self.scale)
+        mean, scale = self.mean.numpy(), self.scale.numpy()
         bad = ~(np.isfinite(mean) & np.isfinite(scale) & (scale > 0.0))
         if bad.any():
             at = int(np.argmax(bad))

@@ -57,7 +57,7 @@ class TargetScaling(keras.layers.Layer):
         Raises:
             ValueError: names the layer and both numbers.
         """
-        mean, scale = float(ops.convert_to_numpy(self.mean)), float(ops.convert_to_numpy(self.scale))
+        mean, scale = float(self.mean.numpy()), float(self.scale.numpy())
         if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0.0):
             message = f"{self.name}: expected a finite mean and a scale above 0, received {mean} and {scale}."
             raise ValueError(message)
