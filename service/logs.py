@@ -3,11 +3,21 @@
 Below everything that logs. Bodies, rows, scores and headers of requests are never logged.
 """
 
+import contextlib
 import logging
+import os
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import TextIO
 
 import structlog
+
+_STANDARD_ERROR = 2
+_NOISE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d+\.\d+ +\d+ \S+:\d+\] "
+)
 
 
 def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
@@ -18,7 +28,8 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
         log_level: "debug", "info", "warning" or "error": the least important line that is written.
         stream: where lines go; standard error by default, so that standard output stays a command's answer.
     """
-    out = stream if stream is not None else sys.stderr
+    # A descriptor of its own: lines are written also while `without_native_noise` holds standard error back.
+    out = stream if stream is not None else open(os.dup(sys.stderr.fileno()), "w", buffering=1)  # noqa: SIM115
     level = logging.getLevelNamesMapping()[log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -49,3 +60,29 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # one line for every request that waits its turn
+
+
+@contextlib.contextmanager
+def without_native_noise() -> Iterator[None]:
+    """Hold standard error back, and write on at the end what is not TensorFlow's chatter about the machine.
+
+    TensorFlow writes information lines from C++ while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says. Warnings and
+    information of that form are dropped; all else, errors and what other threads wrote meanwhile, appears a little later.
+    """
+    try:
+        held = tempfile.TemporaryFile()  # noqa: SIM115  (closed below)
+    except OSError:  # nowhere to write: better noise than no service
+        yield
+        return
+    with held:
+        saved = os.dup(_STANDARD_ERROR)
+        os.dup2(held.fileno(), _STANDARD_ERROR)
+        try:
+            yield
+        finally:
+            os.dup2(saved, _STANDARD_ERROR)
+            os.close(saved)
+            held.seek(0)
+            kept = b"".join(line for line in held if not _NOISE.match(line))
+            if kept:
+                os.write(_STANDARD_ERROR, kept)

@@ -12,7 +12,7 @@ import flask
 import grpc
 import structlog
 
-from service import engines, loader
+from service import engines, loader, logs
 from service.errors import VersionRefusedError
 from service.metrics import Metrics
 from service.model_version import ModelVersion
@@ -141,9 +141,10 @@ class VersionLoader:
         settings = self._settings
         if not self._is_configured:
             # Here, on the watcher's thread: TensorFlow takes seconds to import, and the ports answer meanwhile.
-            from service.engines.tensorflow import configure_devices
+            with logs.without_native_noise():
+                from service.engines.tensorflow import configure_devices
 
-            configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
+                configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
             self._is_configured = True
         loaded = loader.load(
             folder.path, model=folder.model, version=folder.version, allow_uncertified=settings.allow_uncertified

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 
 import pytest
 import structlog
@@ -70,3 +71,30 @@ def test_loggers_of_libraries_write_in_the_same_format(configured):
     logging.getLogger("waitress").warning("%d thread(s) still running", 2)
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "2 thread(s) still running"
+
+
+def test_native_noise_is_dropped_and_everything_else_kept(capfd):
+    """What C++ libraries write about the machine while they are imported is dropped; an error and our words are not."""
+    with logs.without_native_noise():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+        os.write(2, b"I0000 00:00:1795263331.303165   25785 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1795263331.303165   25785 device.cc:1] the device is lost\n")
+        os.write(2, b"words of another thread\n")
+    os.write(2, b"after\n")
+    assert [
+        "E0000 00:00:1795263331.303165   25785 device.cc:1] the device is lost",
+        "words of another thread",
+        "after",
+    ] == capfd.readouterr().err.splitlines()
+
+
+def test_native_noise_is_let_through_when_nothing_can_be_held(capfd, monkeypatch):
+    """Without a temporary folder there is noise, and no failure."""
+
+    def fail():
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with logs.without_native_noise():
+        os.write(2, b"I0000 00:00:1795263331.303165   25785 port.cc:153] noise\n")
+    assert "noise" in capfd.readouterr().err
