@@ -99,8 +99,8 @@ def test_defect_tells_its_request_id_and_nothing_else(service, client, failure):
     assert 500 == response.status_code
     expected = {"code": "INTERNAL", "message": "internal error, request_id=id-1", "request_id": "id-1"}
     assert {"error": expected} == response.json
-    assert [("request failed", "id-1", failure)] == [
-        (line["event"], line["request_id"], line["exc_info"]) for line in logs
+    assert [("request failed", "id-1", repr(failure))] == [
+        (line["event"], line["request_id"], repr(line["exc_info"])) for line in logs
     ]
     assert 'code="INTERNAL",model="m"' in service.metrics.render().decode()
 
