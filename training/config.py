@@ -5,6 +5,7 @@ At the bottom of training: every module above may read its section; `pipeline` l
 
 import dataclasses
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -256,6 +257,6 @@ def _nearest(word: str, known: Mapping[str, object], what: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as an error names it, cut to 60 characters."""
-    shown = repr(value)
+    """Return a value much as TOML writes it, cut to 60 characters."""
+    shown = json.dumps(value, ensure_ascii=False, default=str)
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -90,11 +90,12 @@ def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad
     data = _read_bytes(path)
     try:
         columns, ragged = _READERS[path.suffix.lower()](data)
+        names = columns.column_names
     except (pa.ArrowException, ValueError, EOFError) as err:
         message = f"{path.name}: expected a {path.suffix[1:].upper()} file of numeric columns, received: {err}"
         raise DataError(message) from err
-    _check_names(columns.column_names, path.name)
-    chosen = tuple(features) or tuple(name for name in columns.column_names if name != target)
+    _check_names(names, path.name)
+    chosen = tuple(features) or tuple(name for name in names if name != target)
     for name in (*chosen, target):
         _check_column(name, columns, path.name)
     if not chosen:

@@ -1,0 +1,240 @@
+"""Training configurations: defaults, paths, and an error that names key, expectation and finding for each mistake."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from training.config import ConfigError, load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+SMALLEST = """
+[model]
+name = "m"
+task = "regression"
+[data]
+file = "rows.csv"
+target = "y"
+"""
+
+
+def load(tmp_path: Path, text: str):
+    """Return the configuration in a file of this text."""
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def with_key(section: str, line: str) -> str:
+    """Return the smallest configuration with one line more in a section."""
+    if f"[{section}]" in SMALLEST:
+        return SMALLEST.replace(f"[{section}]", f"[{section}]\n{line}")
+    return f"{SMALLEST}[{section}]\n{line}\n"
+
+
+def test_smallest_configuration_has_the_defaults_of_the_contract(tmp_path):
+    """Model, task, file and target are all that a file must say; paths start at its folder."""
+    config = load(tmp_path, SMALLEST)
+    assert (tmp_path / "rows.csv", (), 20, 1.0) == (
+        config.data.file, config.data.features, config.data.held_out_percent, config.data.max_bad_rows_percent,
+    )  # fmt: skip
+    assert ((64, 64), "softplus", "projection", 1e-3) == (
+        config.network.hidden, config.network.activation, config.network.positivity, config.network.quadratic,
+    )  # fmt: skip
+    assert (4000, 128, 1e-3, 7, 10) == (
+        config.trainer.steps, config.trainer.batch, config.trainer.learning_rate, config.trainer.seed,
+        config.trainer.patience,
+    )  # fmt: skip
+    assert (0.005, 0.2, 50) == (config.gate.tolerance, config.gate.max_score_drift, config.gate.min_rows)
+    assert (tmp_path / "models", 5, "") == (
+        config.publish.models_dir, config.publish.keep, config.publish.wait_available,
+    )  # fmt: skip
+    assert tomllib.loads(SMALLEST) == config.document
+
+
+@pytest.mark.parametrize(("task", "metric"), [("classification", "roc_auc"), ("regression", "r2")])
+def test_gate_compares_the_first_metric_of_the_task_unless_told(task, metric, tmp_path):
+    """An empty metric is filled in, so that nothing above has to know the tasks."""
+    assert metric == load(tmp_path, SMALLEST.replace("regression", task)).gate.metric
+
+
+def test_every_key_is_read(tmp_path):
+    """A file that sets a key gets that value, with absolute paths left alone."""
+    text = """
+    [model]
+    name = "tumours"
+    task = "classification"
+    [data]
+    file = "/data/rows.parquet"
+    target = "y"
+    features = ["a", "b"]
+    held_out_percent = 30
+    salt = "s"
+    max_bad_rows_percent = 0
+    [network]
+    hidden = [8]
+    activation = "leaky_relu(0.1)"
+    positivity = "projection"
+    quadratic = 0
+    [objective]
+    [trainer]
+    steps = 1
+    batch = 2
+    learning_rate = 0.5
+    seed = 0
+    patience = 3
+    evaluate_every = 4
+    validation_percent = 5
+    [gate]
+    metric = "brier"
+    tolerance = 0.1
+    max_score_drift = 0.3
+    min_rows = 1
+    [publish]
+    models_dir = "/srv/models"
+    keep = 1
+    wait_available = "http://127.0.0.1:8501/"
+    """
+    config = load(tmp_path, text)
+    assert (Path("/data/rows.parquet"), ("a", "b"), 30, "s", 0.0) == (
+        config.data.file, config.data.features, config.data.held_out_percent, config.data.salt,
+        config.data.max_bad_rows_percent,
+    )  # fmt: skip
+    assert ((8,), "leaky_relu(0.1)", 0.0) == (
+        config.network.hidden, config.network.activation, config.network.quadratic,
+    )  # fmt: skip
+    assert (1, 2, 0.5, 0, 3, 4, 5) == tuple(vars(config.trainer).values())
+    assert ("brier", 0.1, 0.3, 1) == tuple(vars(config.gate).values())
+    assert (Path("/srv/models"), 1, "http://127.0.0.1:8501") == tuple(vars(config.publish).values())
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "key", "nearest"),
+    [
+        ("trainer", "step = 10", "trainer.step", "steps"),
+        ("trainer", "learningrate = 0.1", "trainer.learningrate", "learning_rate"),
+        ("network", "activations = 1", "network.activations", "activation"),
+        ("data", 'tagret = "z"', "data.tagret", "target"),
+        ("network", "support = true", "network.support", ""),
+        ("objective", "penalty = 1.0", "objective.penalty", ""),
+    ],
+)
+def test_unknown_key_is_refused_with_the_nearest_known_one(section, line, key, nearest, tmp_path):
+    """A misspelt key is an error, never ignored."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, with_key(section, line))
+    assert (key, "an unknown key") == (refused.value.key, refused.value.received)
+    assert (f"nearest: '{nearest}'" if nearest else "key of") in refused.value.expected
+
+
+def test_unknown_section_is_refused_with_the_nearest_known_one(tmp_path):
+    """So is a misspelt section."""
+    with pytest.raises(ConfigError, match=r"^trainner: expected a known section .*nearest: 'trainer'.*unknown section"):
+        load(tmp_path, SMALLEST + "[trainner]\nsteps = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("data", "held_out_percent = 0"),
+        ("data", "held_out_percent = 91"),
+        ("data", "held_out_percent = 20.5"),
+        ("data", "held_out_percent = true"),
+        ("data", "max_bad_rows_percent = 101"),
+        ("data", "max_bad_rows_percent = nan"),
+        ("data", 'features = "a"'),
+        ("data", 'features = ["a", "a"]'),
+        ("data", 'features = ["a", 1]'),
+        ("data", "salt = 7"),
+        ("network", "hidden = []"),
+        ("network", "hidden = [0]"),
+        ("network", "hidden = [64.0]"),
+        ("network", "hidden = 64"),
+        ("network", "activation = 1"),
+        ("network", 'positivity = "penalty"'),
+        ("network", "quadratic = -1.0"),
+        ("network", 'quadratic = "1"'),
+        ("trainer", "steps = 0"),
+        ("trainer", "batch = -1"),
+        ("trainer", "learning_rate = 0.0"),
+        ("trainer", "learning_rate = inf"),
+        ("trainer", "seed = -1"),
+        ("trainer", "patience = 0"),
+        ("gate", 'metric = "rms"'),
+        ("gate", 'metric = "roc_auc"'),
+        ("gate", "tolerance = -0.1"),
+        ("gate", "min_rows = 0"),
+        ("publish", 'models_dir = ""'),
+        ("publish", "keep = 0"),
+        ("publish", 'wait_available = "127.0.0.1:8501"'),
+        ("publish", "wait_available = true"),
+    ],
+)
+def test_wrong_type_or_range_is_refused_by_the_keys_name(section, line, tmp_path):
+    """Each error names the key, what belongs there, and what was found."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, with_key(section, line))
+    assert f"{section}.{line.split(' = ')[0]}" == refused.value.key
+    assert refused.value.expected
+    assert line.split(" = ")[1].strip('"[]').lower() in refused.value.received.lower()
+
+
+def test_wrong_value_error_reads_as_one_sentence(tmp_path):
+    """The sentence says key, expected, received."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, with_key("trainer", "steps = 0"))
+    assert "trainer.steps: expected a whole number from 1 to 10000000, received 0." == str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["name", "task", "file", "target"])
+def test_missing_required_key_is_refused_by_its_name(key, tmp_path):
+    """Nothing is guessed for them."""
+    lines = [line for line in SMALLEST.splitlines() if not line.startswith(f"{key} =")]
+    with pytest.raises(ConfigError, match=rf"^(model|data)\.{key}: .* received nothing"):
+        load(tmp_path, "\n".join(lines))
+
+
+@pytest.mark.parametrize("task", ["transport", "density"])
+def test_task_of_later_is_refused_as_not_offered_yet(task, tmp_path):
+    """The contract names them, so the sentence is not that they are unknown."""
+    with pytest.raises(ConfigError, match=rf"^model\.task: .*'{task}', which is not offered yet\.$"):
+        load(tmp_path, SMALLEST.replace("regression", task))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "ünder", "x" * 65])
+def test_model_name_outside_the_contract_is_refused(name, tmp_path):
+    """It becomes a folder and part of an address."""
+    with pytest.raises(ConfigError, match=r"^model\.name: "):
+        load(tmp_path, SMALLEST.replace('"m"', f'"{name}"'))
+
+
+def test_target_among_the_features_is_refused(tmp_path):
+    """A model must not see what it predicts."""
+    with pytest.raises(ConfigError, match=r"^data\.features: .*target 'y'"):
+        load(tmp_path, with_key("data", 'features = ["x", "y"]'))
+
+
+def test_section_that_is_no_table_is_refused():
+    """`trainer = 3` is an error of its own."""
+    with pytest.raises(ConfigError, match=r"^trainer: expected a table \[trainer\], received 3"):
+        parse_config({"trainer": 3}, folder=Path())
+
+
+def test_missing_file_and_broken_toml_are_refused(tmp_path):
+    """A file that is not there, is no TOML, or is no text says so."""
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none.toml")
+    for content in (b"[model", b"\xff\xfe"):
+        path = tmp_path / "bad.toml"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"bad\.toml: expected TOML in UTF-8"):
+            load_config(path)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "training" / "examples").glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_example_loads_and_its_data_file_is_there(example):
+    """What the README tells a stranger to run is a valid configuration."""
+    config = load_config(example)
+    assert example.stem == config.model.name
+    assert config.data.file.is_file()
+    assert (ROOT / "models") == config.publish.models_dir.resolve()
