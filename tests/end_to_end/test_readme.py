@@ -1,0 +1,94 @@
+"""The README's examples, run as they stand against a server of the shipped models, give the README's answers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import WaitUntil
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+TOLERANCE = 1e-5
+"""Of the largest entry: the answers in the README were computed on another machine."""
+
+
+def block(language: str, *, holding: str = "") -> str:
+    """Return the first code block of a language that holds a text."""
+    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in text)
+
+
+def numbers(text: str) -> np.ndarray:
+    """Return the numbers that stand in a text, in order."""
+    return np.array(re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text), np.float64)
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory, wait_until: WaitUntil) -> Iterator[dict[str, str]]:
+    """Serve the shipped models as `make serve` does, on free ports; return the README's addresses and the real ones."""
+    output = tmp_path_factory.mktemp("server") / "output"
+    command = [sys.executable, "-m", "service", "serve", "--models-dir", "models", "--default-model", "tumours"]
+    command += ["--rest-port", "0", "--grpc-port", "0"]
+    with output.open("w") as file:
+        server = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
+    try:
+        pattern = r"REST on http://(127\.0\.0\.1:\d+)/, gRPC on (127\.0\.0\.1:\d+)"
+        found = wait_until(lambda: re.search(pattern, output.read_text()), deadline_seconds=60)
+        yield {"127.0.0.1:8501": found[1], "127.0.0.1:8500": found[2]}
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def run(command: list[str], folder: Path = ROOT) -> str:
+    """Run a command that must succeed; return its standard output."""
+    result = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert 0 == result.returncode, result.stderr
+    return result.stdout
+
+
+def replaced(text: str, addresses: dict[str, str]) -> str:
+    """Return a text with the README's addresses replaced by the real ones."""
+    for written, real in addresses.items():
+        assert not re.search(rf"{written}\d", text)
+        text = text.replace(written, real)
+    return text
+
+
+def test_curl_of_the_readme_gets_the_score_and_gradient_of_the_readme(addresses: dict[str, str]) -> None:
+    """A plain `curl -d` of a raw CSV row gets the answer that the README shows."""
+    expected = json.loads(block("json"))
+    actual = json.loads(run(["bash", "-c", replaced(block("bash", holding="curl"), addresses)]))
+    assert {"model": "tumours", "version": 1} == {key: actual[key] for key in ("model", "version")}
+    np.testing.assert_allclose(actual["score"], expected["score"], rtol=TOLERANCE)
+    largest = np.abs(expected["gradient"]).max()
+    np.testing.assert_allclose(actual["gradient"], expected["gradient"], rtol=0, atol=TOLERANCE * largest)
+
+
+def test_stock_client_of_the_readme_gets_the_scores_of_the_readme(addresses: dict[str, str]) -> None:
+    """The Python example with TensorFlow Serving's own stubs prints what the README shows."""
+    actual = run([sys.executable, "-c", replaced(block("python"), addresses)])
+    np.testing.assert_allclose(numbers(actual), numbers(block("text")), rtol=TOLERANCE)
+
+
+def test_own_csv_of_the_readme_becomes_a_published_version(tmp_path: Path) -> None:
+    """The README's configuration for a CSV of one's own trains, proves and publishes version 1."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3))
+    prices = np.column_stack([rows, (rows**2).sum(axis=1)])
+    np.savetxt(tmp_path / "prices.csv", prices, delimiter=",", header="area,rooms,age,price", comments="", fmt="%.4f")
+    (tmp_path / "prices.toml").write_text(block("toml", holding='"prices"') + "\n[trainer]\nsteps = 100\n")
+    words = block("bash", holding="training train").split("#")[0].split()
+    assert [".venv/bin/python", "-m", "training", "train", "prices.toml"] == words
+    published = run([sys.executable, *words[1:]], tmp_path).splitlines()[-1]
+    assert tmp_path / "models" / "prices" / "1" == Path(published).resolve()
+    assert (tmp_path / "models" / "prices" / "1" / "report.html").is_file()
