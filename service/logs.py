@@ -67,7 +67,7 @@ def without_native_noise() -> Iterator[None]:
     """Hold standard error back, and write on at the end what is not TensorFlow's chatter about the machine.
 
     TensorFlow writes information lines from C++ while it is imported, whatever TF_CPP_MIN_LOG_LEVEL says. Warnings and
-    information of that form are dropped; all else, errors and what other threads wrote meanwhile, appears a little later.
+    information of that form are dropped; errors and what other threads wrote meanwhile appear a little later.
     """
     try:
         held = tempfile.TemporaryFile()  # noqa: SIM115  (closed below)
