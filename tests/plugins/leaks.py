@@ -17,6 +17,9 @@ import pytest
 LONG_LIVED_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Helpers that Python's multiprocessing starts once and keeps to the end of the process."""
 
+KEPT_FILES = "/matplotlib/mpl-data/fonts/"
+"""Fonts stay open in matplotlib's cache once a test has drawn with them."""
+
 
 class LongLived:
     """What a session's fixture may start later, in the middle of somebody's test: the threads of its server's pool."""
@@ -86,6 +89,8 @@ def descriptors() -> set[str]:
         try:
             target = os.readlink(folder / name)
         except OSError:  # it was the one that listed the folder
+            continue
+        if KEPT_FILES in target:
             continue
         if target.startswith("socket:") or (target.startswith("/") and not target.startswith(("/dev/", "/proc/"))):
             found.add(f"open {target}")

@@ -1,0 +1,190 @@
+"""The gate: DeLong against direct sums, the bootstrap against a closed form, and each reason to refuse."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from training import gate
+from training.config import GateConfig
+
+LIMITS = GateConfig(metric="roc_auc", tolerance=0.01, max_score_drift=0.2, min_rows=50)
+
+
+def roc_auc(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the area under the curve by scikit-learn; NaN with one class."""
+    return float(roc_auc_score(targets, scores)) if len(np.unique(targets)) == 2 else float("nan")
+
+
+def rmse(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the root mean square error."""
+    return float(np.sqrt(np.mean((scores - targets) ** 2)))
+
+
+def night(rows: int = 400, seed: int = 0) -> tuple[gate.Scored, np.ndarray]:
+    """Return a champion's answers and the targets of one night."""
+    generator = np.random.default_rng(seed)
+    targets = (generator.random(rows) < 0.4).astype(float)
+    score = targets * 2 + generator.normal(size=rows)
+    return gate.Scored(score, generator.normal(size=(rows, 3))), targets
+
+
+def judge(champion, challenger, targets, **changes):
+    """Return the gate's report under `LIMITS`, changed."""
+    drift = changes.pop("data_drift", None)
+    metric = changes.pop("by", roc_auc)
+    config = dataclasses.replace(LIMITS, **changes)
+    return gate.judge(champion, challenger, targets, config=config, metric=metric, data_drift=drift)
+
+
+def moved(scored: gate.Scored, noise: float) -> gate.Scored:
+    """Return the answers with normal noise on the scores."""
+    generator = np.random.default_rng(9)
+    return gate.Scored(scored.score + noise * generator.normal(size=len(scored.score)), scored.gradient)
+
+
+def test_delong_equals_the_sums_over_pairs():
+    """Difference and standard error are those of the definition, written as double sums, ties counted half."""
+    generator = np.random.default_rng(4)
+    targets = (np.arange(60) % 3 == 0).astype(float)
+    first = np.round(generator.normal(size=60) + targets, 1)  # rounded: with ties
+    second = np.round(generator.normal(size=60) + 0.5 * targets, 1)
+    inner, outer = [], []
+    for scores in (first, second):
+        ones, zeros = scores[targets == 1], scores[targets == 0]
+        above = (ones[:, None] > zeros).astype(float) + 0.5 * (ones[:, None] == zeros)
+        inner.append(above.mean(axis=1))
+        outer.append(above.mean(axis=0))
+    between = np.cov(inner) / len(inner[0]) + np.cov(outer) / len(outer[0])
+    expected = (roc_auc(second, targets) - roc_auc(first, targets), np.sqrt(np.array([-1, 1]) @ between @ [-1, 1]))
+    assert expected == pytest.approx(gate.delong(first, second, targets), rel=1e-12)
+
+
+def test_delong_says_nothing_of_the_error_with_one_row_of_a_class():
+    """One positive row has no spread: the standard error is NaN, the difference is not."""
+    difference, error = gate.delong(np.array([0.0, 1.0, 2.0]), np.array([2.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
+    assert (-1.0, True) == (difference, np.isnan(error))
+
+
+def test_paired_bootstrap_is_near_the_error_of_a_mean():
+    """For a metric that is a mean of rows, the error is the deviation of the paired differences over sqrt(n)."""
+    generator = np.random.default_rng(2)
+    champion, challenger = generator.normal(size=(2, 500))
+    expected = np.std(challenger - champion) / np.sqrt(500)
+    actual = gate.paired_bootstrap(champion, challenger, np.zeros(500), lambda scores, _: float(scores.mean()))
+    assert expected == pytest.approx(actual, rel=0.12)
+
+
+def test_gate_lets_an_equal_challenger_pass():
+    """The champion itself loses to nobody."""
+    champion, targets = night()
+    report = judge(champion, champion, targets)
+    assert (True, (), 0.0, 0.0, 0.0, 1.0) == (
+        report.passed,
+        report.reasons,
+        report.difference,
+        report.standard_error,
+        report.score_drift,
+        report.gradient_ratio,
+    )
+
+
+def test_gate_lets_a_little_loss_pass_and_refuses_a_large_one():
+    """The tolerance is what divides them, on the same answers."""
+    champion, targets = night()
+    challenger = moved(champion, 0.2)
+    loss = roc_auc(champion.score, targets) - roc_auc(challenger.score, targets)
+    assert loss > 0
+    assert judge(champion, challenger, targets, tolerance=loss * 1.01).passed
+    refused = judge(champion, challenger, targets, tolerance=loss * 0.99)
+    assert not refused.passed
+    assert "gate.tolerance" in refused.reasons[0]
+    assert -loss == pytest.approx(refused.difference)
+
+
+def test_gate_refuses_a_larger_error_where_less_is_better():
+    """For rmse a rise is a loss: the sign is turned, and the error comes from the bootstrap."""
+    champion, _ = night()
+    targets = champion.score + 0.1
+    worse = gate.Scored(champion.score - 0.05, champion.gradient)
+    report = judge(champion, worse, targets, metric="rmse", by=rmse)
+    assert pytest.approx(-0.05) == report.difference
+    assert (False, "paired bootstrap, 400 resamples") == (report.passed, report.method)
+    better = gate.Scored(champion.score + 0.05, champion.gradient)
+    assert judge(champion, better, targets, metric="rmse", by=rmse).passed
+
+
+def test_gate_refuses_scores_that_drift():
+    """Order alone is not enough: clients have thresholds. Drift is in standard deviations of the champion's scores."""
+    champion, targets = night()
+    shifted = gate.Scored(champion.score + 0.3 * np.std(champion.score), champion.gradient)
+    report = judge(champion, shifted, targets)
+    assert pytest.approx(0.3) == report.score_drift
+    assert not report.passed
+    assert "gate.max_score_drift" in report.reasons[0]
+
+
+@pytest.mark.parametrize("factor", [11.0, 1 / 11.0])
+def test_gate_refuses_a_gradient_of_another_size(factor):
+    """A surface that became ten times steeper or flatter is not published unseen."""
+    champion, targets = night()
+    report = judge(champion, gate.Scored(champion.score, champion.gradient * factor), targets)
+    assert pytest.approx(factor) == report.gradient_ratio
+    assert not report.passed
+    assert "gradient norm" in report.reasons[0]
+
+
+def test_gate_refuses_too_few_rows():
+    """A comparison on a handful of rows says nothing."""
+    champion, targets = night(rows=49)
+    report = judge(champion, champion, targets)
+    assert (False, 1) == (report.passed, len(report.reasons))
+    assert "gate.min_rows" in report.reasons[0]
+
+
+def test_gate_refuses_data_whose_features_moved():
+    """A column in another unit is seen before it is published."""
+    champion, targets = night()
+    assert not judge(champion, champion, targets, data_drift=10.1).passed
+    assert judge(champion, champion, targets, data_drift=9.9).passed
+
+
+@pytest.mark.parametrize("broken", ["score", "gradient"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_gate_refuses_answers_that_are_not_finite(broken, value):
+    """One NaN is enough, with or without a champion."""
+    champion, targets = night()
+    challenger = gate.Scored(champion.score.copy(), champion.gradient.copy())
+    getattr(challenger, broken)[3] = value
+    assert not judge(champion, challenger, targets).passed
+    assert not judge(None, challenger, targets).passed
+
+
+def test_gate_refuses_a_metric_that_is_not_defined():
+    """Held-out rows of one class compare nothing."""
+    champion, targets = night()
+    report = judge(champion, champion, np.ones_like(targets))
+    assert not report.passed
+    assert "not defined" in report.reasons[0]
+
+
+def test_gate_lets_the_first_version_pass():
+    """Without a champion there is nothing to lose, however few rows."""
+    challenger, targets = night(rows=20)
+    report = judge(None, challenger, targets)
+    assert (True, None) == (report.passed, report.champion)
+
+
+def test_feature_drift_is_in_old_deviations_and_leaves_constant_columns_out():
+    """(7 - 1) / 2 = 3; the constant column cannot be measured."""
+    assert gate.feature_drift(np.array([7.0, 5.0]), np.array([1.0, 0.0]), np.array([2.0, 0.0])) == 3.0
+    assert gate.feature_drift(np.array([7.0]), np.array([1.0]), np.array([0.0])) == 0.0
+
+
+def test_report_is_json_even_with_numbers_that_json_lacks():
+    """NaN and infinity become null."""
+    champion, targets = night()
+    document = judge(champion, champion, np.ones_like(targets), by=roc_auc).to_document()
+    assert None is json.loads(json.dumps(document, allow_nan=False))["challenger"]

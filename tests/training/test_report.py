@@ -1,0 +1,111 @@
+"""The report: what is in it, that it is self-contained, and that names in it are text."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from training import report
+from training.trainer import History
+
+CERTIFICATE = {
+    "proved": True,
+    "strong_convexity": 0.001,
+    "steps": [
+        {"node": "hidden/Softplus", "rule": "nondecreasing-of-convex", "curvature": "convex"},
+        {"node": "hidden/BiasAdd", "rule": "nonneg-matmul", "curvature": "convex", "min_weight": 0.25},
+    ],
+}
+FACTS = report.TrainingReport(
+    title="small",
+    task="classification",
+    created="2026-11-20T03:00:12Z",
+    data={"file": "rows.csv", "rows": 4, "feature_means": [1.0]},
+    metrics={"this version": {"roc_auc": np.float64(0.987654321)}, "logistic regression": {"roc_auc": 0.9}},
+    certificate=CERTIFICATE,
+    gate={"passed": False, "reasons": ["scores drift"], "score_drift": 0.7, "standard_error": float("nan")},
+    history=History((0, 50), (0.7, 0.2), (0.8, 0.3), 50, stopped_early=True),
+    notes=("A note.",),
+    score=np.array([-3.0, -1.0, 1.0, 3.0]),
+    target=np.array([0.0, 1.0, 0.0, 1.0]),
+)
+
+
+class Tags(HTMLParser):
+    """Collects every tag, address and text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag and where it points."""
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name.removeprefix("xlink:") in {"href", "src"}]
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        self.text += data
+
+
+def read(page: str) -> Tags:
+    """Return what a page is made of."""
+    parser = Tags()
+    parser.feed(page)
+    return parser
+
+
+def test_write_makes_both_files(tmp_path):
+    """report.json is strict JSON with every fact; report.html is the page."""
+    report.write(FACTS, tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (0.987654321, None) == (document["metrics"]["this version"]["roc_auc"], document["gate"]["standard_error"])
+    assert ([0, 50], CERTIFICATE) == (document["history"]["steps"], document["certificate"])
+    assert (tmp_path / "report.html").read_text() == report.to_html(FACTS)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_page_is_self_contained(task):
+    """No script, no address outside the page, so a sandbox and an offline reader show it whole."""
+    found = read(report.to_html(dataclasses.replace(FACTS, task=task)))
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(found.tags)
+    assert all(address.startswith("#") for address in found.addresses)
+    assert 2 == found.tags.count("svg")
+
+
+def test_page_shows_metrics_gate_steps_and_curves():
+    """What a reader looks for is there."""
+    text = read(report.to_html(FACTS)).text
+    for words in ("0.987654", "refused", "scores drift", "nonneg matmul", "0.25", "A note.", "rows.csv", "best"):
+        assert words in text
+
+
+def test_page_takes_names_as_text():
+    """A feature, file or model name cannot become markup."""
+    evil = "<script>alert(1)</script>"
+    facts = dataclasses.replace(FACTS, title=evil, notes=(evil,), data={"file": evil}, metrics={evil: {evil: 1.0}})
+    page = report.to_html(facts)
+    assert "script" not in read(page).tags
+    assert evil in read(page).text
+
+
+def test_page_is_the_same_twice():
+    """Equal facts make equal bytes: no time, no random ids."""
+    page = report.to_html(FACTS)
+    assert page == report.to_html(FACTS)
+    assert not re.search(r"20\d\d-\d\d-\d\dT", page.replace(FACTS.created, ""))
+
+
+def test_calibration_is_the_share_of_ones_by_tenth():
+    """Scores of +-ln 9 have probabilities 0.9 and 0.1: shares are counted there."""
+    score = np.log(9.0) * np.array([1.0, 1.0, -1.0, -1.0]) + 1e-9
+    expected = [
+        {"probability": pytest.approx(0.1), "share": 0.0, "rows": 2},
+        {"probability": pytest.approx(0.9), "share": 0.5, "rows": 2},
+    ]
+    assert expected == report.calibration(score, np.array([1.0, 0.0, 0.0, 0.0]))
