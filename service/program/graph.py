@@ -2,10 +2,11 @@
 
 Finds for every callable signature the function that `tf.saved_model.load` would bind, and the variables that it would
 restore, by reading the object graph and the checkpoint. The only TensorFlow of this room: its messages and its
-checkpoint reader. Below: `safety`, `inlining`; above: `certification`.
+checkpoint reader. Below: `safety`, `object_graph`, `inlining`; above: `certification`.
 """
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +16,18 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2, trackable_object_graph_pb2
 
 from service.errors import VersionRefusedError
-from service.program import safety
+from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
 from service.program.signature_table import SignatureTable
 
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
+_OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +57,16 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
         outputs: names of outputs not to inline, because nobody asks for their graph (the gradient's).
 
     Raises:
-        VersionRefusedError: the rules of `safety.check` and `inlining`, and `saved-model` (missing or unreadable),
-            `signature-missing`, `signature-mismatch`, `variable` (missing, wrong shape, not the restored one).
+        VersionRefusedError: the rules of `safety.check`, `object_graph.check` and `inlining`, and `saved-model`
+            (missing or unreadable), `signature-missing`, `signature-mismatch`, `variable` (missing, wrong shape, not
+            the restored one).
     """
     skipped = outputs or frozenset()
-    saved_model = _parse(folder / "saved_model.pb")
+    saved_model = _parse(folder)
     safety.check(saved_model)
     meta_graph = saved_model.meta_graphs[0]
+    _check_configurations(meta_graph.graph_def)
+    object_graph.check(meta_graph.object_graph_def, _RESERVED)
     handles, keys = _variables(meta_graph.object_graph_def, folder / "variables" / "variables")
     table = SignatureTable(meta_graph, keys)
     bound = tuple(
@@ -98,9 +103,13 @@ def restore(files: Mapping[str, bytes], device: str) -> Any:
             return tf.saved_model.load(name)
 
 
-def _parse(path: Path) -> Any:
+def _parse(folder: Path) -> Any:
+    for name in _OTHER_FORMS:
+        if (folder / name).exists():
+            reason = f"{name} lies beside saved_model.pb: readers differ on which of them they take"
+            raise VersionRefusedError("saved-model", reason)
     try:
-        data = path.read_bytes()
+        data = (folder / "saved_model.pb").read_bytes()
     except OSError as err:
         raise VersionRefusedError("saved-model", "saved_model.pb is missing or cannot be read") from err
     if len(data) > MAX_GRAPH_BYTES:
@@ -113,20 +122,31 @@ def _parse(path: Path) -> Any:
     return saved_model
 
 
-def _signature_nodes(object_graph: Any) -> dict[str, int]:
-    for child in object_graph.nodes[0].children:
-        if child.local_name == "signatures":
-            node = object_graph.nodes[child.node_id]
+def _check_configurations(graph: Any) -> None:
+    """Refuse calls that bring options for the graph optimiser: it may round to half precision, say."""
+    for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
+        if not node.attr["config_proto"].s:
+            continue
+        configuration = config_pb2.ConfigProto()
+        try:
+            configuration.ParseFromString(node.attr["config_proto"].s)
+        except DecodeError as err:
+            raise VersionRefusedError("attribute", f"node {node.name}: its config_proto cannot be read") from err
+        if configuration.HasField("graph_options"):
+            raise VersionRefusedError("attribute", f"node {node.name} brings its own options for the graph optimiser")
+
+
+def _signature_nodes(objects: Any) -> dict[str, int]:
+    for child in objects.nodes[0].children:
+        node = objects.nodes[child.node_id]
+        if child.local_name == "signatures" and node.user_object.identifier == "signature_map":
             return {entry.local_name: entry.node_id for entry in node.children}
     return {}
 
 
-def _variables(object_graph: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[int, str]]:
-    """Return for each variable of the object graph a `Handle` node with the value that is restored, and its key.
-
-    The checkpoint is matched as TensorFlow restores it: by walking both object graphs from the root along equal names.
-    """
-    wanted = {position for position, node in enumerate(object_graph.nodes) if node.WhichOneof("kind") == "variable"}
+def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[int, str]]:
+    """Return for each variable of the object graph a `Handle` node with the value that is restored, and its key."""
+    wanted = {position for position, node in enumerate(objects.nodes) if node.WhichOneof("kind") == "variable"}
     if not wanted:
         return {}, {}
     try:
@@ -134,43 +154,19 @@ def _variables(object_graph: Any, prefix: Path) -> tuple[dict[int, GraphNode], d
         saved = trackable_object_graph_pb2.TrackableObjectGraph()
         saved.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
         shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, DecodeError, ValueError, RuntimeError, OSError) as err:
+    except (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError) as err:
         raise VersionRefusedError("variable", "the variables cannot be read") from err
-    keys = _restored_keys(object_graph, saved)
-    total = sum(8 * int(np.prod(shapes[key], dtype=np.int64)) for key in keys.values() if key in shapes)
+    keys = object_graph.restored_keys(objects, saved)
+    total = sum(8 * math.prod(shapes[key]) for key in keys.values() if key in shapes)
     if total > MAX_VARIABLE_BYTES:
         raise VersionRefusedError("size-limit", f"the variables are over {MAX_VARIABLE_BYTES} bytes")
     handles: dict[int, GraphNode] = {}
     for position in sorted(wanted):
-        variable = object_graph.nodes[position].variable
+        variable = objects.nodes[position].variable
         handles[position] = GraphNode(
             variable.name, "Handle", value=_restored(reader, keys.get(position), variable), label=variable.name
         )
     return handles, keys
-
-
-def _restored_keys(object_graph: Any, saved: Any) -> dict[int, str]:
-    """Return the checkpoint key of each variable node, found along equal child names from the root."""
-    keys: dict[int, str] = {}
-    pairs: dict[int, int] = {}
-    waiting = [(0, 0)]
-    while waiting:
-        node, counterpart = waiting.pop()
-        if node in pairs:
-            if pairs[node] != counterpart:
-                raise VersionRefusedError("variable", f"object {node} of the model is saved under two identities")
-            continue
-        pairs[node] = counterpart
-        children = {child.local_name: child.node_id for child in saved.nodes[counterpart].children}
-        waiting.extend(
-            (child.node_id, children[child.local_name])
-            for child in object_graph.nodes[node].children
-            if child.local_name in children
-        )
-        for attribute in saved.nodes[counterpart].attributes:
-            if attribute.name == "VARIABLE_VALUE":
-                keys[node] = attribute.checkpoint_key
-    return keys
 
 
 def _restored(reader: Any, key: str | None, variable: Any) -> NDArray[Any]:
@@ -213,6 +209,16 @@ def _bind(
         graph = InlinedGraph((), Reference(0)) if output in skipped else inliner.run(function, arguments, index)
         outputs[output] = (_shape(declared.outputs[output]), tf.as_dtype(declared.outputs[output].dtype).name, graph)
     return BoundSignature(name, keywords[0], _shape(information), dtype.name, outputs)
+
+
+def _outputs(signature: str, concrete: Any, definition: Any) -> list[str]:
+    """Return the names of a function's outputs in the order in which TensorFlow packs them: one tensor for each."""
+    fields = concrete.output_signature.dict_value.fields
+    tensors_only = all(value.WhichOneof("kind") == "tensor_spec_value" for value in fields.values())
+    if definition is None or not tensors_only or len(fields) != len(definition.signature.output_arg):
+        reason = f"signature {signature} answers something else than one tensor for each name"
+        raise VersionRefusedError("signature-mismatch", reason)
+    return sorted(fields)
 
 
 def _shape(information: Any) -> tuple[int, ...]:

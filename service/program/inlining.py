@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
 from service.program.safety import CALLS, MAX_DEPTH, MAX_NODES
+
+MAX_INLINED_BYTES = 2 * 1024 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,9 @@ class Inliner:
     Args:
         functions: function definitions by name.
         decode_constant: TensorProto message -> array, sizes checked.
+
+    The calls are counted, not only the nodes: functions that do nothing but call each other twice, forty deep, would
+    keep it busy for ever.
     """
 
     def __init__(self, functions: Mapping[str, Any], decode_constant: Callable[[Any], NDArray[Any]]) -> None:
@@ -87,15 +91,21 @@ class Inliner:
         self._functions = functions
         self._decode_constant = decode_constant
         self._nodes: list[GraphNode] = []
+        self._node_by_name: dict[str, dict[str, Any]] = {}
+        self._constants: dict[tuple[str, str], NDArray[Any]] = {}
+        self._calls = 0
+        self._bytes = 0
 
     def add(self, node: GraphNode) -> Reference:
         """Append a node.
 
         Raises:
-            VersionRefusedError: `size-limit`, beyond `MAX_NODES`.
+            VersionRefusedError: `size-limit`, beyond `MAX_NODES` nodes or `MAX_INLINED_BYTES` of constants.
         """
-        if len(self._nodes) >= MAX_NODES:
-            raise VersionRefusedError("size-limit", f"over {MAX_NODES} nodes after inlining")
+        self._bytes += 0 if node.value is None else int(node.value.nbytes)
+        if len(self._nodes) >= MAX_NODES or self._bytes > MAX_INLINED_BYTES:
+            reason = f"over {MAX_NODES} nodes or {MAX_INLINED_BYTES} bytes of constants after inlining"
+            raise VersionRefusedError("size-limit", reason)
         self._nodes.append(node)
         return Reference(len(self._nodes) - 1)
 
@@ -108,11 +118,24 @@ class Inliner:
         result = _Frame(self, function, tuple(arguments), prefix="", depth=0).result(output)
         return InlinedGraph(tuple(self._nodes), result)
 
-    def _function(self, name: str) -> Any:
-        try:
-            return self._functions[name]
-        except KeyError as err:
-            raise VersionRefusedError("function-missing", f"function {name} is called but not defined") from err
+    def _call(self, name: str) -> tuple[Any, Mapping[str, Any]]:
+        """Return a function's definition and its nodes by name, and count the call."""
+        self._calls += 1
+        if self._calls > MAX_NODES:
+            raise VersionRefusedError("size-limit", f"over {MAX_NODES} calls of functions")
+        if name not in self._functions:
+            raise VersionRefusedError("function-missing", f"function {name} is called but not defined")
+        definition = self._functions[name]
+        if name not in self._node_by_name:
+            self._node_by_name[name] = {node.name: node for node in definition.node_def}
+        return definition, self._node_by_name[name]
+
+    def _constant(self, function: str, node: Any) -> NDArray[Any]:
+        """Return a Const node's array; however often its function is called, it is one array."""
+        place = (function, node.name)
+        if place not in self._constants:
+            self._constants[place] = self._decode_constant(node.attr["value"].tensor)
+        return self._constants[place]
 
 
 class _Frame:
@@ -124,14 +147,14 @@ class _Frame:
         if depth > MAX_DEPTH:
             raise VersionRefusedError("depth-limit", f"functions call each other over {MAX_DEPTH} deep")
         self._inliner = inliner
-        self._definition = inliner._function(function)
+        self._definition, self._node_by_name = inliner._call(function)
+        self._function = function
         self._prefix = prefix
         self._depth = depth
         names = [argument.name for argument in self._definition.signature.input_arg]
         if len(names) != len(arguments):
             reason = f"function {function} takes {len(names)} arguments and is given {len(arguments)}"
             raise VersionRefusedError("function-arity", reason)
-        self._node_by_name = {node.name: node for node in self._definition.node_def}
         self._known: dict[str, Reference] = dict(zip(names, arguments, strict=True))
         self._calls: dict[str, _Frame] = {}
         self._bases: dict[str, int] = {}
@@ -183,26 +206,24 @@ class _Frame:
                     self._inliner, node.attr["f"].func.name, inputs, prefix=self._prefix, depth=self._depth + 1
                 )
             return self._calls[node.name].result(output)
-        if node.op == "Identity":
-            return inputs[0]
-        if node.op == "ReadVariableOp":
-            handle = self._inliner._nodes[inputs[0].node]
-            if handle.op != "Handle":
-                raise VersionRefusedError("variable", f"node {name} reads a variable that is not one of the model's")
-            return self._inliner.add(GraphNode(name, "Constant", value=handle.value, label=handle.label))
+        if node.op in {"Identity", "ReadVariableOp"}:
+            if len(inputs) != 1:
+                raise VersionRefusedError("function-arity", f"node {name} reads {len(inputs)} tensors, expected one")
+            return inputs[0] if node.op == "Identity" else self._read(name, inputs[0])
         if node.op == "Const":
-            value = self._inliner._decode_constant(node.attr["value"].tensor)
+            value = self._inliner._constant(self._function, node)
             return self._inliner.add(GraphNode(name, "Constant", value=value, label=name))
         if node.name not in self._bases:
             attributes = {key: decode_attribute(value) for key, value in node.attr.items() if not key.startswith("_")}
             self._bases[node.name] = self._inliner.add(GraphNode(name, node.op, inputs, attributes)).node
         return Reference(self._bases[node.name], output)
 
+    def _read(self, name: str, variable: Reference) -> Reference:
+        handle = self._inliner._nodes[variable.node]
+        if handle.op != "Handle":
+            raise VersionRefusedError("variable", f"node {name} reads a variable that is not one of the model's")
+        return self._inliner.add(GraphNode(name, "Constant", value=handle.value, label=handle.label))
+
 
 def _data_inputs(node: Any) -> list[str]:
     return [name for name in node.input if not name.startswith("^")]
-
-
-def constant_value(node: GraphNode) -> NDArray[Any]:
-    """Return a `Constant` node's array."""
-    return np.asarray(node.value)

@@ -3,12 +3,14 @@
 `graph` parses the file and asks here first. Works on the parsed messages and needs no TensorFlow.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from service.errors import VersionRefusedError
 
 MAX_NODES = 100_000
+MAX_RANK = 254
 MAX_CONSTANT_BYTES = 256 * 1024 * 1024
 MAX_DEPTH = 64
 
@@ -36,13 +38,13 @@ SAVER = PURE | {
 MAIN = PURE | CALLS | {"VarHandleOp"}
 """Ops allowed in the main graph."""
 
-USER_OBJECTS = frozenset(
+FUNCTION_ATTRIBUTES = frozenset(
     {
-        "_generic_user_object", "signature_map", "trackable_dict_wrapper", "trackable_list_wrapper",
-        "trackable_tuple_wrapper",
+        "_construction_context", "_input_shapes", "_noinline", "backward_function_name", "forward_function_name",
     }
 )  # fmt: skip
-"""Plain objects of the object graph. Anything else (hash table, asset, Keras 2 object) has behaviour of its own."""
+"""Attributes that a function may carry. Others change what runs: `api_implements` lets the graph optimiser put another
+function in this one's place, `_XlaMustCompile` another compiler."""
 
 
 def check(saved_model: Any) -> None:
@@ -53,7 +55,7 @@ def check(saved_model: Any) -> None:
 
     Raises:
         VersionRefusedError: rules `meta-graph`, `tensorflow-1`, `size-limit`, `asset`, `init-op`, `op-not-allowed`,
-            `object-graph`, `duplicate-name`.
+            `duplicate-name`, `attribute`.
     """
     if len(saved_model.meta_graphs) != 1:
         reason = f"expected one meta graph, received {len(saved_model.meta_graphs)}. Export with tf.saved_model.save."
@@ -70,7 +72,7 @@ def check(saved_model: Any) -> None:
     _check_names(meta_graph)
     _check_init_op(meta_graph)
     _check_ops(meta_graph)
-    _check_objects(meta_graph.object_graph_def)
+    _check_attributes(meta_graph.graph_def)
 
 
 def _functions(graph: Any) -> dict[str, Any]:
@@ -93,17 +95,32 @@ def _check_sizes(graph: Any) -> None:
             raise VersionRefusedError("size-limit", reason)
 
 
+def expanded_bytes(tensor: Any) -> int:
+    """Return the bytes that a TensorProto takes once decoded; it may say one value for a whole shape.
+
+    Raises:
+        VersionRefusedError: `size-limit`, if a dimension is unknown or negative, or there are too many.
+    """
+    if len(tensor.tensor_shape.dim) > MAX_RANK:
+        raise VersionRefusedError("size-limit", f"a constant has over {MAX_RANK} dimensions")
+    sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+    if any(size < 0 for size in sizes):
+        raise VersionRefusedError("size-limit", "a constant has a negative dimension")
+    return int(math.prod(sizes)) * 8 + sum(len(value) for value in tensor.string_val)
+
+
 def _check_names(meta_graph: Any) -> None:
-    """Every name must mean one thing: readers of a file with two functions of one name might pick different ones."""
+    """Every name must mean one thing: readers of a file with two functions of one name might pick different ones.
+
+    A function with the name of an op would be run in that op's place by TensorFlow's Python loader.
+    """
     graph = meta_graph.graph_def
-    scopes = [
-        ("functions", [function.signature.name for function in graph.library.function]),
-        ("nodes", [node.name for node in graph.node]),
-    ]
-    scopes.extend(
-        (f"nodes of function {function.signature.name}", [node.name for node in function.node_def])
-        for function in graph.library.function
-    )
+    functions = [function.signature.name for function in graph.library.function]
+    scopes = [("functions", functions), ("nodes", [node.name for node in graph.node])]
+    for function in graph.library.function:
+        name, arguments = function.signature.name, [argument.name for argument in function.signature.input_arg]
+        scopes.append((f"nodes of function {name}", [*arguments, *(node.name for node in function.node_def)]))
+        scopes.append((f"outputs of function {name}", [output.name for output in function.signature.output_arg]))
     scopes.extend(
         (f"children of object {position}", [child.local_name for child in node.children])
         for position, node in enumerate(meta_graph.object_graph_def.nodes)
@@ -111,20 +128,9 @@ def _check_names(meta_graph: Any) -> None:
     for where, names in scopes:
         if len(set(names)) != len(names):
             raise VersionRefusedError("duplicate-name", f"two {where} have the same name")
-
-
-def expanded_bytes(tensor: Any) -> int:
-    """Return the bytes that a TensorProto takes once decoded; it may say one value for a whole shape.
-
-    Raises:
-        VersionRefusedError: `size-limit`, if a dimension is unknown or negative.
-    """
-    elements = 1
-    for dimension in tensor.tensor_shape.dim:
-        if dimension.size < 0:
-            raise VersionRefusedError("size-limit", "a constant has a negative dimension")
-        elements *= dimension.size
-    return elements * 8 + sum(len(value) for value in tensor.string_val)
+    for name in functions:
+        if name in SAVER | MAIN:
+            raise VersionRefusedError("duplicate-name", f"a function has the name of the op {name}")
 
 
 def _check_init_op(meta_graph: Any) -> None:
@@ -193,18 +199,14 @@ def _require_ops(where: str, nodes: Iterable[Any], allowed: frozenset[str] | set
             raise VersionRefusedError("op-not-allowed", reason)
 
 
-def _check_objects(object_graph: Any) -> None:
-    for position, node in enumerate(object_graph.nodes):
-        kind = node.WhichOneof("kind")
-        plain = kind in {"variable", "function", "bare_concrete_function", "constant"} or (
-            kind == "user_object" and node.user_object.identifier in USER_OBJECTS
-        )
-        if not plain:
-            what = node.user_object.identifier if kind == "user_object" else kind
-            reason = f"object {position} of the model is a {what}, not a variable, function, constant or plain object"
-            raise VersionRefusedError("object-graph", reason)
-        if node.saveable_objects or node.registered_saver or node.slot_variables:
-            reason = (
-                f"object {position} of the model restores itself in its own way; only plain variables may be restored"
-            )
-            raise VersionRefusedError("object-graph", reason)
+def _check_attributes(graph: Any) -> None:
+    """Refuse what would change a function after it was read: attributes filled in by the caller, substitutes."""
+    for function in graph.library.function:
+        for key in sorted(set(function.attr) - FUNCTION_ATTRIBUTES):
+            reason = f"function {function.signature.name} has the attribute {key[:80]}, which may change what runs"
+            raise VersionRefusedError("attribute", reason)
+    for node in _all_nodes(graph):
+        if any(attribute.WhichOneof("value") == "placeholder" for attribute in node.attr.values()):
+            raise VersionRefusedError("attribute", f"node {node.name} takes an attribute from its function's caller")
+        if node.op in CALLS and (node.attr["f"].func.attr or node.attr["executor_type"].s):
+            raise VersionRefusedError("attribute", f"node {node.name} calls its function in a way of its own")
