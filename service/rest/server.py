@@ -14,6 +14,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import WSGITask
 
+from service.rest.refusals import RefusalTask
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -139,5 +140,6 @@ def _channel_class(is_closing: threading.Event) -> type[HTTPChannel]:
 
     class ClosingChannel(HTTPChannel):
         task_class = ClosingTask
+        error_task_class = RefusalTask
 
     return ClosingChannel
