@@ -6,6 +6,7 @@ that reads, moves, reduces or counts the row axis is refused: a batch would mix 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ from service.program.program import (
     fuse,
     renumbered,
 )
+
+MAX_WIDTH = 1_000_000
+"""Largest number of features of a row or of a node, and of numbers of a constant that is computed from others."""
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _TF_FLOATS = (1, 2)
@@ -65,10 +69,15 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         VersionRefusedError: rules `not-lifted` (an op or a form of it that is not understood), `row-axis`, `cast`,
             `finite-weights`, `output-shape`; the reason names the node.
     """
+    if dim > MAX_WIDTH:
+        raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_WIDTH} are read")
     lifter = _Lifter(dim)
     tensors: list[Tensor | None] = []
     for node in graph.nodes:
-        tensors.append(None if node.op == "Handle" else lifter.lift(node, [tensors[ref.node] for ref in node.inputs]))
+        try:
+            tensors.append(lifter.lift(node, [tensors[ref.node] for ref in node.inputs]))
+        except (ValueError, TypeError, LookupError, OverflowError) as err:  # attributes and shapes that do not fit
+            raise _refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
     result = tensors[graph.output.node]
     if not isinstance(result, Rows) or result.width != 1:
         shape = "a constant" if isinstance(result, Constant) else f"{getattr(result, 'width', 0)} numbers per row"
@@ -124,13 +133,15 @@ class _Lifter:
         }
 
     def lift(self, node: GraphNode, inputs: Sequence[Tensor | None]) -> Tensor | None:
-        """Return the tensor of `node`, or refuse it."""
+        """Return the tensor of `node`, or refuse it; None for what is no number of a row."""
         if node.op == "Input":
             return Rows(0, self._dim, 2)
         if node.op == "Constant":
             return Constant(np.asarray(node.value), node.label)
-        if node.op == "Examples":
+        if node.op in {"Examples", "Handle"}:
             return None
+        if any(reference.output != 0 for reference in node.inputs):
+            raise _refused("not-lifted", node, "reads a second output of an op that has one")
         if node.op == "ParseExampleV2":
             return self._parse_example(node, inputs)
         known = [tensor for tensor in inputs if tensor is not None]
@@ -151,6 +162,9 @@ class _Lifter:
         return Rows(0, self._dim, 2)
 
     def _append(self, node: Node, rank: int) -> Rows:
+        if not 0 < node.width <= MAX_WIDTH:
+            reason = f"node {node.name} has {node.width} numbers per row, from 1 to {MAX_WIDTH} are read"
+            raise VersionRefusedError("size-limit", reason)
         self.nodes.append(node)
         return Rows(len(self.nodes) - 1, node.width, rank)
 
@@ -280,7 +294,7 @@ class _Lifter:
             not isinstance(rows, Rows)
             or not isinstance(axis, Constant)
             or rows.rank != 1
-            or int(axis.array) not in (1, -1)
+            or axis.array.reshape(-1).tolist() not in ([1], [-1])
         ):
             raise _refused("row-axis", node, "must add a last axis to [n]")
         return dataclasses.replace(rows, rank=2)
@@ -291,11 +305,12 @@ class _Lifter:
             raise _refused("cast", node, "casts to or from a type that is neither float32 nor float64")
         if isinstance(tensor, Constant):
             dtype = np.float32 if node.attributes.get("DstT") == 1 else np.float64
-            return Constant(tensor.array.astype(dtype), tensor.label)
+            with np.errstate(over="ignore"):  # infinity is refused where the constant is used
+                return Constant(tensor.array.astype(dtype), tensor.label)
         return tensor
 
     def _leaky_relu(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-        return self._atom(leaky_relu(float(node.attributes.get("alpha", 0.2))))(node, inputs)
+        return self._atom(leaky_relu(float(node.attributes.get("alpha", np.float32(0.2)))))(node, inputs)
 
     def _atom(self, atom: Atom) -> Callable[[GraphNode, Sequence[Tensor]], Tensor]:
         def lift(node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
@@ -349,6 +364,10 @@ def _folded(
     node: GraphNode, left: Constant, right: Constant, operation: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 ) -> Constant:
     """Return the constant of two: one correctly rounded IEEE operation, as TensorFlow folds it."""
+    if math.prod(np.broadcast_shapes(left.array.shape, right.array.shape)) > max(
+        MAX_WIDTH, left.array.size, right.array.size
+    ):
+        raise _refused("size-limit", node, f"computes a constant of over {MAX_WIDTH} numbers")
     with np.errstate(all="ignore"):
         value = operation(_float(node, left.array), _float(node, right.array))
     return Constant(_float(node, np.asarray(value)), left.label or right.label)

@@ -5,11 +5,15 @@ and the main graph. Both must call the same function on the same variables, or w
 Above: `graph`. Works on the parsed messages and needs no TensorFlow.
 """
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from service.errors import VersionRefusedError
 from service.program import safety
+
+RESTORE = frozenset({"AssignVariableOp", "Const", "DisableCopyOnRead", "Identity", "NoOp", "RestoreV2"})
+"""Ops of the function that TensorFlow Serving runs to restore the variables; it reads one file and assigns."""
 
 
 class SignatureTable:
@@ -63,7 +67,7 @@ class SignatureTable:
             node = self._nodes.get(node_name)
             if node is None or node.op not in safety.CALLS or list(safety.called_functions(node)) != [function]:
                 return "calls another function in the signature table"
-            if int(number or "0") != index:
+            if (number or "0") != str(index):
                 return "orders its outputs differently in the signature table"
             if not self._feeds(node, placeholder, self._concrete[function].bound_inputs):
                 return "binds other variables in the signature table"
@@ -83,45 +87,80 @@ class SignatureTable:
 
     def _restored_keys(self) -> dict[str, str]:
         """Return the checkpoint key that the saver's restore function assigns to each handle of the main graph."""
-        restore = self._nodes.get(self._meta_graph.saver_def.restore_op_name)
-        called = [] if restore is None else list(safety.called_functions(restore))
-        if restore is None or len(called) != 1 or called[0] not in self.functions:
+        saver = self._meta_graph.saver_def
+        restore = self._nodes.get(saver.restore_op_name)
+        if restore is None:
             return {}
-        function = self.functions[called[0]]
-        nodes = {node.name: node for node in function.node_def}
-        handles = {
-            argument.name: name.split(":")[0]
-            for argument, name in zip(
-                function.signature.input_arg, (name for name in restore.input if not name.startswith("^")), strict=False
-            )
-        }
-        found: dict[str, str] = {}
-        for node in function.node_def:
-            if node.op != "AssignVariableOp" or node.input[0] not in handles:
-                continue
-            handle = handles[node.input[0]]
-            key = _restored_key(node.input[1], nodes)
-            if self._nodes[handle].op != "VarHandleOp" or key is None or found.setdefault(handle, key) != key:
-                reason = "the saver's restore function assigns a variable in a way that is not understood"
-                raise VersionRefusedError("signature-mismatch", reason)
-        return found
+        called = list(safety.called_functions(restore))
+        function = self.functions.get(called[0]) if len(called) == 1 else None
+        inputs = [name.split(":")[0] for name in restore.input if not name.startswith("^")]
+        if function is None or len(inputs) != len(function.signature.input_arg) or not inputs:
+            raise _not_understood()
+        prefix, *arguments = [argument.name for argument in function.signature.input_arg]
+        if inputs[0] != saver.filename_tensor_name.split(":")[0] or len(set(inputs)) != len(inputs):
+            raise _not_understood()
+        handles = dict(zip(arguments, inputs[1:], strict=True))
+        self._require_own_resources(handles.values())
+        return _assigned_keys(function, prefix, handles)
+
+    def _require_own_resources(self, names: Iterable[str]) -> None:
+        """Require that each handle is a variable of its own: two with one shared name are one variable."""
+        every = [node for node in self._nodes.values() if node.op == "VarHandleOp"]
+        bearers = collections.Counter((node.attr["container"].s, node.attr["shared_name"].s) for node in every)
+        for name in names:
+            node = self._nodes.get(name)
+            if node is None or node.op != "VarHandleOp" or not node.attr["shared_name"].s:
+                raise _not_understood()
+            if bearers[node.attr["container"].s, node.attr["shared_name"].s] > 1:
+                raise VersionRefusedError("signature-mismatch", "two variables of the main graph share one value")
 
 
-def _restored_key(tensor: str, nodes: Mapping[str, Any]) -> str | None:
-    """Return the checkpoint key behind a tensor of the restore function, through identities."""
-    for _ in range(len(nodes) + 1):
-        name, _, place = tensor.partition(":")
-        node = nodes.get(name)
-        if node is None:
-            return None
-        if node.op == "Identity":
-            tensor = node.input[0]
+def _not_understood() -> VersionRefusedError:
+    reason = "the saver's restore function assigns a variable in a way that is not understood"
+    return VersionRefusedError("signature-mismatch", reason)
+
+
+def _assigned_keys(function: Any, prefix: str, handles: Mapping[str, str]) -> dict[str, str]:
+    """Return which checkpoint key a restore function assigns to each handle; it may do nothing else."""
+    nodes = {node.name: node for node in function.node_def}
+    found: dict[str, str] = {}
+    for node in function.node_def:
+        if node.op not in RESTORE:
+            raise _not_understood()
+        if node.op != "AssignVariableOp":
             continue
-        if node.op != "RestoreV2":
+        inputs = [name for name in node.input if not name.startswith("^")]
+        key = _restored_key(inputs[1], nodes, prefix) if len(inputs) == 2 else None
+        if key is None or inputs[0] not in handles or found.setdefault(handles[inputs[0]], key) != key:
+            raise _not_understood()
+    return found
+
+
+def _restored_key(tensor: str, nodes: Mapping[str, Any], prefix: str) -> str | None:
+    """Return the checkpoint key behind a tensor of the restore function, through identities, None where unclear."""
+    for _ in range(len(nodes) + 1):
+        name, *place = tensor.split(":")
+        node = nodes.get(name)
+        inputs = [] if node is None else [name for name in node.input if not name.startswith("^")]
+        if node is not None and node.op == "Identity" and len(inputs) == 1:
+            tensor = inputs[0]
+            continue
+        if node is None or node.op != "RestoreV2" or len(inputs) != 3 or inputs[0] != prefix:
             return None
-        names = nodes.get(node.input[1].split(":")[0])
-        index = int(place.rpartition(":")[2])
-        if names is None or names.op != "Const" or index >= len(names.attr["value"].tensor.string_val):
+        if len(place) != 2 or not place[1].isdigit():
             return None
-        return str(names.attr["value"].tensor.string_val[index].decode("utf-8", "replace"))
+        keys, slices = (_strings(nodes.get(name.split(":")[0])) for name in inputs[1:])
+        index = int(place[1])
+        if index >= len(keys) or any(slices) or len(slices) != len(keys):
+            return None
+        return keys[index].decode("utf-8", "replace")
     return None
+
+
+def _strings(node: Any) -> list[bytes]:
+    """Return the strings of a Const node, none where it is not written out in full."""
+    if node is None or node.op != "Const":
+        return []
+    tensor = node.attr["value"].tensor
+    sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
+    return list(tensor.string_val) if sizes == [len(tensor.string_val)] else []
