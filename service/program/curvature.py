@@ -19,6 +19,9 @@ from service.program.atoms import Square
 from service.program.operators import Dense, Divide, Identity, Scale
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
 
+_LARGEST = Fraction(float(np.finfo(np.float64).max))
+_MAX_BITS = 8192
+
 
 class Curvature(enum.IntEnum):
     """What is known of a node as a function of the row."""
@@ -208,9 +211,9 @@ def _strong_convexity(program: Program) -> float:
     for position, node in enumerate(program.nodes):
         if isinstance(node, AffineNode) and len(node.terms) == 1 and node.terms[0].argument in diagonals:
             factors = node.terms[0].operator.exact_diagonal(node.width)
-            if factors is not None:
-                before = diagonals[node.terms[0].argument]
-                diagonals[position] = [a * b for a, b in zip(before, factors, strict=True)]
+            product = _products(diagonals[node.terms[0].argument], factors)
+            if product is not None:
+                diagonals[position] = product
     total = [Fraction(0)] * program.dim
     for position, weights in _score_weights(program).items():
         node = program.nodes[position]
@@ -218,6 +221,8 @@ def _strong_convexity(program: Program) -> float:
             for j, (c, d) in enumerate(zip(weights, diagonals[node.argument], strict=True)):
                 total[j] += 2 * c * d * d
     m = min(total)
+    if m > _LARGEST:
+        return float(_LARGEST)
     nearest = float(m)
     return nearest if Fraction(nearest) <= m else float(np.nextafter(nearest, -np.inf))
 
@@ -242,9 +247,15 @@ def _score_weights(program: Program) -> dict[int, list[Fraction]]:
 def _pulled_back(term: Term, outer: list[Fraction], width: int) -> list[Fraction] | None:
     operator = term.operator
     if isinstance(operator, Scale | Divide | Identity):
-        factors = operator.exact_diagonal(width)
-        return None if factors is None else [a * b for a, b in zip(outer, factors, strict=True)]
+        return _products(outer, operator.exact_diagonal(width))
     if len(outer) != 1:
         return None
     column: NDArray[np.floating] = operator.coefficients[:, 0]
-    return [outer[0] * Fraction(float(value)) for value in column]
+    return _products([outer[0]] * width, [Fraction(float(value)) for value in column])
+
+
+def _products(left: list[Fraction], right: list[Fraction] | None) -> list[Fraction] | None:
+    """Return the products, None where they are unknown or grow too long; whoever skips a square only loses strength."""
+    if right is None or any(max(a.numerator.bit_length(), a.denominator.bit_length()) > _MAX_BITS for a in left):
+        return None
+    return [a * b for a, b in zip(left, right, strict=True)]

@@ -50,30 +50,25 @@ def unbounded(program: Program) -> list[Range]:
 
 
 def _affine(node: AffineNode, found: list[Range]) -> Range:
-    low = np.zeros(node.width)
-    high = np.zeros(node.width)
-    size = np.zeros(node.width)
-    count = 1
-    for term in node.terms:
-        lower, upper = found[term.argument]
-        matrix_low, matrix_high = term.operator.as_matrix(lower.shape[0])
-        corners = [_product(end, matrix) for end in (lower, upper) for matrix in (matrix_low, matrix_high)]
-        least, most = np.minimum.reduce(corners), np.maximum.reduce(corners)
-        low = low + least.sum(axis=0)
-        high = high + most.sum(axis=0)
-        size = size + np.maximum(np.abs(least), np.abs(most)).sum(axis=0)
-        count += lower.shape[0] + 1
+    contributions = [term.operator.interval(*found[term.argument]) for term in node.terms]
     if node.bias is not None:
         bias = node.bias.astype(np.float64)
-        low, high, size = low + bias, high + bias, size + np.abs(bias)
-    # Standard bound of a sum of `count` rounded terms (Higham, Accuracy and Stability, section 4.2), doubled.
-    with np.errstate(invalid="ignore"):
-        slack = np.where(np.isfinite(size), 2 * count * _EPSILON * size + np.finfo(np.float64).tiny, 0.0)
-    return low - slack, high + slack
+        contributions.append((bias[None, :], bias[None, :]))
+    lower = np.concatenate([low for low, _ in contributions])
+    upper = np.concatenate([high for _, high in contributions])
+    return _sum(lower, -1.0), _sum(upper, 1.0)
 
 
-def _product(ends: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ends[:, None] * matrix with 0 * inf = 0."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        product = ends[:, None] * matrix
-    return np.where((matrix == 0) | (ends[:, None] == 0), 0.0, product)
+def _sum(ends: NDArray[np.float64], outward: float) -> NDArray[np.float64]:
+    """Return the columns' sums, moved `outward` by a bound of the rounding, unbounded where a sum leaves float64.
+
+    Standard bound of a sum of rounded products (Higham, Accuracy and Stability, section 4.2), doubled, and one for
+    products that underflow. A sum of numbers none of which lies outward of 0 does not lie there either.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.abs(ends).sum(axis=0)
+        slack = 2 * (ends.shape[0] + 1) * (_EPSILON * size + np.finfo(np.float64).tiny)
+        moved = ends.sum(axis=0) + outward * slack
+    moved = np.where(np.isfinite(size), moved, outward * np.inf)
+    inside = (outward * ends <= 0).all(axis=0) & np.isfinite(size)
+    return np.where(inside, np.minimum(moved, 0.0) if outward > 0 else np.maximum(moved, 0.0), moved)

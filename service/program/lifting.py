@@ -30,8 +30,8 @@ from service.program.program import (
     renumbered,
 )
 
-MAX_WIDTH = 1_000_000
-"""Largest number of features of a row or of a node, and of numbers of a constant that is computed from others."""
+MAX_NUMBERS = 1_000_000
+"""Most numbers that all nodes together compute of a row, and that a constant has which is computed from others."""
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _TF_FLOATS = (1, 2)
@@ -69,8 +69,8 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         VersionRefusedError: rules `not-lifted` (an op or a form of it that is not understood), `row-axis`, `cast`,
             `finite-weights`, `output-shape`; the reason names the node.
     """
-    if dim > MAX_WIDTH:
-        raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_WIDTH} are read")
+    if dim > MAX_NUMBERS:
+        raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_NUMBERS} are read")
     lifter = _Lifter(dim)
     tensors: list[Tensor | None] = []
     for node in graph.nodes:
@@ -108,6 +108,7 @@ class _Lifter:
     def __init__(self, dim: int) -> None:
         self.nodes: list[Node] = [InputNode(dim)]
         self._dim = dim
+        self._numbers = dim
         self._lift: dict[str, Callable[[GraphNode, Sequence[Tensor]], Tensor]] = {
             "MatMul": self._matmul,
             "BiasAdd": self._add,
@@ -162,8 +163,11 @@ class _Lifter:
         return Rows(0, self._dim, 2)
 
     def _append(self, node: Node, rank: int) -> Rows:
-        if not 0 < node.width <= MAX_WIDTH:
-            reason = f"node {node.name} has {node.width} numbers per row, from 1 to {MAX_WIDTH} are read"
+        self._numbers += node.width
+        if node.width < 1 or self._numbers > MAX_NUMBERS:
+            reason = (
+                f"node {node.name} has no features, or the nodes together compute over {MAX_NUMBERS} numbers per row"
+            )
             raise VersionRefusedError("size-limit", reason)
         self.nodes.append(node)
         return Rows(len(self.nodes) - 1, node.width, rank)
@@ -365,9 +369,9 @@ def _folded(
 ) -> Constant:
     """Return the constant of two: one correctly rounded IEEE operation, as TensorFlow folds it."""
     if math.prod(np.broadcast_shapes(left.array.shape, right.array.shape)) > max(
-        MAX_WIDTH, left.array.size, right.array.size
+        MAX_NUMBERS, left.array.size, right.array.size
     ):
-        raise _refused("size-limit", node, f"computes a constant of over {MAX_WIDTH} numbers")
+        raise _refused("size-limit", node, f"computes a constant of over {MAX_NUMBERS} numbers")
     with np.errstate(all="ignore"):
         value = operation(_float(node, left.array), _float(node, right.array))
     return Constant(_float(node, np.asarray(value)), left.label or right.label)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_LEAST = float(np.finfo(np.float64).smallest_subnormal)
+
 Array = Any
 """An array of the array-API family (NumPy, CuPy, JAX)."""
 
@@ -35,6 +37,20 @@ def fingerprint(values: NDArray[np.floating]) -> str:
     shape = ",".join(str(size) for size in values.shape)
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
     return f"{values.dtype.name}[{shape}]:{hashlib.sha256(little.tobytes()).hexdigest()}"
+
+
+def _product_bounds(
+    lower: NDArray[np.float64], upper: NDArray[np.float64], below: NDArray[np.float64], above: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the smallest and largest product of a number in [lower, upper] and one in [below, above], 0 * inf = 0."""
+    corners = []
+    for end in (lower, upper):
+        for factor in (below, above):
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                product = np.where((factor == 0) | (end == 0), 0.0, end * factor)
+            vanished = (product == 0) & (factor != 0) & (end != 0)
+            corners.append(np.where(vanished, np.sign(end) * np.sign(factor) * _LEAST, product))
+    return np.minimum.reduce(corners), np.maximum.reduce(corners)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +78,13 @@ class Operator(abc.ABC):
         """Return the transposed map of `adjoint` [n, output width]: [n, input width]."""
 
     @abc.abstractmethod
-    def as_matrix(self, input_width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return float64 matrices [input width, output width] that enclose the map's exact coefficients."""
+    def interval(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return bounds [terms, output width] of the products that make up T(v) for v in a box, in float64.
+
+        Each has the sign of a bound and is next to it in float64, or encloses it.
+        """
 
     @property
     @abc.abstractmethod
@@ -103,11 +124,12 @@ class Dense(Operator):
         """Return the adjoint times the transpose of W."""
         return adjoint @ namespace.asarray(self.transposed, dtype=dtype)
 
-    def as_matrix(self, input_width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return W twice: its entries are exact in float64."""
-        del input_width
+    def interval(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bounds of v_i W_ij; the entries of W are exact in float64."""
         matrix = self.coefficients.astype(np.float64)
-        return matrix, matrix
+        return _product_bounds(lower[:, None], upper[:, None], matrix, matrix)
 
     @property
     def text(self) -> str:
@@ -131,11 +153,12 @@ class Scale(Operator):
         """Return s times the adjoint: the map is its own transpose."""
         return self.apply(adjoint, dtype, namespace)
 
-    def as_matrix(self, input_width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return diag(s) twice: its entries are exact in float64."""
-        del input_width
-        matrix = np.diag(self.coefficients.astype(np.float64))
-        return matrix, matrix
+    def interval(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bounds of s_i v_i; the entries of s are exact in float64."""
+        factors = self.coefficients.astype(np.float64)
+        return _product_bounds(lower[None, :], upper[None, :], factors, factors)
 
     @property
     def text(self) -> str:
@@ -164,11 +187,14 @@ class Divide(Operator):
         """Return the adjoint / c: the map is its own transpose."""
         return self.apply(adjoint, dtype, namespace)
 
-    def as_matrix(self, input_width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return diag(1/c) rounded down and up: a reciprocal is seldom a float."""
-        del input_width
-        reciprocal = 1.0 / self.coefficients.astype(np.float64)
-        return np.diag(np.nextafter(reciprocal, -np.inf)), np.diag(np.nextafter(reciprocal, np.inf))
+    def interval(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bounds of v_i / c_i, from 1/c_i rounded down and up: a reciprocal is seldom a float."""
+        with np.errstate(over="ignore"):
+            reciprocal = 1.0 / self.coefficients.astype(np.float64)
+        below, above = np.nextafter(reciprocal, -np.inf), np.nextafter(reciprocal, np.inf)
+        return _product_bounds(lower[None, :], upper[None, :], below, above)
 
     @property
     def text(self) -> str:
@@ -201,10 +227,11 @@ class Identity(Operator):
         del dtype, namespace
         return adjoint
 
-    def as_matrix(self, input_width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the unit matrix twice."""
-        matrix = np.eye(input_width)
-        return matrix, matrix
+    def interval(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the box."""
+        return lower[None, :], upper[None, :]
 
     @property
     def text(self) -> str:
