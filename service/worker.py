@@ -20,12 +20,14 @@ from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.rest.app import create_app
 from service.rest.server import HttpServer
+from service.rpc.call_gate import CallGate
 from service.rpc.server import create_server
 from service.scorer import Scorer
 from service.settings import Settings
 from service.watcher import Watcher
 
-_WATCHER_STOP_SECONDS = 0.5
+_QUIET_SECONDS = 0.05
+_LAST_SECONDS = 0.25
 
 
 class StartError(Exception):
@@ -76,7 +78,8 @@ class Worker:
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
         _check_free(settings)
-        server = create_server(scorer, self.registry, self.metrics, settings)
+        self._gate = CallGate()
+        server = create_server(scorer, self.registry, self.metrics, settings, self._gate)
         self._grpc: grpc.Server | None = server
         self._http = serve_http(self.app, settings)
         try:
@@ -101,7 +104,7 @@ class Worker:
         self._http.close_gently()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Stop in the reverse order: accept nothing more, finish what was accepted, end the watcher.
+        """Stop in the reverse order: accept nothing more, finish what was accepted, end the watcher. For once.
 
         Args:
             timeout_seconds: most time for the accepted requests; a load that runs gets half a second more.
@@ -111,12 +114,14 @@ class Worker:
         """
         deadline = time.monotonic() + timeout_seconds
         self.drain()
-        grpc_ended = None if self._grpc is None else self._grpc.stop(timeout_seconds)
+        self._gate.close()
         finished = self._http.stop(timeout_seconds)
-        if grpc_ended is not None:
-            finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _WATCHER_STOP_SECONDS)
-        self._grpc = None  # the threads of its services end with it
-        return self.watcher.stop(_WATCHER_STOP_SECONDS) and finished
+        if self._grpc is not None:
+            self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
+            grpc_ended = self._grpc.stop(max(0.0, deadline - time.monotonic()))
+            finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _LAST_SECONDS)
+            self._grpc = None  # the threads of its services end with it
+        return self.watcher.stop(_LAST_SECONDS) and finished
 
 
 class VersionLoader:

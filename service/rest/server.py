@@ -124,7 +124,7 @@ class HttpServer:
         remaining = max(0.0, self._deadline_seconds - time.monotonic())
         for channel in list(self._server.active_channels.values()):
             channel.handle_close()
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=remaining + 0.5)
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=remaining + 0.25)
         wasyncore.close_all(self._sockets, ignore_all=True)
         self._server.trigger.close()
 

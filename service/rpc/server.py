@@ -9,6 +9,7 @@ import grpc
 
 from service.metrics import Metrics
 from service.registry import Registry
+from service.rpc.call_gate import CallGate
 from service.rpc.health import HealthService
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.model_service import ModelService
@@ -21,15 +22,19 @@ _MAX_METADATA_BYTES = 16 << 10
 _MIN_PING_INTERVAL_MS = 10_000
 
 
-def create_server(scorer: Scorer, registry: Registry, metrics: Metrics, settings: Settings) -> grpc.Server:
+def create_server(
+    scorer: Scorer, registry: Registry, metrics: Metrics, settings: Settings, gate: CallGate | None = None
+) -> grpc.Server:
     """Return the server with every service that is offered; the caller binds a port, starts it and stops it.
+
+    Who closes the gate before the stop spares callers a CANCELLED.
 
     Threads are bounded by `settings.grpc_threads` (health has its own). Calls in all are bounded by 1024, waiting ones
     and watchers of health too: one more is RESOURCE_EXHAUSTED at once.
     """
     server = grpc.server(
         futures.ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc"),
-        interceptors=[CallInterceptor(metrics)],
+        interceptors=[gate or CallGate(), CallInterceptor(metrics)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),

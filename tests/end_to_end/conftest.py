@@ -1,0 +1,113 @@
+"""Two small models trained once a session, copies of them as any version, servers that are ended whatever happens."""
+
+import json
+import shutil
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+
+from service import manifest
+from tests.end_to_end.server_process import ROOT, ServerProcess
+
+_CONFIG = """
+[model]
+name = "small"
+task = "classification"
+[data]
+file = "{data}"
+target = "malignant"
+[network]
+hidden = [8]
+[trainer]
+steps = 30
+seed = {seed}
+[publish]
+models_dir = "{models_dir}"
+"""
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from service import model_version
+from training.config import load_config
+from training.pipeline import train
+
+folder = Path(sys.argv[1])
+rows = np.load(folder / "rows.npy")
+for number in (1, 2):
+    path = train(load_config(folder / f"{number}.toml"))
+    score, gradient = model_version.load(path).score_and_gradient(rows)
+    np.savez(folder / f"{number}.npz", score=score, gradient=gradient)
+"""
+
+
+class Models:
+    """Two trained versions to copy from. Odd versions are copies of the first, even ones of the second.
+
+    Args:
+        folder: where they are, with the expected answers to `rows`.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.rows = np.load(folder / "rows.npy")
+        self._expected = [np.load(folder / f"{number}.npz") for number in (1, 2)]
+
+    def expected(self, version):
+        """Return score and gradient of the rows by a version, as `model_version.load` gives them in a notebook."""
+        answers = self._expected[(version - 1) % 2]
+        return answers["score"], answers["gradient"]
+
+    def put(self, models_dir, version, *, model="small", spoil=None):
+        """Publish a version the way training does: staged beside, manifest last, renamed whole.
+
+        Args:
+            models_dir: where to.
+            version: its number.
+            model: its model's name.
+            spoil: called with the staged folder, to do harm to it.
+        """
+        staged = models_dir / model / f".staging-{uuid.uuid4().hex}"
+        shutil.copytree(self.folder / "models" / "small" / str((version - 1) % 2 + 1), staged)
+        document = json.loads((staged / "manifest.json").read_text())
+        del document["manifest_sha256"]
+        document |= {"model": model, "version": version}
+        (staged / "manifest.json").write_bytes(manifest.seal(document))
+        if spoil is not None:
+            spoil(staged)
+        staged.rename(models_dir / model / str(version))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Train two small versions in one process; they differ in their seed and so in every answer."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = ROOT / "training" / "examples" / "tumours.csv"
+    columns = data.read_text().splitlines()[0].split(",")
+    table = np.loadtxt(data, delimiter=",", skiprows=1, max_rows=5)
+    np.save(folder / "rows.npy", np.delete(table, columns.index("malignant"), axis=1).astype(np.float32))
+    for number in (1, 2):
+        config = _CONFIG.format(data=data, seed=number, models_dir=folder / "models")
+        (folder / f"{number}.toml").write_text(config)
+    subprocess.run(
+        [sys.executable, "-c", _SCRIPT, folder], cwd=ROOT, check=True, timeout=100, capture_output=True, text=True
+    )
+    return Models(folder)
+
+
+@pytest.fixture
+def serve():
+    """Return a function that starts a server over a folder; every one is ended after the test."""
+    servers = []
+
+    def start(models_dir, *flags):
+        servers.append(ServerProcess(models_dir, "--poll-interval-seconds", 0.1, *flags))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()

@@ -1,0 +1,55 @@
+"""The gate for new calls: open, closed, and quiet."""
+
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from service.rpc.call_gate import CallGate
+
+PREDICT = SimpleNamespace(method="/tensorflow.serving.PredictionService/Predict")
+CHECK = SimpleNamespace(method="/grpc.health.v1.Health/Check")
+
+
+class Aborted(Exception):
+    """What `abort` raises."""
+
+
+def abort(code, message):
+    """Note code and message the way a context does."""
+    raise Aborted(code, message)
+
+
+def test_open_gate_lets_calls_through():
+    """Before the close the service's own handler answers."""
+    assert "handler" == CallGate().intercept_service(lambda _: "handler", PREDICT)
+
+
+def test_closed_gate_refuses_calls_and_lets_health_through():
+    """After the close a call is UNAVAILABLE, which clients try elsewhere; a health check is still answered."""
+    gate = CallGate()
+    gate.close()
+    refusal = gate.intercept_service(lambda _: "handler", PREDICT)
+    with pytest.raises(Aborted) as caught:
+        refusal.unary_unary(b"", SimpleNamespace(abort=abort))
+    assert grpc.StatusCode.UNAVAILABLE is caught.value.args[0]
+    assert "handler" == gate.intercept_service(lambda _: "handler", CHECK)
+
+
+def test_gate_is_quiet_when_no_call_came_lately():
+    """Quiet at once before any call and again some time after the last; health checks do not count."""
+    now = [100.0]
+    gate = CallGate(clock=lambda: now[0])
+    assert gate.wait_until_quiet(0.05, 0.0) is True
+    gate.intercept_service(lambda _: "handler", PREDICT)
+    assert gate.wait_until_quiet(0.05, 0.0) is False
+    now[0] += 0.05
+    gate.intercept_service(lambda _: "handler", CHECK)
+    assert gate.wait_until_quiet(0.05, 0.0) is True
+
+
+def test_gate_waits_for_quiet():
+    """With the real clock the wait ends by itself after the last call."""
+    gate = CallGate()
+    gate.intercept_service(lambda _: "handler", PREDICT)
+    assert gate.wait_until_quiet(0.02, 10.0) is True
