@@ -20,10 +20,10 @@ DIM = 30
 TIMEOUT_SECONDS = 10.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service():
-    """Return a service with versions 1 and 2 of the model m."""
-    service = make_service()
+    """Return a service with versions 1 and 2 of the model m; nobody changes it."""
+    service = make_service(grpc_threads=1)
     service.publish("m", 1, dim=DIM, features=())
     service.publish("m", 2, dim=DIM, features=())
     service.registry.set_labels("m", {"stable": 1})
@@ -31,14 +31,16 @@ def service():
     return service
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def channel(service):
     """Return a channel to the served service."""
     with serve(service) as channel:
+        # Its one thread is there from now on.
+        predict(prediction_service_pb2_grpc.PredictionServiceStub(channel), tf.make_tensor_proto(make_rows()))
         yield channel
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stub(channel):
     """Return the stock stub of PredictionService."""
     return prediction_service_pb2_grpc.PredictionServiceStub(channel)

@@ -10,10 +10,10 @@ from tests.service.quadratic_versions import make_service
 METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def channel():
-    """Return a channel to a service with a live, a labelled, a loading and a refused version."""
-    service = make_service()
+    """Return a channel to a service with a live, a labelled, a loading and a refused version; nobody changes it."""
+    service = make_service(grpc_threads=1)
     service.publish("m", 3)
     service.publish("m", 4)
     service.registry.set_labels("m", {"stable": 3})
@@ -21,6 +21,7 @@ def channel():
     service.registry.refuse("m", 5, "nonneg-matmul", "a weight of -0.03")
     service.registry.begin("m", 6)
     with serve(service) as channel:
+        channel.unary_unary(METHOD)(request(), timeout=10.0)  # its one thread is there from now on
         yield channel
 
 

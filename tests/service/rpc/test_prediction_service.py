@@ -14,10 +14,9 @@ DOUBLE = protos.DATA_TYPES["DT_DOUBLE"]
 TIMEOUT_SECONDS = 10.0
 
 
-@pytest.fixture
-def service():
+def make_full_service(**changes):
     """Return a service with versions 1 and 2 of the model m, a model that is still loading, and small limits."""
-    service = make_service(max_request_rows=4)
+    service = make_service(max_request_rows=4, **changes)
     service.publish("m", 1)
     service.publish("m", 2)
     service.registry.set_labels("m", {"stable": 1})
@@ -27,9 +26,23 @@ def service():
 
 
 @pytest.fixture
-def channel(service):
-    """Return a channel to the served service."""
+def service():
+    """Return a service of this test's own."""
+    return make_full_service()
+
+
+@pytest.fixture
+def own_channel(service):
+    """Return a channel to this test's own service."""
     with serve(service) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def channel():
+    """Return a channel to a service that all tests of this module share; nobody changes it."""
+    with serve(make_full_service(grpc_threads=1)) as channel:
+        predict(channel, request())  # its one thread is there from now on
         yield channel
 
 
@@ -110,11 +123,11 @@ def test_predict_follows_version_label_signature_and_filter(channel, options, ve
     assert outputs == set(answer.outputs)
 
 
-def test_predict_does_no_gradient_work_when_the_filter_leaves_it_out(service, channel):
+def test_predict_does_no_gradient_work_when_the_filter_leaves_it_out(service, own_channel):
     """The engine is asked for the score alone, by filter and by signature."""
     with service.registry.acquire("m") as live:
-        predict(channel, request(outputs=["score"]))
-        predict(channel, request(signature="score"))
+        predict(own_channel, request(outputs=["score"]))
+        predict(own_channel, request(signature="score"))
         assert [(2, ("score",)), (2, ("score",))] == live.engine.calls
 
 
@@ -151,11 +164,11 @@ def test_predict_answers_empty_outputs_when_there_are_no_rows(channel):
     assert [0, 3] == [dimension.size for dimension in answer.outputs["gradient"].tensor_shape.dim]
 
 
-def test_unproved_version_says_so_in_the_initial_metadata(service, channel):
+def test_unproved_version_says_so_in_the_initial_metadata(service, own_channel):
     """A version without a proof is marked on every answer; a proved one is not."""
     service.publish("loose", 1, proved=False)
     marks = [
-        dict(call(channel, "Predict", request(model).SerializeToString())[1].initial_metadata()).get("x-convexity")
+        dict(call(own_channel, "Predict", request(model).SerializeToString())[1].initial_metadata()).get("x-convexity")
         for model in ("loose", "m")
     ]
     assert ["unproved", None] == marks
