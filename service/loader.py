@@ -125,7 +125,10 @@ def _runner(saved_model: Mapping[str, bytes]) -> Any:
         raise VersionRefusedError("saved-model", "TensorFlow cannot load the model") from err
 
     def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        answer = {name: value.numpy() for name, value in function(x=_tensor(rows)).items()}
+        try:
+            answer = {name: value.numpy() for name, value in function(x=_tensor(rows)).items()}
+        except Exception as err:  # as above; a graph that loads need not run
+            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
         missing = [name for name in OUTPUTS if name not in answer]
         if missing:
             raise VersionRefusedError("signature-outputs", f"serving_default does not answer {', '.join(missing)}")

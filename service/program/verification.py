@@ -136,14 +136,14 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
     if probe is not None:
         check_probe(run, probe, program.dim)
     rows = verification_rows(program.dim, probe, program.weights_sha256)
-    score, gradient = run(rows)
+    score, gradient = _answers(run, rows)
     own_score, own_gradient = evaluate_both(program, rows)
     exact_score, exact_gradient = evaluate_both(program, rows.astype(np.float64))
-    comparable = _comparable(np.asarray(score), gradient, own_score, own_gradient, exact_score, exact_gradient)
+    comparable = _comparable(score, gradient, own_score, own_gradient, exact_score, exact_gradient)
     rows, own_score, own_gradient, exact_score = (
         array[comparable] for array in (rows, own_score, own_gradient, exact_score)
     )
-    score = np.asarray(score, np.float64)[comparable]
+    score = score[comparable]
     score_scale = float(np.abs(own_score).max())
     score_difference = float(np.abs(score - own_score).max())
     if score_difference > AGREEMENT * score_scale:
@@ -154,7 +154,7 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
     gradient_scale = float(np.abs(own_gradient).max())
     gradient_difference = 0.0
     if gradient is not None:
-        gradient = np.asarray(gradient, np.float64)[comparable]
+        gradient = gradient[comparable]
         smooth = ~_near_kink(program, rows)
         if smooth.any():
             gradient_difference = float(np.abs(gradient - own_gradient)[smooth].max())
@@ -184,16 +184,29 @@ def check_probe(run: Run, probe: Probe, dim: int) -> None:
     """
     if probe.x.shape[1] != dim:
         raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {dim}")
-    score, gradient = run(probe.x)
-    pairs = [("score", np.asarray(score), probe.score)]
+    score, gradient = _answers(run, probe.x)
+    pairs = [("score", score, probe.score)]
     if gradient is not None:
-        pairs.append(("gradient", np.asarray(gradient), probe.gradient))
+        pairs.append(("gradient", gradient, probe.gradient))
     for what, received, expected in pairs:
         scale = float(np.abs(expected).max())
-        difference = float(np.abs(received.astype(np.float64) - expected).max()) if received.size else np.inf
+        with np.errstate(invalid="ignore"):
+            difference = float(np.abs(received - expected).max())
         if not difference <= PROBE_AGREEMENT * scale:
             reason = f"the probe's {what} is not reproduced: off by {difference:.2g}, the largest is {scale:.2g}"
             raise VersionRefusedError("probe", reason)
+
+
+def _answers(run: Run, rows: NDArray[np.float32]) -> tuple[Floats, Floats | None]:
+    """Return a SavedModel's answers in float64, refused where they are not one score and one gradient for each row."""
+    score, gradient = run(rows)
+    score = np.asarray(score, np.float64)
+    gradient = None if gradient is None else np.asarray(gradient, np.float64)
+    if score.shape != rows.shape[:1] or (gradient is not None and gradient.shape != rows.shape):
+        received = f"{list(score.shape)}" + ("" if gradient is None else f" and {list(gradient.shape)}")
+        reason = f"{rows.shape[0]} rows are answered by {received}, expected one score and one gradient for each"
+        raise VersionRefusedError("agreement", reason)
+    return score, gradient
 
 
 def _comparable(
