@@ -40,8 +40,9 @@ def run_in_tiles(
             padded = np.zeros((tile_rows, rows.shape[1]), np.float32)
             padded[:used] = piece
             piece = padded
-        for name, value in tile(np.ascontiguousarray(piece)).items():
-            answers[name][start : start + used] = value[:used]
+        with np.errstate(over="ignore"):  # float64 answers beyond float32 become infinite; the caller checks
+            for name, value in tile(np.ascontiguousarray(piece)).items():
+                answers[name][start : start + used] = value[:used]
     return answers
 
 

@@ -74,7 +74,10 @@ class TensorflowEngine:
         self._dim = loaded.signature.dim
         self._model = restore(loaded.saved_model, self._device)
         self._both = self._model.signatures["serving_default"]
-        self._score_only = self._model.signatures.get("score", self._both)
+        self._score_only = self._both
+        score = self._model.signatures.get("score")
+        if loaded.program is not None and score is not None and _answers_scores(score):
+            self._score_only = score  # proved to be the same function
 
     @property
     def device(self) -> str:
@@ -84,11 +87,18 @@ class TensorflowEngine:
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
         function = self._both if "gradient" in outputs else self._score_only
+        shapes = {"score": (self._tile_rows,), "gradient": (self._tile_rows, self._dim)}  # a score may come as [n, 1]
 
         def tile(piece: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
             with tf.device(self._device):
                 answer = function(x=tf.constant(piece))
-            return {name: answer[name].numpy() for name in outputs}
+            return {name: answer[name].numpy().reshape(shapes[name]) for name in outputs}
 
         widths: dict[str, int | None] = {name: self._dim if name == "gradient" else None for name in outputs}
         return run_in_tiles(tile, rows, widths, self._tile_rows)
+
+
+def _answers_scores(function: Any) -> bool:
+    """Whether a signature takes rows as `x` and answers `score`, as `serving_default` does."""
+    _, arguments = function.structured_input_signature
+    return set(arguments) == {"x"} and arguments["x"].dtype == tf.float32 and "score" in function.structured_outputs
