@@ -118,6 +118,9 @@ def load_network(path: Path) -> InputConvexNetwork:
     Raises:
         ValueError: the archive is not one that `stage` writes, or Keras cannot read it.
     """
+    if not zipfile.is_zipfile(path):
+        message = "model.keras: expected a zip archive."
+        raise ValueError(message)
     with zipfile.ZipFile(path) as archive:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
         if len(archive.infolist()) != len(_MEMBERS) or sizes.keys() != _MEMBERS or sum(sizes.values()) > _MAX_KERAS:

@@ -27,7 +27,7 @@ patience = 4
 evaluate_every = 25
 [gate]
 metric = "roc_auc"
-tolerance = 0.01
+tolerance = 0.05
 min_rows = 20
 max_score_drift = 0.5
 [publish]

@@ -1,0 +1,207 @@
+"""The commands: exit codes, what they print, signals, and silence at the start."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import write_job, write_rows
+from training import publish
+from training.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """Give the signals their handlers back: `main` installs its own."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def shorten(folder: Path, steps: int = 30) -> str:
+    """Make the job short and return its configuration's path."""
+    path = folder / "job.toml"
+    path.write_text(path.read_text().replace("steps = 200", f"steps = {steps}"))
+    return str(path)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a user's shell: no setting of TensorFlow's log."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("TF_", "KERAS_"))},
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def test_train_prints_the_published_path_last(trained, capsys):
+    """Exit 0, the path on standard output, progress on standard error."""
+    assert 0 == main(["train", shorten(trained)])
+    out, err = capsys.readouterr()
+    assert str(trained / "models" / "small" / "2") == out.splitlines()[-1]
+    assert "step 0 of at most 30" in err
+
+
+def test_train_takes_another_folder_and_seed(trained, capsys):
+    """--models-dir is relative to the current folder; --seed is recorded as if it had stood in the file."""
+    assert 0 == main(["train", shorten(trained), "--models-dir", str(trained / "other"), "--seed", "11"])
+    published = Path(capsys.readouterr().out.strip())
+    assert trained / "other" / "small" / "1" == published
+    assert 11 == json.loads((published / "manifest.json").read_text())["config"]["trainer"]["seed"]
+
+
+def test_retrain_exits_0_with_the_path_and_the_gate(trained, capsys):
+    """A night that passes says what the gate compared."""
+    write_rows(trained / "rows.csv", 400)
+    assert 0 == main(["retrain", shorten(trained)])
+    out, err = capsys.readouterr()
+    assert str(trained / "models" / "small" / "2") == out.strip()
+    assert "gate: passed; roc_auc" in err
+
+
+def test_retrain_exits_3_with_the_reasons_when_the_gate_refuses(trained, capsys):
+    """A refusal names its reasons and its report, prints no path, and publishes nothing."""
+    write_rows(trained / "rows.csv", 400, shuffled=True)
+    assert 3 == main(["retrain", shorten(trained, 400)])
+    out, err = capsys.readouterr()
+    assert ("", ["1"]) == (out, os.listdir(trained / "models" / "small"))
+    assert "refused: " in err
+    assert "report.html" in err
+
+
+def test_certify_prints_the_steps_and_exits_0(trained_once, capsys):
+    """Each step of the proof is a line with its node and rule."""
+    assert 0 == main(["certify", str(trained_once / "models" / "small" / "1")])
+    out = capsys.readouterr().out
+    assert "proved: the score is convex in x" == out.splitlines()[-1]
+    assert all(words in out for words in ("nonneg-matmul", "hidden_1", "left, right, height", "smallest weight"))
+
+
+def test_certify_exits_3_with_the_rule_when_a_file_is_broken(trained, capsys):
+    """What is not whole is not proved."""
+    path = trained / "models" / "small" / "1"
+    (path / "saved_model.pb").write_bytes(b"")
+    assert 3 == main(["certify", str(path)])
+    assert capsys.readouterr().err.startswith("refused: file-hash: saved_model.pb")
+
+
+def test_evaluate_prints_metrics_and_writes_rows(trained, capsys):
+    """Metrics on standard output; the CSV has one row a row, and its numbers read back to the same float32."""
+    version, scores = str(trained / "models" / "small" / "1"), trained / "scores.csv"
+    page = trained / "page.html"
+    arguments = ["evaluate", version, "--data", str(trained / "rows.csv"), "--scores", str(scores)]
+    assert 0 == main([*arguments, "--report", str(page)])
+    out = capsys.readouterr().out
+    assert "roc_auc: 0." in out
+    assert "rows: 300" in out
+    rows = list(csv.reader(scores.read_text().splitlines()))
+    assert ["score", "gradient_left", "gradient_right", "gradient_height"] == rows[0]
+    assert 300 == len(rows) - 1
+    assert page.read_text().startswith("<!doctype html>")
+    assert not list(trained.glob(".*partial"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("steps = 200", "stepz = 200"), "trainer.stepz"),
+        (("steps = 200", "steps = 0"), "trainer.steps"),
+        (('task = "classification"', 'task = "magic"'), "model.task"),
+    ],
+)
+def test_train_exits_2_naming_the_key(trained, capsys, change, named):
+    """A wrong configuration is one sentence that names the key."""
+    path = trained / "job.toml"
+    path.write_text(path.read_text().replace(*change))
+    assert 2 == main(["train", str(path)])
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", "missing.toml"], ["fly"], ["certify", "missing"]])
+def test_usage_errors_exit_2(arguments, capsys):
+    """A missing argument, file or command is bad usage."""
+    assert 2 == main(arguments)
+    assert "Usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "", "left,right,height,label\n1,2,three,0\n"])
+def test_train_exits_1_when_the_data_cannot_be_used(tmp_path, capsys, content):
+    """A missing, empty or non-numeric file is one sentence, and no model folder is left."""
+    path = write_job(tmp_path)
+    (tmp_path / "rows.csv").unlink()
+    if content is not None:
+        (tmp_path / "rows.csv").write_text(content)
+    assert 1 == main(["train", str(path)])
+    assert "rows.csv" in capsys.readouterr().err
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_train_exits_1_when_the_models_folder_cannot_be_written(tmp_path, capsys):
+    """A models folder that is no folder is a clear sentence."""
+    path = write_job(tmp_path)
+    (tmp_path / "models").write_text("")
+    assert 1 == main(["train", str(path)])
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_train_exits_4_when_another_job_holds_the_lock(trained, capsys):
+    """The second of two jobs ends at once."""
+    with publish.lock(trained / "models", "small"):
+        assert 4 == main(["train", shorten(trained)])
+    assert "another job holds the lock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_train_ends_without_traceback_or_version_when_interrupted(tmp_path, number, code):
+    """In the middle of training: the exit code of the signal, one line, no staging folder, nothing published."""
+    path = write_job(tmp_path)
+    path.write_text(path.read_text().replace("steps = 200", "steps = 1000000").replace("= 4", "= 1000000"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "train", str(path)],
+        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        first = process.stderr.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert "step 0" in first  # and no word of TensorFlow before it
+    assert (code, "") == (process.returncode, out)
+    assert "interrupted; nothing was published" == err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert [] == os.listdir(tmp_path / "models")
+
+
+def test_train_says_nothing_but_its_progress(tmp_path):
+    """From a plain shell: no line of TensorFlow, oneDNN, absl or matplotlib, and relative paths start at the file."""
+    path = write_job(tmp_path / "job")
+    shorten(path.parent, 2)
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", "train", "job/job.toml"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert 0 == ended.returncode, ended.stderr
+    assert all(line.startswith("train small: step") for line in ended.stderr.splitlines())
+    assert str(tmp_path / "job" / "models" / "small" / "1") == ended.stdout.strip()
+
+
+def test_help_imports_no_tensorflow():
+    """--help of every command is fast: it needs the standard library and click."""
+    script = (
+        "import sys; from training.__main__ import main\n"
+        "for words in ([], ['train'], ['retrain'], ['certify'], ['evaluate']): assert main([*words, '--help']) == 0\n"
+        "assert not {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert 0 == ended.returncode, ended.stderr
+    assert "130/143" in ended.stdout

@@ -1,0 +1,212 @@
+"""The nightly job: growing data passes, shuffled labels are refused, champions are chosen, servers are awaited."""
+
+import dataclasses
+import http.server
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service import manifest
+from service.repository import VersionFolder
+from tests.training.conftest import write_rows
+from training import pipeline, publish, retrain
+from training.config import TrainingConfig, load_config
+from training.datasets import DataError
+from training.objectives import create_objective
+
+
+def config_of(folder: Path, *, steps: int = 60, **publishing: object) -> TrainingConfig:
+    """Return the job's configuration, shorter, with some `[publish]` keys changed."""
+    config = load_config(folder / "job.toml")
+    return dataclasses.replace(
+        config,
+        trainer=dataclasses.replace(config.trainer, steps=steps),
+        publish=dataclasses.replace(config.publish, **publishing),
+    )
+
+
+def versions_of(folder: Path) -> list[str]:
+    """Return what lies in the model's folder."""
+    return sorted(os.listdir(folder / "models" / "small"))
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON file."""
+    return json.loads(path.read_text())
+
+
+def reseal(version: Path, name: str, data: bytes) -> None:
+    """Change a file and write a manifest that fits."""
+    (version / name).write_bytes(data)
+    document = read_json(version / "manifest.json")
+    document["files"][name] = {"bytes": len(data), "sha256": manifest.sha256_hex(data)}
+    (version / "manifest.json").write_bytes(manifest.seal(document))
+
+
+def test_retrain_publishes_the_next_version_when_rows_grew(trained):
+    """More rows: a warm start from version 1, the gate's numbers in the report, version 2 with its parent."""
+    write_rows(trained / "rows.csv", 500)
+    outcome = retrain.retrain(config_of(trained))
+    assert trained / "models" / "small" / "2" == outcome.published
+    assert "start: the weights of champion version 1" == outcome.lines[0]
+    found, report = read_json(outcome.published / "manifest.json"), read_json(outcome.published / "report.json")
+    assert (2, 1, 500) == (found["version"], found["parent"], found["data"]["rows"])
+    assert (True, found["data"]["held_out_rows"]) == (report["gate"]["passed"], report["gate"]["rows"])
+    assert {"this version", "champion", "logistic regression"} < report["metrics"].keys()
+    assert report["gate"]["standard_error"] >= 0
+    assert read_json(trained / "models" / "small" / "1" / "manifest.json")["data"]["rows"] == 300
+
+
+def test_retrain_refuses_a_challenger_of_shuffled_labels(trained):
+    """Labels that mean nothing publish nothing; only the report of the refusal is written, and it says why."""
+    write_rows(trained / "rows.csv", 500, shuffled=True)
+    before = versions_of(trained)
+    outcome = retrain.retrain(config_of(trained, steps=400))
+    assert (None, False) == (outcome.published, outcome.gate.passed)
+    assert before == versions_of(trained)
+    place = trained / "models" / retrain.REFUSED_FOLDER / "small"
+    assert list(outcome.gate.reasons) == read_json(place / "report.json")["gate"]["reasons"]
+    assert (place / "report.html").exists()
+    assert any(line.startswith("refused: ") for line in outcome.lines)
+
+
+def test_retrain_starts_from_nothing_when_there_is_no_champion(trained):
+    """The first night trains and publishes version 1."""
+    shutil.rmtree(trained / "models")
+    outcome = retrain.retrain(config_of(trained))
+    assert ("1", None) == (outcome.published.name, read_json(outcome.published / "manifest.json")["parent"])
+    assert "there is no champion" in outcome.lines[0]
+
+
+def test_retrain_passes_over_a_version_that_is_not_whole(trained):
+    """A flipped bit, a foreign folder and an unfinished one are no champions; the reasons are told."""
+    shutil.copytree(trained / "models" / "small" / "1", trained / "models" / "small" / "2")
+    path = trained / "models" / "small" / "2" / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    (trained / "models" / "small" / "3").mkdir()
+    (trained / "models" / "small" / "4").mkdir()
+    (trained / "models" / "small" / "4" / "model.keras").write_bytes(b"")
+    with publish.lock(trained / "models", "small") as folder:
+        champion, told = retrain.find_champion(folder)
+    assert 1 == champion.version
+    assert ["manifest-missing" in told[0], "version 3 is not ours" in told[1], "file-hash" in told[2]] == [True] * 3
+
+
+def test_retrain_starts_cold_when_the_keras_file_cannot_be_used(trained):
+    """A model.keras that is no archive of ours is never given to Keras, and stops no night."""
+    reseal(trained / "models" / "small" / "1", "model.keras", b"not an archive")
+    outcome = retrain.retrain(config_of(trained, steps=200))
+    assert "model.keras cannot be used" in outcome.lines[0]
+    assert outcome.lines[0].startswith("start: new weights")
+    assert outcome.gate.champion is not None  # it is still the one to beat
+
+
+def test_retrain_starts_cold_when_the_network_is_another(trained):
+    """Other widths cannot go on from the old weights."""
+    (trained / "job.toml").write_text((trained / "job.toml").read_text().replace("[6, 5]", "[7]"))
+    objective = create_objective("classification")
+    config = config_of(trained)
+    rows = pipeline.read_rows(config, objective)
+    with publish.lock(trained / "models", "small") as folder:
+        champion, _ = retrain.find_champion(folder)
+    model, told = retrain._start(config, objective, rows, champion)
+    assert ((7,), True) == (model.hidden, "is another one" in told)
+
+
+@pytest.mark.parametrize("features", [("left", "right", "depth"), ("right", "left", "height")])
+def test_retrain_refuses_other_features(trained, features):
+    """Clients send columns in the champion's order: a renamed or moved column is not published by night."""
+    write_rows(trained / "rows.csv", 300, features=features)
+    with pytest.raises(DataError, match="features of version 1"):
+        retrain.retrain(config_of(trained))
+    assert ["1"] == versions_of(trained)
+
+
+def test_retrain_refuses_to_run_twice_at_once(trained):
+    """The second job is told so and changes nothing."""
+    with publish.lock(trained / "models", "small"), pytest.raises(publish.LockHeldError):
+        retrain.retrain(config_of(trained))
+    assert ["1"] == versions_of(trained)
+
+
+def test_retrain_prunes_when_all_is_done(trained):
+    """With `keep = 1` the champion makes room for the challenger that beat it, and the log says so."""
+    outcome = retrain.retrain(config_of(trained, keep=1))
+    assert (["2"], "pruned: 1") == (versions_of(trained), outcome.lines[-1])
+
+
+@contextmanager
+def server_saying(answers: Callable[[int], object]) -> Iterator[tuple[str, list[str]]]:
+    """Run a server whose n-th answer is `answers(n)` as JSON (None: 404), and give its address and the paths asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            answer = answers(len(asked))
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def status(state: str, words: str = "") -> object:
+    """Return a status answer as TensorFlow Serving writes it."""
+    return {"model_version_status": [{"version": "2", "state": state, "status": {"error_message": words}}]}
+
+
+VERSION = VersionFolder("small", 2, Path("2"))
+
+
+def test_wait_returns_when_the_server_says_available():
+    """Not there, loading, available: three looks."""
+    said = {1: None, 2: status("LOADING")}
+    with server_saying(lambda look: said.get(look, status("AVAILABLE"))) as (address, asked):
+        retrain.wait_available(address, VERSION, 10, poll_seconds=0.01)
+    assert ["/v1/models/small/versions/2"] * 3 == asked
+
+
+def test_wait_fails_at_once_when_the_server_refuses_the_version():
+    """A refused version will not become available: no need to wait the time out."""
+    with (
+        server_saying(lambda _: status("END", "nonneg-matmul: hidden_1")) as (address, _),
+        pytest.raises(retrain.WaitError, match="refused it: nonneg-matmul"),
+    ):
+        retrain.wait_available(address, VERSION, 600, poll_seconds=0.01)
+
+
+def test_wait_fails_when_the_time_is_over():
+    """A server that is not there is waited for, and then told of."""
+    with pytest.raises(retrain.WaitError, match="is published, but"):
+        retrain.wait_available("http://127.0.0.1:9", VERSION, 0.05, poll_seconds=0.01)
+
+
+def test_wait_ends_when_the_job_is_interrupted():
+    """A signal ends the wait; the version stays published."""
+    with pytest.raises(retrain.WaitError, match="interrupted"):
+        retrain.wait_available("http://127.0.0.1:9", VERSION, 600, stop=lambda: True, poll_seconds=0.01)
+
+
+def test_retrain_prunes_nothing_while_the_server_has_not_the_new_version(trained):
+    """The old version must stay on disk as long as it may be needed again."""
+    with pytest.raises(retrain.WaitError):
+        retrain.retrain(config_of(trained, keep=1, wait_available="http://127.0.0.1:9"), wait_seconds=0.0)
+    assert ["1", "2"] == versions_of(trained)
