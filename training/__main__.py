@@ -83,7 +83,7 @@ def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
     job = _load(config, models_dir, seed)
     from training import pipeline
 
-    click.echo(pipeline.train(job))
+    click.echo(_shown(pipeline.train(job)))
 
 
 @commands.command()
@@ -103,7 +103,7 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None) -> None:
         click.echo(line, err=True)
     if outcome.published is None:
         raise click.exceptions.Exit(REFUSED)
-    click.echo(outcome.published)
+    click.echo(_shown(outcome.published))
 
 
 @commands.command()
@@ -164,6 +164,12 @@ def _replaced(path: Path) -> Iterator[Any]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a reader wants it: relative where it lies below the current folder."""
+    absolute, here = os.path.abspath(path), os.path.abspath(".")
+    return os.path.relpath(absolute, here) if absolute.startswith(here + os.sep) else absolute
 
 
 def _load(path: Path, models_dir: Path | None, seed: int | None) -> "TrainingConfig":
