@@ -4,6 +4,7 @@ The top of the service. What a command needs is imported when it runs: `--help` 
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -70,6 +71,8 @@ def serve(**flags: str | None) -> None:
         )
     except settings_module.SettingError as error:
         _fail(str(error), 2)
+    for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
+        signal.signal(number, lambda *_: os._exit(0))
     from service import logs, server, worker
 
     logs.configure(settings.log_format, settings.log_level)

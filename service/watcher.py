@@ -203,8 +203,8 @@ class Watcher:
         key = (folder.model, folder.version)
         fingerprint = self._repository.fingerprint(folder)
         failure = self._failures.get(key)
-        if not fingerprint:
-            return False
+        if not fingerprint and not os.path.lexists(folder.path):
+            return False  # gone since it was listed; a link or an unreadable folder is tried, to say why it is refused
         if failure and failure.fingerprint == fingerprint and self._clock() < failure.retry_at_seconds:
             return False
         seen, self._seen_files[key] = self._seen_files.get(key), fingerprint

@@ -187,6 +187,23 @@ def test_scan_waits_for_stable_files_without_a_manifest(rig):
     assert [1] == rig.available()
 
 
+def test_scan_refuses_a_link_and_says_why(rig, tmp_path):
+    """A version that is a symbolic link is handed to the load, whose refusal is shown, once; a folder replaces it."""
+    rig.add("aside", 1)
+    (rig.root / "aside").rename(tmp_path / "aside")
+    (rig.root / "m").mkdir()
+    (rig.root / "m" / "1").symlink_to(tmp_path / "aside" / "1")
+    rig.errors[("m", 1)] = VersionRefusedError("symlink", "a symbolic link")
+    rig.scan(4)
+    assert [("m", 1)] == rig.loads
+    assert "symlink" == rig.registry.statuses("m")[0].rule
+    (rig.root / "m" / "1").unlink()
+    rig.errors.clear()
+    rig.add("m2", 1).rename(rig.root / "m" / "1")
+    rig.scan(2)
+    assert [1] == rig.available()
+
+
 def test_scan_does_not_let_a_bad_model_stop_the_others(rig, monkeypatch):
     """A model whose folder cannot be listed is complained of; the models before and after it are loaded."""
     for model in ("a", "b", "c"):
