@@ -19,6 +19,9 @@ MAX_GRADIENT_RATIO = 10.0
 MAX_DATA_DRIFT = 10.0
 """Largest shift of a feature's mean, in standard deviations of the champion's training rows."""
 
+MAX_STORY_ERRORS = 5.0
+"""How many standard errors, beyond the tolerance, the champion's metric may have fallen since it was published."""
+
 _RESAMPLES = 400
 _SEED = 20_260_101
 
@@ -34,10 +37,12 @@ class Scored:
     Args:
         score: [n].
         gradient: [n, dim].
+        recorded: of a champion: its metric when it was published, or None where that is not known.
     """
 
     score: Floats
     gradient: Floats
+    recorded: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,8 @@ class GateReport:
         score_drift: mean absolute difference of scores over the champion's standard deviation of scores.
         gradient_ratio: median gradient norm of the challenger over the champion's.
         data_drift: largest shift of a feature's mean in champion's standard deviations, or None where unknown.
+        recorded: the champion's metric as its manifest has it, from the night it was published.
+        champion_error: standard error of the champion's metric on tonight's rows.
     """
 
     passed: bool
@@ -71,6 +78,8 @@ class GateReport:
     score_drift: float | None = None
     gradient_ratio: float | None = None
     data_drift: float | None = None
+    recorded: float | None = None
+    champion_error: float | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
@@ -101,7 +110,10 @@ def judge(
       .. math:: \mathrm{mean}_i |f(x_i) - f_0(x_i)| \;/\; \mathrm{std}_i f_0(x_i);
 
     - the median gradient norm more than `MAX_GRADIENT_RATIO` times the champion's, or less than its inverse;
-    - `data_drift` above `MAX_DATA_DRIFT`.
+    - `data_drift` above `MAX_DATA_DRIFT`;
+    - the champion itself fell below its recorded metric by more than the tolerance and `MAX_STORY_ERRORS` standard
+      errors: tonight's held-out rows tell another story (shuffled labels, another meaning of a column), and a
+      comparison on them says nothing.
 
     Without a champion only the first rule applies: there is nothing to lose.
 
@@ -165,12 +177,16 @@ def delong(champion: Floats, challenger: Floats, targets: Floats) -> tuple[float
 
 def paired_bootstrap(champion: Floats, challenger: Floats, targets: Floats, metric: Metric) -> float:
     """Return the standard deviation, over resampled rows, of metric(challenger) - metric(champion)."""
+    return _bootstrap(
+        lambda rows: metric(challenger[rows], targets[rows]) - metric(champion[rows], targets[rows]), len(targets)
+    )
+
+
+def _bootstrap(statistic: Callable[[NDArray[np.intp]], float], count: int) -> float:
+    """Return the standard deviation of `statistic` over `_RESAMPLES` draws of `count` rows with replacement."""
     generator = np.random.default_rng(_SEED)
-    differences = []
-    for _ in range(_RESAMPLES):
-        rows = generator.integers(0, len(targets), len(targets))
-        differences.append(metric(challenger[rows], targets[rows]) - metric(champion[rows], targets[rows]))
-    finite = np.asarray(differences)[np.isfinite(differences)]
+    values = np.asarray([statistic(generator.integers(0, count, count)) for _ in range(_RESAMPLES)])
+    finite = values[np.isfinite(values)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
 
 
@@ -188,8 +204,10 @@ def _compare(report: GateReport, champion: Scored, challenger: Scored, targets: 
     return dataclasses.replace(
         report,
         champion=value,
+        recorded=champion.recorded,
         difference=sign * (challenger_value - value),
         standard_error=error,
+        champion_error=_bootstrap(lambda rows: metric(old[rows], targets[rows]), len(targets)),
         method=method,
         score_drift=_ratio(float(np.mean(np.abs(new - old))), float(np.std(old))),
         gradient_ratio=_ratio(_median_norm(challenger.gradient), _median_norm(champion.gradient)),
@@ -229,7 +247,23 @@ def _reasons(report: GateReport, config: GateConfig) -> list[str]:
             f"the mean of a feature moved by {report.data_drift:.3g} standard deviations since the champion was "
             f"trained, at most {MAX_DATA_DRIFT:g} is allowed. Look at its unit."
         )
+    reasons.extend(_story(report, config))
     return reasons
+
+
+def _story(report: GateReport, config: GateConfig) -> list[str]:
+    """Return the reason to refuse if the champion is no longer what it was on tonight's rows."""
+    if report.recorded is None or report.champion is None:
+        return []
+    sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
+    fall = sign * (report.recorded - report.champion)
+    if fall <= config.tolerance + MAX_STORY_ERRORS * _or_nan(report.champion_error):
+        return []
+    reason = (
+        f"the champion's {report.metric} is {report.champion:.6g} on tonight's held-out rows; it was "
+        f"{report.recorded:.6g} when it was published. The labels or the meaning of a column changed: look at the data."
+    )
+    return [reason]
 
 
 def _midranks(values: Floats) -> NDArray[np.float64]:

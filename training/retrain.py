@@ -261,9 +261,16 @@ def _judge(
         return gate.judge(None, challenger, rows.held_out.y, config=config.gate, metric=metric), metrics
     answers = pipeline.answers(champion.program, rows.held_out.x)
     drift = _data_drift(champion.manifest, rows)
+    answers = dataclasses.replace(answers, recorded=_recorded(champion.manifest, name))
     verdict = gate.judge(answers, challenger, rows.held_out.y, config=config.gate, metric=metric, data_drift=drift)
     own, *others = metrics.items()
     return verdict, dict([own, (pipeline.CHAMPION, objective.metrics(answers.score, rows.held_out.y)), *others])
+
+
+def _recorded(manifest: Manifest, metric: str) -> float | None:
+    """Return the metric that a manifest records for its held-out rows, or None where it has none."""
+    value = manifest.metrics.get("held_out", {}).get(metric)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _data_drift(manifest: Manifest, rows: Rows) -> float | None:

@@ -170,6 +170,20 @@ def test_gate_refuses_a_metric_that_is_not_defined():
     assert "not defined" in report.reasons[0]
 
 
+def test_gate_refuses_when_the_champion_itself_fell_on_shuffled_labels():
+    """On shuffled labels both are at 0.5 and equal; the champion's recorded metric tells that the data are wrong."""
+    champion, targets = night()
+    recorded = roc_auc(champion.score, targets)
+    champion = dataclasses.replace(champion, recorded=recorded)
+    shuffled = np.random.default_rng(1).permutation(targets)
+    report = judge(champion, champion, shuffled)
+    assert not report.passed
+    assert recorded == report.recorded
+    assert "when it was published" in " ".join(report.reasons)
+    assert judge(champion, champion, targets).passed
+    assert judge(dataclasses.replace(champion, recorded=None), champion, shuffled).passed
+
+
 def test_gate_lets_the_first_version_pass():
     """Without a champion there is nothing to lose, however few rows."""
     challenger, targets = night(rows=20)
