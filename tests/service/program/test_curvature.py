@@ -136,9 +136,11 @@ def test_falling_atom_needs_an_argument_that_is_affine_or_never_negative(atom: S
     assert "atom-nondecreasing" == refused(Program(tuple(shifted))).rule
 
 
-def test_square_of_a_sum_that_rounds_to_zero_is_refused() -> None:
-    """relu(x) + 0.1 + 0.2 - (0.1 + 0.2) may lie below 0 by a rounding: the range says so."""
-    tenths = AffineNode(1, (Term(2, Dense(np.full((DIM, 1), 0.1, np.float32))),), np.array([-0.30000000447034836]))
+def test_square_of_a_sum_that_only_rounds_to_zero_is_refused() -> None:
+    """0.1 + 0.2 + 0.3 less its own float64 sum is below 0 in real numbers: the range says so, and the square falls."""
+    weights, bias = np.array([[0.1], [0.2], [0.3]]), -(0.1 + 0.2 + 0.3)
+    assert sum(Fraction(float(weight)) for weight in weights[:, 0]) + Fraction(bias) < 0
+    tenths = AffineNode(1, (Term(2, Dense(weights)),), np.array([bias]))
     program = Program(
         (
             InputNode(DIM),

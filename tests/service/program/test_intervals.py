@@ -77,10 +77,8 @@ def test_no_sign_is_lost_on_the_way_through_sums(atom: Atom) -> None:
 
 
 def test_lower_end_is_rounded_outward_although_the_upper_one_is_free() -> None:
-    """exp(x)/10 three times, plus 1/10 three times, minus the rounded sum: the exact infimum is never overshot."""
-    tenth = np.float32(0.1)
-    weights = np.full((DIM, 1), tenth, np.float32)
-    bias = np.array([-(0.1 + 0.2)], np.float64)
+    """0.1 + 0.2 + 0.3 less its own float64 sum is below 0 in real numbers, and so is the lower end."""
+    weights, bias = np.array([[0.1], [0.2], [0.3]]), np.array([-(0.1 + 0.2 + 0.3)])
     ones = np.ones(DIM, np.float32)
     program = Program(
         (
@@ -90,9 +88,10 @@ def test_lower_end_is_rounded_outward_although_the_upper_one_is_free() -> None:
             AffineNode(1, (Term(2, Dense(weights)),), bias),
         )
     )
-    exact = 3 * Fraction(float(tenth)) + Fraction(float(bias[0]))
+    exact = sum(Fraction(float(weight)) for weight in weights[:, 0]) + Fraction(float(bias[0]))
+    assert exact < 0
     low = intervals.unbounded(program)[3][0][0]
-    assert Fraction(float(low)) < exact
+    assert Fraction(float(low)) <= exact
     assert float(exact) - low < 1e-14
 
 
