@@ -90,5 +90,5 @@ def test_own_csv_of_the_readme_becomes_a_published_version(tmp_path: Path) -> No
     words = block("bash", holding="training train").split("#")[0].split()
     assert [".venv/bin/python", "-m", "training", "train", "prices.toml"] == words
     published = run([sys.executable, *words[1:]], tmp_path).splitlines()[-1]
-    assert tmp_path / "models" / "prices" / "1" == Path(published).resolve()
+    assert "models/prices/1" == published
     assert (tmp_path / "models" / "prices" / "1" / "report.html").is_file()

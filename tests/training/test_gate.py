@@ -117,7 +117,7 @@ def test_gate_refuses_a_larger_error_where_less_is_better():
 
 
 def test_gate_refuses_scores_that_drift():
-    """Order alone is not enough: clients have thresholds. Drift is in standard deviations of the champion's scores."""
+    """Order alone is not enough, clients have thresholds: a drift in deviations of the champion's scores is refused."""
     champion, targets = night()
     shifted = gate.Scored(champion.score + 0.3 * np.std(champion.score), champion.gradient)
     report = judge(champion, shifted, targets)

@@ -183,10 +183,7 @@ def test_train_ends_without_traceback_or_version_when_interrupted(tmp_path, numb
 
 
 def test_train_says_nothing_but_its_progress(tmp_path):
-    """From a plain shell: no line of TensorFlow, oneDNN, absl or matplotlib, and relative paths start at the file.
-
-    The published path is printed relative to the current folder, which it lies below.
-    """
+    """From a plain shell no library says a line, and paths are relative: in the file to it, printed to where one is."""
     path = write_job(tmp_path / "job")
     shorten(path.parent, 2)
     ended = subprocess.run(
