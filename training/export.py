@@ -8,6 +8,7 @@ and the same weights give the same bytes.
 import contextlib
 import hashlib
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -74,8 +75,7 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
         (folder / PROBE_FILE).write_bytes(probe.to_bytes())
         _write_warmup(folder / WARMUP_FILE, name, chosen)
     except (tf.errors.OpError, OSError) as err:
-        words = " ".join(str(getattr(err, "message", None) or getattr(err, "strerror", None) or err).split())[:200]
-        message = f"the version's files cannot be written: {words}. Nothing was published."
+        message = f"the version's files cannot be written: {_reason(err)}. Nothing was published."
         raise ExportError(message) from err
     return probe
 
@@ -91,6 +91,12 @@ def reload(folder: Path) -> Run:
 
     run.loaded = loaded  # type: ignore[attr-defined]  # the function alone would not keep its variables alive
     return run
+
+
+def _reason(err: Exception) -> str:
+    """Return what the system said: TensorFlow puts it last, after its node's name and the path of a temporary file."""
+    words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(getattr(err, "strerror", None) or err))
+    return " ".join(words.rsplit(";", 1)[-1].split())[:200]
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def test_stage_tells_of_a_disk_that_is_full(tmp_path):
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-        with pytest.raises(export.ExportError, match="cannot be written"):
+        with pytest.raises(export.ExportError, match=r"cannot be written: File too large\. N"):
             export.stage(network(), tmp_path, name="small", rows=ROWS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
