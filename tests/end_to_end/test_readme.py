@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 TOLERANCE = 1e-5
 """Of the largest entry: the answers in the README were computed on another machine."""
+
+CURL = f"""curl() {{ {sys.executable} -c '
+import sys, urllib.request
+print(urllib.request.urlopen("http://" + sys.argv[3], sys.argv[2].encode()).read().decode())' "$@"; }}"""
+"""What `curl -d BODY ADDRESS` sends, for a machine that has no curl: it is not among what `make test` needs."""
 
 
 def block(language: str, *, holding: str = "") -> str:
@@ -67,7 +73,8 @@ def replaced(text: str, addresses: dict[str, str]) -> str:
 def test_curl_of_the_readme_gets_the_score_and_gradient_of_the_readme(addresses: dict[str, str]) -> None:
     """A plain `curl -d` of a raw CSV row gets the answer that the README shows."""
     expected = json.loads(block("json"))
-    actual = json.loads(run(["bash", "-c", replaced(block("bash", holding="curl"), addresses)]))
+    words = replaced(block("bash", holding="curl"), addresses)
+    actual = json.loads(run(["sh", "-c", words if shutil.which("curl") else f"{CURL}\n{words}"]))
     assert {"model": "tumours", "version": 1} == {key: actual[key] for key in ("model", "version")}
     np.testing.assert_allclose(actual["score"], expected["score"], rtol=TOLERANCE)
     largest = np.abs(expected["gradient"]).max()

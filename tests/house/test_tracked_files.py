@@ -1,6 +1,7 @@
 """No tracked file, text or binary, tells where it was made: no path of a machine, no address of a package registry."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,11 +15,11 @@ REGISTRY = re.compile(rb"pypi\.(?:org|io)|pythonh[o]sted|https?://[^\s\"')]*(?:/
 
 
 def tracked_files() -> list[Path]:
-    """Return the tracked files, or all that a checkout would hold where there is no git folder."""
-    if (ROOT / ".git").exists():
+    """Return the tracked files, or all that a checkout would hold where git or its folder is missing."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
         names = subprocess.check_output(["git", "-C", str(ROOT), "ls-files", "-z"], text=True).split("\0")
         return [ROOT / name for name in names if name and (ROOT / name).is_file()]
-    generated = {".venv", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+    generated = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()} | {".git"}
     return [path for path in ROOT.rglob("*") if path.is_file() and not generated & set(path.relative_to(ROOT).parts)]
 
 
