@@ -120,6 +120,10 @@ class _Lifter:
             "RealDiv": self._divide,
             "Sum": self._sum,
             "Maximum": self._maximum,
+            "Mean": self._other_reduction,
+            "Max": self._other_reduction,
+            "Prod": self._other_reduction,
+            "Shape": self._shape,
             "Reshape": self._reshape,
             "Squeeze": self._squeeze,
             "ExpandDims": self._expand,
@@ -261,6 +265,17 @@ class _Lifter:
             raise _refused("row-axis", node, "must sum over the features only, not over the rows")
         total = self._affine(node.name, rows, Dense(np.ones((rows.width, 1), np.float32), "a sum"))
         return total if node.attributes.get("keep_dims") else dataclasses.replace(total, rank=1)
+
+    def _other_reduction(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+        tensor, axes = inputs
+        chosen = axes.array.reshape(-1).tolist() if isinstance(axes, Constant) else [0]
+        if isinstance(tensor, Rows) and not set(chosen).isdisjoint({0, -tensor.rank}):
+            raise _refused("row-axis", node, "reduces over the rows")
+        raise _refused("not-lifted", node, "is not understood on the way to the score")
+
+    def _shape(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+        del inputs
+        raise _refused("row-axis", node, "counts the rows")
 
     def _maximum(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         left, right = inputs

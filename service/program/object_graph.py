@@ -24,7 +24,8 @@ _NUMBERED = frozenset({"trackable_list_wrapper", "trackable_tuple_wrapper"})
 _ATTRIBUTES = "/.ATTRIBUTES/"
 _VALUE = "VARIABLE_VALUE"
 _PLACE = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
-_TRACE = re.compile(r"trace_[0-9]{1,9}", re.ASCII)
+_FUNCTIONS = {"function": re.compile(r"trace_[0-9]{1,9}"), "bare_concrete_function": re.compile(r"capture_[0-9]{1,9}")}
+"""How TensorFlow names the children of functions; the loader sets them as attributes and reads none of them."""
 
 
 def check(object_graph: Any, reserved: frozenset[str]) -> None:
@@ -78,7 +79,7 @@ def _check_name(position: int, node: Any, child: Any, reserved: frozenset[str]) 
     elif kind == "user_object" and node.user_object.identifier == "_generic_user_object":
         good = name == "__call__" or not (name in reserved or name.startswith(("__", "_self_")))
     else:
-        good = kind == "user_object" or (kind == "function" and _TRACE.fullmatch(name) is not None)
+        good = kind == "user_object" or (kind in _FUNCTIONS and _FUNCTIONS[kind].fullmatch(name) is not None)
     if not good:
         raise VersionRefusedError("object-graph", f"object {position} of the model has a child named {name[:80]!a}")
 
