@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.manifest import FORMAT_VERSION
 from service.program import Program
 from service.program.certification import certify
-from service.program.evaluation import evaluate
+from service.program.tiles import evaluate_in_tiles
 from service.program.verification import verify
 from training import export, publish, report
 from training.config import TrainingConfig
@@ -30,9 +30,6 @@ from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
 from training.progress import Report, reporting
 from training.trainer import History, fit
-
-TILE_ROWS = 32
-"""Rows of one tile, as the server's program engine takes them, so that a row's bits are those that are served."""
 
 OWN = "this version"
 CHAMPION = "champion"
@@ -216,20 +213,9 @@ def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingCon
 
 
 def answers(program: Program, x: NDArray[np.floating]) -> Scored:
-    """Return a program's float32 answers to rows [n, dim], in tiles as the server computes them.
-
-    A tile has always `TILE_ROWS` rows (the last one is filled with zeros), so that the matrix products of a row do not
-    depend on how many rows there are.
-    """
-    count = len(x)
-    padded = np.zeros((-(-count // TILE_ROWS) * TILE_ROWS, x.shape[1]), np.float32)
-    padded[:count] = x
-    score = np.empty(len(padded), np.float32)
-    gradient = np.empty_like(padded)
-    for start in range(0, len(padded), TILE_ROWS):
-        tile = slice(start, start + TILE_ROWS)
-        score[tile], gradient[tile] = evaluate(program, padded[tile])
-    return Scored(score[:count], gradient[:count])
+    """Return a program's float32 answers to rows [n, dim], in tiles as the server computes them: the same bits."""
+    found = evaluate_in_tiles(program, np.asarray(x, np.float32), ("score", "gradient"))
+    return Scored(found["score"], found["gradient"])
 
 
 def measure(objective: Objective, proved: Proved, rows: Rows, seed: int) -> dict[str, dict[str, float]]:

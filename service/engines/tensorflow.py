@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from service.engines.program import TILE_ROWS, run_in_tiles
 from service.program.graph import restore
+from service.program.tiles import TILE_ROWS, run_in_tiles
 
 if TYPE_CHECKING:
     from service.engines import Servable

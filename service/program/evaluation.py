@@ -1,6 +1,6 @@
 """Program to score and gradient in floats: forward pass and reverse mode over row batches.
 
-Array-API style: the arrays of NumPy, CuPy and JAX work, whichever `namespace` is given. Engines tile rows above.
+Array-API style: the arrays of NumPy, CuPy and JAX work, whichever `namespace` is given. `tiles` stands above.
 """
 
 from types import ModuleType

@@ -40,10 +40,12 @@ class Client(threading.Thread):
     Args:
         rows: float32 [n, dim] to send each time.
         model: the model's name.
+        pause_seconds: to wait between an answer and the next request.
     """
 
-    def __init__(self, rows, model):
+    def __init__(self, rows, model, *, pause_seconds=0.0):
         super().__init__(name=type(self).__name__)
+        self.pause_seconds = pause_seconds
         self.rows = rows
         self.model = model
         self.answers = []
@@ -56,6 +58,7 @@ class Client(threading.Thread):
         while not self.stopping.is_set():
             try:
                 self.answers.append(self.ask())
+                self.stopping.wait(self.pause_seconds)
             except Exception as error:  # noqa: BLE001  (whatever went wrong is what the test looks at)
                 self.failures.append(repr(error))
                 self.stopping.set()
@@ -70,8 +73,8 @@ class Client(threading.Thread):
 class RestClient(Client):
     """REST over one kept-alive connection; the answer as JSON or as raw float32."""
 
-    def __init__(self, address, rows, model, *, raw):
-        super().__init__(rows, model)
+    def __init__(self, address, rows, model, *, raw, **options):
+        super().__init__(rows, model, **options)
         host, _, port = address.rpartition(":")
         self.connection = http.client.HTTPConnection(host, int(port), timeout=20)
         self.raw = raw
@@ -104,8 +107,8 @@ class RestClient(Client):
 class GrpcClient(Client):
     """Predict over one channel; UNAVAILABLE is a refusal, not a failure: the request was never accepted."""
 
-    def __init__(self, address, rows, model):
-        super().__init__(rows, model)
+    def __init__(self, address, rows, model, **options):
+        super().__init__(rows, model, **options)
         self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
         self.predict = predict(self.channel)
         self.request = predict_request(model, rows)
@@ -115,6 +118,7 @@ class GrpcClient(Client):
         while not self.stopping.is_set():
             try:
                 self.answers.append(self.ask())
+                self.stopping.wait(self.pause_seconds)
             except grpc.RpcError as error:
                 (self.refusals if error.code() is grpc.StatusCode.UNAVAILABLE else self.failures).append(repr(error))
                 self.stopping.set()

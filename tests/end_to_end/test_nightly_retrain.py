@@ -98,8 +98,8 @@ def test_server_answers_with_the_new_version_when_the_nightly_job_publishes_unde
     wait_until(server.is_ready, 60)
     rows = np.loadtxt(DATA, delimiter=",", skiprows=1, max_rows=3)[:, :30].astype(np.float32)
     rest, rpc = server.address("rest"), server.address("grpc")
-    clients = [RestClient(rest, rows, "night", raw=number % 2 == 0) for number in range(4)]
-    clients += [GrpcClient(rpc, rows, "night") for _ in range(4)]
+    clients = [RestClient(rest, rows, "night", raw=number % 2 == 0, pause_seconds=0.01) for number in range(4)]
+    clients += [GrpcClient(rpc, rows, "night", pause_seconds=0.01) for _ in range(4)]
     for client in clients:
         client.start()
     try:
