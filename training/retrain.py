@@ -175,7 +175,7 @@ def wait_available(
     deadline = time.monotonic() + seconds
     state, reason = "", "no look yet"
     while True:
-        state, reason = _state(f"{server}/v1/models/{version.model}/versions/{version.version}")
+        state, reason = _state(f"{server}/models", version)
         if state == "AVAILABLE":
             return
         if state == "END" and reason:
@@ -190,12 +190,16 @@ def wait_available(
         time.sleep(poll_seconds)
 
 
-def _state(address: str) -> tuple[str, str]:
-    """Return the state that a server gives a version and its reason; no state where the server does not say."""
+def _state(address: str, version: VersionFolder) -> tuple[str, str]:
+    """Return the state that a server's `GET /models` gives a version and its reason; no state where it does not say."""
     try:
         with urllib.request.urlopen(address, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310  # config: http(s) only
-            status = json.loads(answer.read(2**20))["model_version_status"][0]
-            return str(status["state"]), str(status.get("status", {}).get("error_message", ""))
+            models = json.loads(answer.read(2**24))["models"]
+            for model in models:
+                for entry in model["versions"] if model["name"] == version.model else ():
+                    if entry["version"] == version.version:
+                        return str(entry["state"]), str(entry["reason"])
+            return "", "it does not list the version yet"
     except (OSError, ValueError, LookupError, TypeError) as err:
         return "", str(err)[:200]
 

@@ -38,6 +38,7 @@ max_score_drift = 1.0
 [publish]
 models_dir = "models"
 keep = 3
+wait_available = "{server}"
 """
 
 
@@ -57,6 +58,11 @@ def write_data(folder, count, *, shuffled=False):
         csv.writer(file).writerows([header, *lines])
 
 
+def write_config(folder, server=""):
+    """Write the job's configuration; `server` is the address to wait for."""
+    (folder / "config.toml").write_text(CONFIG.format(server=server))
+
+
 def job(folder, command):
     """Run one job to its end; return the exit code and what it said."""
     result = subprocess.run(
@@ -74,7 +80,7 @@ def job(folder, command):
 def first_night(tmp_path_factory):
     """Return a folder with a job and version 1, trained on 400 rows."""
     folder = tmp_path_factory.mktemp("night")
-    (folder / "config.toml").write_text(CONFIG)
+    write_config(folder)
     write_data(folder, 400)
     code, said = job(folder, "train")
     assert 0 == code, said
@@ -104,8 +110,10 @@ def test_server_answers_with_the_new_version_when_the_nightly_job_publishes_unde
         client.start()
     try:
         write_data(night, 569)
+        write_config(night, f"http://{rest}")
         code, said = job(night, "retrain")
         assert 0 == code, said
+        assert "AVAILABLE" == server.versions("night")[2][0]
         wait_until(lambda: all(2 in client.seen() for client in clients), 30)
     finally:
         for client in clients:

@@ -168,20 +168,22 @@ def server_saying(answers: Callable[[int], object]) -> Iterator[tuple[str, list[
         thread.join()
 
 
-def status(state: str, words: str = "") -> object:
-    """Return a status answer as TensorFlow Serving writes it."""
-    return {"model_version_status": [{"version": "2", "state": state, "status": {"error_message": words}}]}
+def status(state: str, reason: str = "") -> object:
+    """Return an answer of `GET /models`, with version 2 of `small` in a state."""
+    other = {"version": 1, "state": "AVAILABLE", "reason": ""}
+    small = {"name": "small", "versions": [{"version": 2, "state": state, "reason": reason}, other]}
+    return {"models": [{"name": "another", "versions": [{**other, "version": 2}]}, small]}
 
 
 VERSION = VersionFolder("small", 2, Path("2"))
 
 
 def test_wait_returns_when_the_server_says_available():
-    """Not there, loading, available: three looks."""
-    said = {1: None, 2: status("LOADING")}
+    """Not there, not listed, loading, available: four looks."""
+    said = {1: None, 2: {"models": []}, 3: status("LOADING")}
     with server_saying(lambda look: said.get(look, status("AVAILABLE"))) as (address, asked):
         retrain.wait_available(address, VERSION, 10, poll_seconds=0.01)
-    assert ["/v1/models/small/versions/2"] * 3 == asked
+    assert ["/models"] * 4 == asked
 
 
 def test_wait_fails_at_once_when_the_server_refuses_the_version():
