@@ -194,10 +194,7 @@ def _bind(
         reason = f"signature {name} takes {len(keywords)} inputs ({', '.join(keywords)[:80]}), expected one"
         raise VersionRefusedError("signature-inputs", reason)
     concrete = table.concrete_function(function)
-    fields = concrete.output_signature.dict_value.fields
-    names = sorted(fields)
-    if any(fields[output].WhichOneof("kind") != "tensor_spec_value" for output in names):
-        raise VersionRefusedError("signature-outputs", f"signature {name} answers something that is not a tensor")
+    names = _outputs(name, concrete, table.functions.get(function))
     declared = table.checked(name, function, keywords[0], names)
     information = declared.inputs[keywords[0]]
     dtype = tf.as_dtype(information.dtype)
@@ -217,7 +214,7 @@ def _outputs(signature: str, concrete: Any, definition: Any) -> list[str]:
     tensors_only = all(value.WhichOneof("kind") == "tensor_spec_value" for value in fields.values())
     if definition is None or not tensors_only or len(fields) != len(definition.signature.output_arg):
         reason = f"signature {signature} answers something else than one tensor for each name"
-        raise VersionRefusedError("signature-mismatch", reason)
+        raise VersionRefusedError("signature-outputs", reason)
     return sorted(fields)
 
 

@@ -19,10 +19,11 @@ CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 PURE = frozenset(
     {
         "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
-        "ConcatV2", "Const", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "Greater", "GreaterEqual",
+        "ConcatV2", "Const", "DynamicStitch", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "FloorDiv",
+        "FloorMod", "Greater", "GreaterEqual",
         "Identity", "IdentityN", "LeakyRelu", "LeakyReluGrad", "Less", "LessEqual", "LogicalNot", "MatMul", "Max",
         "Maximum", "Mean", "Minimum", "Mul", "Neg", "NoOp", "OnesLike", "Pack", "ParseExampleV2", "Placeholder",
-        "Prod", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "ReluGrad", "Reshape", "Select", "SelectV2",
+        "Prod", "Range", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "ReluGrad", "Reshape", "Select", "SelectV2",
         "Shape", "Sigmoid", "Sign", "Slice", "Softplus", "SoftplusGrad", "Square", "Squeeze", "StopGradient",
         "StridedSlice", "StridedSliceGrad", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack", "ZerosLike",
     }
