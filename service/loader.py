@@ -34,6 +34,7 @@ class LoadedVersion:
         saved_model: relative path -> bytes of the SavedModel, as they were hashed.
         program: the lifted program, or None where the version is served unproved.
         certificate: the proof made now, or None.
+        probe: rows with the answers that an engine must give again before it serves them.
         verification: the comparison made now, or None.
         unproved_reason: why there is no proof; empty where there is one.
     """
@@ -41,6 +42,7 @@ class LoadedVersion:
     signature: Signature
     manifest: Manifest
     saved_model: Mapping[str, bytes]
+    probe: Probe
     program: Program | None
     certificate: Certificate | None
     verification: Verification | None
@@ -77,10 +79,12 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
     run = _runner(saved_model)
     if certified is None:
         check_probe(run, probe, manifest.dim)
-        return LoadedVersion(signature, manifest, saved_model, None, None, None, refusal)
+        return LoadedVersion(signature, manifest, saved_model, probe, None, None, None, refusal)
     _compare(manifest, certified)
     verification = verify(certified.program, run, probe)
-    return LoadedVersion(signature, manifest, saved_model, certified.program, certified.certificate, verification)
+    return LoadedVersion(
+        signature, manifest, saved_model, probe, certified.program, certified.certificate, verification
+    )
 
 
 def _saved_model(files: VersionFiles) -> Mapping[str, bytes]:

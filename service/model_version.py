@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import OutOfRangeError, VersionRefusedError
-from service.signature import Signature
+from service.program.verification import Probe, check_probe
+from service.signature import OUTPUTS, Signature
 
 if TYPE_CHECKING:
     from service.engines import Engine
@@ -114,6 +115,25 @@ class ModelVersion:
                 raise VersionRefusedError("warm-up", reason) from error
             if any(np.isnan(values).any() for values in results.values()):
                 raise VersionRefusedError("warm-up", f"the engine {self.engine.name} answers NaN on the origin")
+
+    def reproduce(self, probe: Probe) -> None:
+        """Require that this very engine, on its device, gives the probe's answers again.
+
+        The loader compared the SavedModel on the CPU with its program; what serves may be another engine or a GPU.
+
+        Args:
+            probe: the version's probe.
+
+        Raises:
+            VersionRefusedError: rule `probe`, where an answer is off by more than 1e-5 of the largest.
+        """
+
+        def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            with self._turn:
+                results = self.engine.run(rows, OUTPUTS)
+            return results["score"], results["gradient"]
+
+        check_probe(run, probe, self.signature.dim)
 
 
 def load(path: str | Path, engine: str = "auto") -> ModelVersion:

@@ -158,6 +158,7 @@ class VersionLoader:
             raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
         live = ModelVersion(loaded, engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32))
         live.warm_up()
+        live.reproduce(loaded.probe)
         return live
 
 

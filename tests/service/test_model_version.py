@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.model_version import ModelVersion
+from service.program.verification import Probe
 from tests.service.fake_versions import make_version
 
 
@@ -77,6 +78,21 @@ def test_warm_up_refuses_an_engine_that_fails(answer):
     with pytest.raises(VersionRefusedError) as caught:
         live.warm_up()
     assert caught.value.rule == "warm-up"
+
+
+@pytest.mark.parametrize(("spoil", "refused"), [(0.0, False), (1e-3, True), (float("nan"), True)])
+def test_reproduce_refuses_an_engine_that_answers_the_probe_otherwise(spoil, refused):
+    """The probe's answers must come out of the very engine that serves, a GPU's too, within 1e-5 of the largest."""
+    x = np.arange(48, dtype=np.float32).reshape(16, 3)
+    probe = Probe(x, x.sum(axis=1) + 1, np.ones_like(x))
+    live = make_version(version=1)
+    live.engine.offset += np.float32(spoil * probe.score.max())
+    if not refused:
+        live.reproduce(probe)
+        return
+    with pytest.raises(VersionRefusedError) as caught:
+        live.reproduce(probe)
+    assert "probe" == caught.value.rule
 
 
 @pytest.mark.parametrize(("thread_safe", "expected"), [(False, 1), (True, 2)])
