@@ -18,6 +18,9 @@ GRADIENT = "gradient"
 UNPROVED_RULES = frozenset({"not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "atom-convex", "atom-nondecreasing"})
 """Rules that say "not proved", and nothing worse: a server may be told to serve such a model all the same."""
 
+_MALFORMED = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+"""Exceptions that hostile files might still provoke: a net below the rules, so that none ends a server's watcher."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Certified:
@@ -50,8 +53,17 @@ def certify(folder: Path) -> Certified:
 
     Raises:
         VersionRefusedError: naming the rule and the node that refused it. Besides the rules of the steps below:
-            `signature-missing` (no `serving_default`), `signature-inputs`, `signature-outputs`, `signatures-differ`.
+            `signature-missing` (no `serving_default`), `signature-inputs`, `signature-outputs`, `signatures-differ`,
+            `malformed` (damaged in a way for which there is no other rule).
     """
+    try:
+        return _certified(folder)
+    except _MALFORMED as err:
+        what = f"the files are damaged in a way that no rule foresees ({type(err).__name__})"
+        raise VersionRefusedError("malformed", what) from err
+
+
+def _certified(folder: Path) -> Certified:
     signatures = {signature.name: signature for signature in graph.read(folder, outputs=frozenset({GRADIENT}))}
     if "serving_default" not in signatures:
         raise VersionRefusedError("signature-missing", "the model has no signature serving_default")

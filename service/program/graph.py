@@ -27,6 +27,8 @@ MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 
 _RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
+_UNREADABLE = (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError, LookupError)
+"""What TensorFlow's checkpoint reader raises on damaged files; IndexError where one is cut short."""
 _OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
@@ -154,7 +156,7 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
         saved = trackable_object_graph_pb2.TrackableObjectGraph()
         saved.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
         shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError) as err:
+    except _UNREADABLE as err:
         raise VersionRefusedError("variable", "the variables cannot be read") from err
     keys = object_graph.restored_keys(objects, saved)
     total = sum(8 * math.prod(shapes[key]) for key in keys.values() if key in shapes)
@@ -174,10 +176,10 @@ def _restored(reader: Any, key: str | None, variable: Any) -> NDArray[Any]:
         raise VersionRefusedError("variable", f"variable {variable.name} has no value in the checkpoint")
     try:
         value = np.asarray(reader.get_tensor(key))
-    except (tf.errors.OpError, ValueError, RuntimeError) as err:
+    except _UNREADABLE as err:
         raise VersionRefusedError("variable", f"variable {variable.name} cannot be read") from err
     shape = tuple(dimension.size for dimension in variable.shape.dim)
-    if value.shape != shape or tf.as_dtype(variable.dtype) != tf.as_dtype(value.dtype):
+    if value.shape != shape or _dtype(variable.dtype) != tf.as_dtype(value.dtype):
         reason = f"variable {variable.name}: declared {shape}, the checkpoint has {value.shape} of {value.dtype}"
         raise VersionRefusedError("variable", reason)
     return value
@@ -197,14 +199,14 @@ def _bind(
     names = _outputs(name, concrete, table.functions.get(function))
     declared = table.checked(name, function, keywords[0], names)
     information = declared.inputs[keywords[0]]
-    dtype = tf.as_dtype(information.dtype)
+    dtype = _dtype(information.dtype)
     outputs: dict[str, tuple[tuple[int, ...], str, InlinedGraph]] = {}
     for index, output in enumerate(names):
         inliner = Inliner(table.functions, _decode_constant)
         row = inliner.add(GraphNode(keywords[0], "Examples" if dtype == tf.string else "Input"))
         arguments = [row, *(_bound_input(inliner, number, handles) for number in concrete.bound_inputs)]
         graph = InlinedGraph((), Reference(0)) if output in skipped else inliner.run(function, arguments, index)
-        outputs[output] = (_shape(declared.outputs[output]), tf.as_dtype(declared.outputs[output].dtype).name, graph)
+        outputs[output] = (_shape(declared.outputs[output]), _dtype(declared.outputs[output].dtype).name, graph)
     return BoundSignature(name, keywords[0], _shape(information), dtype.name, outputs)
 
 
@@ -216,6 +218,13 @@ def _outputs(signature: str, concrete: Any, definition: Any) -> list[str]:
         reason = f"signature {signature} answers something else than one tensor for each name"
         raise VersionRefusedError("signature-outputs", reason)
     return sorted(fields)
+
+
+def _dtype(number: int) -> Any:
+    try:
+        return tf.as_dtype(number)
+    except TypeError as err:
+        raise VersionRefusedError("signature-mismatch", f"{number} is no number of a type") from err
 
 
 def _shape(information: Any) -> tuple[int, ...]:

@@ -20,12 +20,12 @@ PURE = frozenset(
     {
         "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
         "ConcatV2", "Const", "DynamicStitch", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "FloorDiv",
-        "FloorMod", "Greater", "GreaterEqual",
-        "Identity", "IdentityN", "LeakyRelu", "LeakyReluGrad", "Less", "LessEqual", "LogicalNot", "MatMul", "Max",
-        "Maximum", "Mean", "Minimum", "Mul", "Neg", "NoOp", "OnesLike", "Pack", "ParseExampleV2", "Placeholder",
-        "Prod", "Range", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "ReluGrad", "Reshape", "Select", "SelectV2",
-        "Shape", "Sigmoid", "Sign", "Slice", "Softplus", "SoftplusGrad", "Square", "Squeeze", "StopGradient",
-        "StridedSlice", "StridedSliceGrad", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack", "ZerosLike",
+        "FloorMod", "Greater", "GreaterEqual", "Identity", "IdentityN", "LeakyRelu", "LeakyReluGrad", "Less",
+        "LessEqual", "LogicalNot", "MatMul", "Max", "Maximum", "Mean", "Minimum", "Mul", "Neg", "NoOp", "OnesLike",
+        "Pack", "ParseExampleV2", "Placeholder", "Prod", "Range", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu",
+        "ReluGrad", "Reshape", "Select", "SelectV2", "Shape", "Sigmoid", "Sign", "Slice", "Softplus", "SoftplusGrad",
+        "Square", "Squeeze", "StopGradient", "StridedSlice", "StridedSliceGrad", "Sub", "Sum", "Tanh", "Tile",
+        "Transpose", "Unpack", "ZerosLike",
     }
 )  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
@@ -56,7 +56,7 @@ def check(saved_model: Any) -> None:
 
     Raises:
         VersionRefusedError: rules `meta-graph`, `tensorflow-1`, `size-limit`, `asset`, `init-op`, `op-not-allowed`,
-            `duplicate-name`, `attribute`.
+            `duplicate-name`, `attribute`, `constant`.
     """
     if len(saved_model.meta_graphs) != 1:
         reason = f"expected one meta graph, received {len(saved_model.meta_graphs)}. Export with tf.saved_model.save."
@@ -91,6 +91,9 @@ def _check_sizes(graph: Any) -> None:
     for count, node in enumerate(_all_nodes(graph), start=1):
         if node.op == "Const":
             constants += expanded_bytes(node.attr["value"].tensor)
+            if node.attr["dtype"].type != node.attr["value"].tensor.dtype:
+                reason = f"node {node.name} is not of the type that it says"  # TensorFlow would end the process
+                raise VersionRefusedError("constant", reason)
         if count > MAX_NODES or constants > MAX_CONSTANT_BYTES:
             reason = f"over {MAX_NODES} nodes or {MAX_CONSTANT_BYTES} bytes of constants, counted as they expand"
             raise VersionRefusedError("size-limit", reason)

@@ -208,6 +208,18 @@ def test_constant_that_expands_beyond_the_limit_is_refused(edit: Edit, sizes: tu
     assert "size-limit" == rule_of(edit(big_constant(*sizes)))
 
 
+def test_constant_that_is_not_of_its_type_is_refused(edit: Edit) -> None:
+    """TensorFlow's graph optimiser ends the process on a float constant that holds strings: refused before."""
+
+    def spoil(message: Any) -> None:
+        function = foreign.signature_function(message)
+        node = function.node_def.add(name="spoilt", op="Const")
+        node.attr["dtype"].type = tf.float32.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto("text"))
+
+    assert "constant" == rule_of(edit(spoil))
+
+
 def test_too_many_nodes_are_refused(edit: Edit) -> None:
     """Nodes are counted before anything is done with them."""
 
