@@ -1,0 +1,84 @@
+"""The program engine: a row's bits do not depend on its batch, and zero rows are an answer."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engines.program import ProgramEngine
+from service.program.tiles import TILE_ROWS
+from tests.service.program.programs import build, closed_form, draw_weights
+
+BOTH = ("score", "gradient")
+SHAPES = [(3, (5, 4)), (30, (64, 64)), (17, (33, 7)), (64, (256, 128))]
+
+
+def rows_of(dim: int, count: int = 130) -> NDArray[np.float32]:
+    """Return normal rows."""
+    return np.random.default_rng(21).standard_normal((count, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("dim", "hidden"), SHAPES)
+def test_bits_do_not_change_with_batch_place_or_neighbours(dim: int, hidden: tuple[int, int]) -> None:
+    """Alone, in batches of nine sizes, at every place of a tile and among other rows: the same bits."""
+    engine = ProgramEngine(build(draw_weights(1, dim, hidden)))
+    rows = rows_of(dim)
+    expected = engine.run(rows, BOTH)
+    for size in (1, 2, 3, 7, 31, 32, 33, 64, 129):
+        for start in range(0, 130 - size, max(size, 16)):
+            part = engine.run(rows[start : start + size], BOTH)
+            for name in BOTH:
+                assert expected[name][start : start + size].tobytes() == part[name].tobytes()
+    for place in range(TILE_ROWS):
+        batch = 1e4 * rows_of(dim, TILE_ROWS)
+        batch[place] = rows[77]
+        moved = engine.run(batch, BOTH)
+        assert expected["score"][77].tobytes() == moved["score"][place].tobytes()
+        assert expected["gradient"][77].tobytes() == moved["gradient"][place].tobytes()
+
+
+@pytest.mark.parametrize(("dim", "hidden"), SHAPES)
+def test_bits_do_not_depend_on_what_was_asked_for(dim: int, hidden: tuple[int, int]) -> None:
+    """The score alone, the gradient alone and both: the same bits, and no output that was not asked for."""
+    engine, rows = ProgramEngine(build(draw_weights(2, dim, hidden))), rows_of(dim)
+    both = engine.run(rows, BOTH)
+    for outputs in (("score",), ("gradient",)):
+        alone = engine.run(rows, outputs)
+        assert set(outputs) == set(alone)
+        assert both[outputs[0]].tobytes() == alone[outputs[0]].tobytes()
+
+
+def test_a_neighbour_that_overflows_harms_no_row() -> None:
+    """Infinity and NaN stay in their own row."""
+    engine, rows = ProgramEngine(build(draw_weights())), rows_of(3, 32)
+    expected = engine.run(rows, BOTH)
+    rows[5] = 1e30
+    spoilt = engine.run(rows, BOTH)
+    assert not np.isfinite(spoilt["score"][5])
+    others = np.arange(32) != 5
+    for name in BOTH:
+        assert expected[name][others].tobytes() == spoilt[name][others].tobytes()
+
+
+def test_answers_are_the_closed_form_in_float32() -> None:
+    """Scores within 1e-6 and gradients within 2e-6 of the largest entry of the formula in float64."""
+    weights, rows = draw_weights(6, 30, (64, 64)), rows_of(30)
+    received = ProgramEngine(build(weights)).run(rows, BOTH)
+    for name, expected, bound in zip(BOTH, closed_form(weights, rows), (1e-6, 2e-6), strict=True):
+        assert np.float32 == received[name].dtype
+        assert np.abs(received[name] - expected).max() <= bound * np.abs(expected).max()
+
+
+def test_no_rows_are_answered_with_no_scores() -> None:
+    """[0, dim] in, [0] and [0, dim] out."""
+    received = ProgramEngine(build(draw_weights())).run(np.empty((0, 3), np.float32), BOTH)
+    assert ((0,), (0, 3)) == (received["score"].shape, received["gradient"].shape)
+
+
+def test_rows_that_are_a_view_are_read_as_they_are() -> None:
+    """Strided rows give the bits of their copy."""
+    engine = ProgramEngine(build(draw_weights()))
+    view = np.asfortranarray(rows_of(3))[::2]
+    assert (
+        engine.run(np.ascontiguousarray(view), BOTH)["gradient"].tobytes()
+        == engine.run(view, BOTH)["gradient"].tobytes()
+    )
