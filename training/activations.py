@@ -113,17 +113,17 @@ def resolve(name: str, role: Role = Role.HIDDEN) -> Activation:
     base, arguments = match.groups()
     if base in _NEVER:
         counterexample = refusal(base)
-        message = f"activation: '{base}' is not convex: {counterexample}. Use one of: {', '.join(_OFFERED)}."
+        message = f"activation: '{base}' is not convex: {counterexample}. Use one of: {_offered(role)}."
         raise ActivationRefusedError(message, counterexample)
     if base not in _OFFERED:
-        message = f"activation: '{base}' is not known. Use one of: {', '.join(_OFFERED)}."
+        message = f"activation: '{base}' is not known. Use one of: {_offered(role)}."
         raise ActivationRefusedError(message)
     make, defaults = _OFFERED[base]
     activation = make(*_parameters(base, arguments, defaults))
     if role is Role.HIDDEN and activation.role is not Role.HIDDEN:
         message = (
             f"activation: '{activation.name}' is convex but not non-decreasing, so it may stand in the first layer "
-            f"only: {activation.counterexample}. Use another one in hidden and output layers."
+            f"only: {activation.counterexample}. Use one of: {_offered(role)}."
         )
         raise ActivationRefusedError(message, activation.counterexample)
     return activation
@@ -141,6 +141,11 @@ def refusal(name: str) -> Counterexample:
     function, left, right = _NEVER[name]
     points = (left, (left + right) / 2, right)
     return Counterexample(f"{name}(x)", points, (function(points[0]), function(points[1]), function(points[2])))
+
+
+def _offered(role: Role) -> str:
+    """Return the names that may stand where `role` says: what is fit for hidden layers is fit for the first one too."""
+    return ", ".join(names(Role.HIDDEN) + (() if role is Role.HIDDEN else names(Role.FIRST)))
 
 
 def _parameters(name: str, arguments: str | None, defaults: tuple[float, ...]) -> tuple[float, ...]:

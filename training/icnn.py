@@ -12,8 +12,8 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training import activations
-from training.activations import Role
-from training.config import NetworkConfig
+from training.activations import ActivationRefusedError, Role
+from training.config import ConfigError, NetworkConfig
 from training.initializers import NonNegativeLogNormal, PassthroughNormal, moments
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.quadratic import Quadratic
@@ -170,7 +170,15 @@ def create_network(
         x: [n, d], the training rows.
         seed: of the initial weights.
         target: [n], the training targets where the score is to be in their units, else None.
+
+    Raises:
+        ConfigError: `network.activation` may not stand in a hidden layer; the reason is a counterexample.
     """
+    try:
+        activations.resolve(network.activation, Role.HIDDEN)
+    except ActivationRefusedError as err:
+        reason = str(err).removeprefix("activation: ").removesuffix(".")
+        raise ConfigError("network.activation", "a convex, non-decreasing activation", f"another: {reason}") from err
     model = InputConvexNetwork(
         x.shape[1],
         network.hidden,

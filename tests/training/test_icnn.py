@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.oracle import icnn as oracle
 from training.activations import ActivationRefusedError
-from training.config import NetworkConfig
+from training.config import ConfigError, NetworkConfig
 from training.constraints import NegativeWeightError
 from training.icnn import InputConvexNetwork, create_network
 
@@ -159,3 +159,16 @@ def test_graph_holds_only_ops_that_the_prover_lifts(activation, op):
     plain = {"Placeholder", "Const", "ReadVariableOp", "Identity", "NoOp"}
     arithmetic = {"Sub", "RealDiv", "MatMul", "BiasAdd", "AddV2", "Square", "Sum", "Mul", "Squeeze"}
     assert {*arithmetic, op} == {node.op for node in graph.node} - plain
+
+
+@pytest.mark.parametrize("activation", ["tanh", "squared_leaky", "softpluss", "leaky_relu(2)"])
+def test_configured_activation_that_is_refused_names_its_key_and_what_is_offered(activation):
+    """A user reads which key, why, and what to write instead; nothing is offered that would be refused again."""
+    with pytest.raises(ConfigError) as caught:
+        create_network(NetworkConfig(activation=activation), RAW, seed=1)
+    assert "network.activation" == caught.value.key
+    base, _, offered = str(caught.value).removesuffix(".").partition("Use one of: ")
+    assert activation.partition("(")[0] in base
+    for name in filter(None, offered.split(", ")):
+        create_network(NetworkConfig(hidden=(2,), activation=name), RAW, seed=1)
+    assert bool(offered) == ("(" not in activation)  # a bad parameter says its range instead

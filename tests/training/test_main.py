@@ -115,6 +115,7 @@ def test_evaluate_prints_metrics_and_writes_rows(trained, capsys):
         (("steps = 200", "stepz = 200"), "trainer.stepz"),
         (("steps = 200", "steps = 0"), "trainer.steps"),
         (('task = "classification"', 'task = "magic"'), "model.task"),
+        (("hidden = [6, 5]", 'hidden = [6, 5]\nactivation = "tanh"'), "network.activation"),
     ],
 )
 def test_train_exits_2_naming_the_key(trained, capsys, change, named):
