@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 from training import activations
 from training.activations import ActivationRefusedError, Role
 from training.config import ConfigError, NetworkConfig
-from training.initializers import NonNegativeLogNormal, PassthroughNormal, moments
+from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.quadratic import Quadratic
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
-
-PASSTHROUGH_SHARE = 0.5
-"""Share of each pre-activation's variance at the start that comes through the passthrough."""
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")

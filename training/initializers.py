@@ -12,7 +12,10 @@ from typing import Any
 import keras
 
 CORRELATION = 0.5
-"""Correlation between units that the formulas aim at."""
+"""Correlation rho between units that the formulas aim at, as in the paper."""
+
+PASSTHROUGH_SHARE = 0.5
+"""Share gamma of each pre-activation's variance at the start that comes through the passthrough."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +27,10 @@ class Moments:
     bias: float
 
 
-def moments(fan_in: int, *, slope: float = 0.0, correlation: float = CORRELATION, share: float = 0.0) -> Moments:
-    r"""Return the moments that carry pre-activation mean 0, variance 1 and correlation rho on to the next layer.
+def moments(fan_in: int, *, slope: float = 0.0, share: float = 0.0) -> Moments:
+    r"""Return the moments that carry pre-activation mean 0 and variance 1 on to the next layer.
 
-    With n = `fan_in`, alpha = `slope`, rho = `correlation`, gamma = `share` and
+    With n = `fan_in`, alpha = `slope`, rho = `CORRELATION`, gamma = `share` and
     m = sqrt(1 - rho^2) + rho arccos(-rho):
 
     .. math::
@@ -37,21 +40,23 @@ def moments(fan_in: int, *, slope: float = 0.0, correlation: float = CORRELATION
         \sigma^2 = \frac{2(1-\gamma)(1-\rho)}{(1+\alpha^2)\,n}, \quad
         b = -n\,\mu\,\frac{1-\alpha}{\sqrt{2\pi}}
 
-    Exact for one layer of leaky ReLUs whose inputs have the target moments, with independent weights; a first
-    approximation for softplus (alpha = 0) and its relatives.
+    Let the units below be leaky ReLUs of pre-activations of mean 0, variance 1 and pairwise correlation rho. Over
+    independent weights, z W + b then has mean 0, variance 1 - gamma and covariance (1 - gamma) rho between units,
+    exactly. `PassthroughNormal` adds independent terms of variance gamma: the sum has variance 1 and correlation
+    (1 - gamma) rho, so that units stay different through many layers. gamma = 0 is the paper's rule, which keeps the
+    correlation at rho. For softplus (taken as alpha = 0) and its relatives a first approximation.
 
     Args:
         fan_in: number n of inputs of the kernel, at least 1.
         slope: alpha, slope of the activation of the layer below for negative arguments, in [0, 1].
-        correlation: rho, in (0, 1).
         share: gamma, share of the variance that the passthrough carries, in [0, 1).
     """
     kink = (1.0 - slope) ** 2 / (2.0 * math.pi)
-    m = math.sqrt(1.0 - correlation**2) + correlation * math.acos(-correlation)
+    m = math.sqrt(1.0 - CORRELATION**2) + CORRELATION * math.acos(-CORRELATION)
     square = 0.5 * fan_in * (1.0 + slope**2)
-    cross = fan_in * (fan_in - 1) * (slope * correlation + kink * m)
-    mean = math.sqrt((1.0 - share) * correlation / (square + cross - fan_in**2 * kink))
-    variance = 2.0 * (1.0 - share) * (1.0 - correlation) / ((1.0 + slope**2) * fan_in)
+    cross = fan_in * (fan_in - 1) * (slope * CORRELATION + kink * m)
+    mean = math.sqrt((1.0 - share) * CORRELATION / (square + cross - fan_in**2 * kink))
+    variance = 2.0 * (1.0 - share) * (1.0 - CORRELATION) / ((1.0 + slope**2) * fan_in)
     return Moments(mean, variance, -fan_in * mean * (1.0 - slope) / math.sqrt(2.0 * math.pi))
 
 
@@ -59,8 +64,8 @@ def moments(fan_in: int, *, slope: float = 0.0, correlation: float = CORRELATION
 class NonNegativeLogNormal(keras.initializers.Initializer):
     """Log-normal kernel weights, all positive, with the moments of `moments`.
 
-    The log-normal is very skewed (fan-in 128: mean 0.014, standard deviation 0.088), so averages over a few draws
-    scatter widely.
+    The log-normal is very skewed (fan-in 128, share 0: mean 0.014, standard deviation 0.088), so averages over a few
+    draws scatter widely.
 
     Args:
         slope: see `moments`.
@@ -68,7 +73,7 @@ class NonNegativeLogNormal(keras.initializers.Initializer):
         seed: whole number, the same weights at every call; None draws a fixed one from Keras' global seed.
     """
 
-    def __init__(self, slope: float = 0.0, share: float = 0.5, seed: int | None = None) -> None:
+    def __init__(self, slope: float = 0.0, share: float = PASSTHROUGH_SHARE, seed: int | None = None) -> None:
         self.slope = slope
         self.share = share
         self.seed = seed if seed is not None else int(keras.random.randint((), 0, 2**31 - 1))
@@ -95,7 +100,7 @@ class PassthroughNormal(keras.initializers.Initializer):
         seed: as for `NonNegativeLogNormal`.
     """
 
-    def __init__(self, share: float = 0.5, seed: int | None = None) -> None:
+    def __init__(self, share: float = PASSTHROUGH_SHARE, seed: int | None = None) -> None:
         self.share = share
         self.seed = seed if seed is not None else int(keras.random.randint((), 0, 2**31 - 1))
 

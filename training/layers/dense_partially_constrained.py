@@ -11,9 +11,7 @@ from keras import ops
 
 from training import activations
 from training.constraints import NonNegative, check_non_negative
-from training.initializers import NonNegativeLogNormal, PassthroughNormal, moments
-
-_SHARE = 0.5
+from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
@@ -92,16 +90,16 @@ class DensePartiallyConstrained(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(kernel_size, self.units),
-            initializer=self.kernel_initializer or NonNegativeLogNormal(share=_SHARE),
+            initializer=self.kernel_initializer or NonNegativeLogNormal(),
             constraint=NonNegative(),
         )
         self.passthrough = self.add_weight(
             name="passthrough",
             shape=(passthrough_size, self.units),
-            initializer=self.passthrough_initializer or PassthroughNormal(_SHARE),
+            initializer=self.passthrough_initializer or PassthroughNormal(),
         )
         if self.use_bias:
-            centre = moments(kernel_size, share=_SHARE).bias if self.kernel_initializer is None else 0.0
+            centre = moments(kernel_size, share=PASSTHROUGH_SHARE).bias if self.kernel_initializer is None else 0.0
             initializer = self.bias_initializer or keras.initializers.Constant(centre)
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=initializer)
         self.kernel.assign(self.kernel.constraint(self.kernel))
