@@ -19,6 +19,7 @@ from pyarrow import csv, parquet
 
 SUFFIXES = (".csv", ".parquet", ".npy")
 _VALIDATION_SALT = "/validation"
+_OTHER_SEPARATORS = ";\t|"
 
 
 class DataError(Exception):
@@ -91,13 +92,18 @@ def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad
     try:
         columns, ragged = _READERS[path.suffix.lower()](data)
         names = columns.column_names
+    except UnicodeDecodeError as err:
+        message = f"{path.name}: expected a header in UTF-8, received the byte 0x{err.object[err.start]:02x} in it."
+        raise DataError(message + " Save the file as UTF-8.") from err
     except (pa.ArrowException, ValueError, EOFError) as err:
-        message = f"{path.name}: expected a {path.suffix[1:].upper()} file of numeric columns, received: {err}"
-        raise DataError(message) from err
+        message = f"{path.name}: expected a {path.suffix.lower()} file of numeric columns, received: {err}"
+        raise DataError(message.rstrip(". ") + ". Write the file again.") from err
     _check_names(names, path.name)
     chosen = tuple(features) or tuple(name for name in names if name != target)
-    for name in (*chosen, target):
-        _check_column(name, columns, path.name)
+    _check_column(target, columns, path.name, "Encode it as numbers, two classes as 0 and 1.")
+    for name in chosen:
+        advice = "Encode it as numbers (true and false as 1 and 0), or list in data.features the columns to use."
+        _check_column(name, columns, path.name, advice)
     if not chosen:
         message = f"{path.name}: expected at least one feature column beside the target '{target}', received none."
         raise DataError(message)
@@ -177,7 +183,7 @@ def _read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as err:
         message = f"{path}: expected a readable data file, received: {err.strerror or type(err).__name__}."
-        raise DataError(message) from err
+        raise DataError(message + " Name one that is there.") from err
     if not data.strip():
         message = f"{path.name}: the file is empty. Give a file with a header and rows."
         raise DataError(message)
@@ -207,11 +213,15 @@ def _read_parquet(data: bytes) -> tuple[pa.Table, int]:
 
 def _read_npy(data: bytes) -> tuple[pa.Table, int]:
     """Return the columns of a two-dimensional or a structured array; nothing in it is ever unpickled."""
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except ValueError as err:
+        message = "no array of numbers; objects are never unpickled"  # NumPy's own words advise to unpickle them
+        raise ValueError(message) from err
     if array.dtype.names:
         return pa.table({name: pa.array(array[name].ravel()) for name in array.dtype.names}), 0
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        message = f"an array of {array.dtype} with shape {list(array.shape)}; send numbers of shape [rows, columns]."
+        message = f"an array of {array.dtype} with shape {list(array.shape)}, not numbers of shape [rows, columns]."
         raise ValueError(message)
     return pa.table({f"column_{index}": pa.array(array[:, index].copy()) for index in range(array.shape[1])}), 0
 
@@ -221,6 +231,9 @@ _READERS = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}
 
 def _check_names(names: list[str], file: str) -> None:
     """Refuse a header in which a column cannot be told by its name."""
+    if len(names) == 1 and set(names[0]) & set(_OTHER_SEPARATORS):
+        message = f"{file}: expected cells separated by commas, received {names[0][:40]!r} as one cell of the header."
+        raise DataError(message + " Save the file with commas between cells and points in numbers.")
     for position, name in enumerate(names, start=1):
         if not name.strip():
             message = f"{file}: column {position} has no name. Name it, or drop it if it only counts rows."
@@ -231,16 +244,16 @@ def _check_names(names: list[str], file: str) -> None:
             raise DataError(message)
 
 
-def _check_column(name: str, columns: pa.Table, file: str) -> None:
-    """Refuse a column that is not there or holds no numbers."""
+def _check_column(name: str, columns: pa.Table, file: str, advice: str) -> None:
+    """Refuse a column that is not there or holds no numbers; `advice` says what to do about the latter."""
     if name not in columns.column_names:
         near = difflib.get_close_matches(name, columns.column_names, n=1, cutoff=0.0)
-        message = f"{file}: expected a column '{name}', received none of that name (nearest: '{near[0]}')."
-        raise DataError(message)
+        message = f"{file}: expected a column '{name}', received none of that name (nearest: '{near[0]}'; "
+        raise DataError(f"{message}all: {', '.join(columns.column_names)[:200]}). Correct the name here or there.")
     kind = columns.schema.field(name).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        message = f"{file}: column '{name}' is not numeric, received {kind} ({_first_text(columns, name)}). "
-        raise DataError(message + "Encode it as numbers (true and false as 1 and 0), or leave it out of data.features.")
+        message = f"{file}: column '{name}' is not numeric, received {kind} ({_first_text(columns, name)})."
+        raise DataError(f"{message} {advice}")
 
 
 def _first_text(columns: pa.Table, name: str) -> str:
@@ -257,7 +270,7 @@ def _numbers(columns: pa.Table, name: str, file: str) -> NDArray[np.float64]:
     """Return one column as float64, missing cells as NaN."""
     column = columns.column(name)
     if len(column) and column.null_count == len(column):
-        message = f"{file}: column '{name}' has no number in any row. Fill it, or leave it out of data.features."
+        message = f"{file}: column '{name}' has no number in any row. Fill it, or list the others in data.features."
         raise DataError(message)
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 

@@ -96,10 +96,14 @@ def test_fingerprint_is_the_hash_of_the_file(tmp_path):
         ("a,y\n2024-01-01,1\n", "column 'a' is not numeric, received date"),
         ("a,a,y\n1,2,3\n", "column 'a' appears 2 times"),
         (",a,y\n0,2,3\n", "column 1 has no name"),
-        ("a,z\n1,2\n", r"expected a column 'y', received none of that name \(nearest: "),
+        ("a,z\n1,2\n", r"expected a column 'y', received none of that name \(nearest: 'z'; all: a, z\)"),
+        ("a,z\nx,2\n", r"expected a column 'y'"),
+        ("a;y\n1;2\n", r"expected cells separated by commas, received 'a;y' as one cell"),
+        ("a\ty\n1\t2\n", r"expected cells separated by commas"),
         ("y\n1\n", "at least one feature column"),
         ("a,y\n,1\n,0\n", "column 'a' has no number in any row"),
-        (b"\xff\xfe\x00a,y\n1,2\n", "utf-8"),
+        (b"\xff\xfe\x00a,y\n1,2\n", "a header in UTF-8, received the byte 0xff"),
+        ("gr\u00f6\u00dfe,y\n1,2\n".encode("latin-1"), "received the byte 0xf6 in it. Save the file as UTF-8"),
         (b"a,y\n\xff,2\n", "column 'a' is not numeric"),
         ("a,y\n1,0\n2\n", r"1 of 2 rows are bad \(1 with wrong number of cells\)"),
         ("a,y\n1,0\n2,1,3\n", r"1 of 2 rows are bad \(1 with wrong number of cells\)"),
@@ -112,6 +116,15 @@ def test_bad_csv_is_refused_with_what_and_where(content, said, tmp_path):
     """Each mistake has a sentence that names the file, the column or row, and the finding."""
     with pytest.raises(DataError, match=rf"^rows\.csv: .*{said}"):
         datasets.read_table(write(tmp_path, content), target="y")
+
+
+def test_advice_on_a_column_of_words_fits_its_place(tmp_path):
+    """A target of words cannot be left out; a feature of words can, by listing the others."""
+    path = write(tmp_path, "a,y\n1,yes\n")
+    with pytest.raises(DataError, match="Encode it as numbers, two classes as 0 and 1"):
+        datasets.read_table(path, target="y")
+    with pytest.raises(DataError, match=r"or list in data\.features the columns to use"):
+        datasets.read_table(write(tmp_path, "a,b,y\n1,x,0\n"), target="y")
 
 
 def test_missing_chosen_feature_is_refused_with_the_nearest_column(tmp_path):
@@ -142,7 +155,7 @@ def test_npy_of_objects_or_of_wrong_rank_is_refused_and_never_unpickled(tmp_path
     """A pickle in an array file would run code."""
     np.save(tmp_path / "objects.npy", np.array([[object()]], dtype=object), allow_pickle=True)
     np.save(tmp_path / "rank1.npy", np.arange(5.0))
-    for name, said in (("objects.npy", "allow_pickle"), ("rank1.npy", r"shape \[5\]")):
+    for name, said in (("objects.npy", "never unpickled"), ("rank1.npy", r"shape \[5\]")):
         with pytest.raises(DataError, match=said):
             datasets.read_table(tmp_path / name, target="column_0")
 
