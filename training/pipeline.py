@@ -185,8 +185,8 @@ def read_rows(config: TrainingConfig, objective: Objective) -> Rows:
     objective.check_target(table)
     sides = split(table, percent=data.held_out_percent, salt=data.salt)
     fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=data.salt)
-    for side in (fitted.train, fitted.held_out, sides.held_out):
-        objective.check_target(side)
+    for name, side in (("training", fitted.train), ("validation", fitted.held_out), ("held-out", sides.held_out)):
+        objective.check_target(side, name)
     return Rows(table, fitted.train, fitted.held_out, sides.held_out)
 
 

@@ -23,8 +23,8 @@ class Objective(Protocol):
     threshold: float | None
     """Scores above it are positive; None where the task has no classes."""
 
-    def check_target(self, table: Table) -> None:
-        """Refuse a target that the task cannot learn (DataError)."""
+    def check_target(self, table: Table, side: str = "") -> None:
+        """Refuse a target that the task cannot learn or measure (DataError); `side` says which rows of a file."""
 
     def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
         """Return a new network, standardised by the training rows."""

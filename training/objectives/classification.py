@@ -34,8 +34,12 @@ class Classification:
     task = "classification"
     threshold: float | None = 0.0
 
-    def check_target(self, table: Table) -> None:
+    def check_target(self, table: Table, side: str = "") -> None:
         """Refuse targets other than 0 and 1, and rows of one class only.
+
+        Args:
+            table: the rows.
+            side: which of a file's rows they are, e.g. `held-out`; empty: all.
 
         Raises:
             DataError: names the first such target, or the class that is missing.
@@ -46,8 +50,8 @@ class Classification:
             raise DataError(message + " Encode label 1 = outside the acceptance region.")
         for label in (0.0, 1.0):
             if not (table.y == label).any():
-                message = f"{table.file}: expected rows of both classes, received no row with target {label:g}."
-                raise DataError(message + " Give more rows, or change data.salt.")
+                message = f"{table.file}: expected {side} rows of both classes, received no row with target {label:g}"
+                raise DataError(f"{' '.join(message.split())} among {len(table)}. Give more rows of that class.")
 
     def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
         """Return a new network whose score is a logit."""
@@ -69,15 +73,16 @@ class Classification:
             DataError: the labels are all equal, so that there is no ROC curve.
         """
         if len(np.unique(y)) < 2:
-            message = "classification metrics expect rows of both classes, received one. Give more held-out rows."
+            message = "classification metrics expect rows of both classes, received one. Give rows of the other too."
             raise DataError(message)
         scores = scores.astype(np.float64)
-        probability = 0.5 * (1.0 + np.tanh(0.5 * scores))
+        probability = _sigmoid(scores)
+        gaps = [b["rows"] * abs(b["probability"] - b["share"]) for b in calibration(scores, y)]
         return {
             "roc_auc": float(roc_auc_score(y, scores)),
             "log_loss": float(np.mean(np.logaddexp(0.0, scores) - y * scores)),
             "brier": float(np.mean((probability - y) ** 2)),
-            "calibration_error": _calibration_error(probability, y),
+            "calibration_error": sum(gaps) / len(y),
             "accuracy": float(np.mean((scores > 0.0) == (y == 1.0))),
         }
 
@@ -94,8 +99,21 @@ class Classification:
         }
 
 
-def _calibration_error(probability: NDArray[np.float64], y: NDArray[np.floating]) -> float:
-    """Return the expected calibration error over bins of equal width."""
+def calibration(scores: NDArray[np.floating], y: NDArray[np.floating]) -> list[dict[str, float]]:
+    """Return, for each tenth of the probability sigmoid(score) that has rows: mean probability, share of ones, rows."""
+    probability = _sigmoid(scores)
     bins = np.minimum((probability * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=probability - y, minlength=_CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(y))
+    return [
+        {
+            "probability": float(probability[bins == place].mean()),
+            "share": float(y[bins == place].mean()),
+            "rows": int((bins == place).sum()),
+        }
+        for place in np.unique(bins)
+    ]
+
+
+def _sigmoid(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the logistic function, which no score overflows in this form."""
+    probability: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(0.5 * scores.astype(np.float64)))
+    return probability

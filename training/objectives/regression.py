@@ -32,15 +32,20 @@ class Regression:
     task = "regression"
     threshold: float | None = None
 
-    def check_target(self, table: Table) -> None:
+    def check_target(self, table: Table, side: str = "") -> None:
         """Refuse targets that are all equal.
 
+        Args:
+            table: the rows.
+            side: which of a file's rows they are, e.g. `held-out`; empty: all.
+
         Raises:
-            DataError: there is nothing to learn.
+            DataError: there is nothing to learn, or to measure.
         """
         if (table.y == table.y[0]).all():
-            message = f"{table.file}: regression expects targets that vary, received {table.y[0]:g} in every row."
-            raise DataError(message)
+            message = f"{table.file}: regression expects {side} targets that vary, received {table.y[0]:g} in each of"
+            advice = "Give more rows." if side else "Look at the target column."
+            raise DataError(f"{' '.join(message.split())} {len(table)} rows. {advice}")
 
     def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
         """Return a new network whose score is in the target's units."""

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from training.datasets import DataError, Table
 from training.objectives import create_objective
-from training.objectives.classification import Classification
+from training.objectives.classification import Classification, calibration
 
 SCORES = np.array([-2.0, 0.0, 3.0, -0.5, 40.0, -800.0])
 LABELS = np.array([0.0, 1.0, 1.0, 1.0, 1.0, 0.0])
@@ -77,6 +77,22 @@ def test_target_that_is_no_label_is_refused(y, said):
     """Targets are 0 and 1, and both must occur."""
     with pytest.raises(DataError, match=rf"rows\.csv: .*{said}"):
         Classification().check_target(table_of(y))
+
+
+def test_missing_class_of_one_side_names_the_side():
+    """With few rows it is a side of the split that lacks a class, not the file."""
+    with pytest.raises(DataError, match=r"expected held-out rows of both classes, .* target 1 among 2\. Give more rows"):
+        Classification().check_target(table_of([0, 0]), "held-out")
+
+
+def test_calibration_is_the_share_of_ones_by_tenth():
+    """Scores of +-ln 9 have probabilities 0.9 and 0.1: shares are counted there."""
+    scores = np.log(9.0) * np.array([1.0, 1.0, -1.0, -1.0]) + 1e-9
+    expected = [
+        {"probability": pytest.approx(0.1), "share": 0.0, "rows": 2},
+        {"probability": pytest.approx(0.9), "share": 0.5, "rows": 2},
+    ]
+    assert expected == calibration(scores, np.array([1.0, 0.0, 0.0, 0.0]))
 
 
 def test_good_target_passes():
