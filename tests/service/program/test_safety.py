@@ -180,7 +180,7 @@ def test_tensorflow_1_export_is_refused_with_a_sentence(tmp_path: Path) -> None:
 
 
 def test_two_meta_graphs_are_refused(edit: Edit) -> None:
-    """Readers choose one by tags; the proof would be of the other. None at all is refused as well."""
+    """Readers choose one by tags, and the proof would be of the other; none at all is refused as well."""
     assert "meta-graph" == rule_of(edit(lambda message: message.meta_graphs.add().CopyFrom(message.meta_graphs[0])))
     with pytest.raises(VersionRefusedError) as caught:
         safety.check(graph.saved_model_pb2.SavedModel())
