@@ -83,7 +83,7 @@ def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
     job = _load(config, models_dir, seed)
     from training import pipeline
 
-    click.echo(_shown(pipeline.train(job)))
+    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True))))
 
 
 @commands.command()

@@ -7,7 +7,7 @@ and its answers are those that a server's program engine gives for the same rows
 import dataclasses
 from pathlib import Path
 
-from service.manifest import VersionRefusedError
+from service.manifest import Manifest, VersionRefusedError
 from service.program.certification import certify
 from training import export, pipeline, report
 from training.datasets import DataError, Table, read_table
@@ -20,33 +20,39 @@ class Evaluation:
     """A version's answers to the good rows of a file.
 
     Args:
-        name: the model and version.
-        task: its task.
+        manifest: the version's.
         table: the rows.
         answers: score [n] and gradient [n, dim].
         metrics: of the scores against the target.
         certificate: the proof made now.
     """
 
-    name: str
-    task: str
+    manifest: Manifest
     table: Table
     answers: Scored
     metrics: dict[str, float]
     certificate: dict[str, object]
 
+    @property
+    def name(self) -> str:
+        """The model and version."""
+        return f"{self.manifest.model} version {self.manifest.version}"
+
     def page(self) -> str:
         """Return the plots as one HTML page."""
         facts = report.TrainingReport(
             title=self.name,
-            task=self.task,
+            task=self.manifest.task,
             created=pipeline.utc_now(),
+            features=self.table.features,
             data={"file": self.table.file, "rows": self.table.rows_read, "sha256": self.table.sha256},
             metrics={self.name: self.metrics},
             certificate=self.certificate,
             gate=None,
             history=None,
             notes=(),
+            config=self.manifest.config,
+            made_with={**self.manifest.packages, "processor": self.manifest.cpu},
             score=self.answers.score,
             target=self.table.y,
         )
@@ -82,8 +88,7 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
     proof = certified.certificate.to_document("not run", 0.0)  # nothing is executed, so these two are not known
     answers = pipeline.answers(certified.program, table.x)
     return Evaluation(
-        name=f"{manifest.model} version {manifest.version}",
-        task=manifest.task,
+        manifest=manifest,
         table=table,
         answers=answers,
         metrics=objective.metrics(answers.score, table.y),

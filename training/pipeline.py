@@ -22,7 +22,7 @@ from service.program import Program
 from service.program.certification import certify
 from service.program.tiles import evaluate_in_tiles
 from service.program.verification import verify
-from training import export, publish, report
+from training import export, findings, publish, report
 from training.config import TrainingConfig
 from training.datasets import Table, data_fingerprint, read_table, split, validation_split
 from training.gate import Scored
@@ -34,6 +34,7 @@ from training.trainer import History, fit
 OWN = "this version"
 CHAMPION = "champion"
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
+
 
 Progress = Callable[[str, int], AbstractContextManager[Report]]
 
@@ -98,18 +99,29 @@ class Result:
     gate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
+    def findings(self) -> list[str]:
+        """Return what a user should know of the data and of the run."""
+        return [*findings.of_data(self.rows.table, self.rows.train), *findings.of_run(self.history)]
+
+    def lines(self) -> list[str]:
+        """Return what the log says at the end: the findings, and the version beside the others."""
+        return [*self.findings(), report.summary(self.metrics, len(self.rows.held_out), kind="held-out ")]
+
     def report(self) -> report.TrainingReport:
         """Return the training report."""
         return report.TrainingReport(
             title=self.config.model.name,
             task=self.config.model.task,
             created=self.created,
+            features=self.rows.table.features,
             data=data_facts(self.config, self.rows),
             metrics=self.metrics,
             certificate=self.proved.certificate,
             gate=self.gate,
             history=self.history,
-            notes=(*self.notes, *data_notes(self.rows)),
+            notes=(*self.notes, *self.findings()),
+            config=self.config.document,
+            made_with={**packages(), "processor": processor()},
             score=self.proved.held_out.score,
             target=self.rows.held_out.y,
         )
@@ -141,12 +153,15 @@ class Result:
         }
 
 
-def train(config: TrainingConfig, *, progress: Progress = reporting) -> Path:
+def train(
+    config: TrainingConfig, *, progress: Progress = reporting, tell: Callable[[str], None] = lambda _: None
+) -> Path:
     """Train from scratch, certify and publish; return the published folder.
 
     Args:
         config: the job.
         progress: opens what is told of the run.
+        tell: is told, once the version is published, what the data and the run were like, line by line.
 
     Raises:
         DataError: the data cannot be used.
@@ -169,6 +184,8 @@ def train(config: TrainingConfig, *, progress: Progress = reporting) -> Path:
             until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
         folder.prune(config.publish.keep)
+    for line in result.lines():
+        tell(line)
     return version.path
 
 
@@ -223,18 +240,6 @@ def measure(objective: Objective, proved: Proved, rows: Rows, seed: int) -> dict
     own = objective.metrics(proved.held_out.score, rows.held_out.y)
     train_rows = Table(rows.table.features, *_joined(rows.train, rows.validation), file=rows.table.file)
     return {OWN: own, **objective.baselines(train_rows, rows.held_out, seed)}
-
-
-def data_notes(rows: Rows) -> list[str]:
-    """Return what a reader of the report should know of the data."""
-    found = []
-    if rows.table.dropped:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in rows.table.dropped.items())
-        found.append(f"Rows that were dropped: {reasons}.")
-    if rows.train.constant_features:
-        names = ", ".join(rows.train.constant_features)
-        found.append(f"Columns with one value in all training rows, which teach nothing: {names}.")
-    return found
 
 
 def data_facts(config: TrainingConfig, rows: Rows) -> dict[str, Any]:

@@ -1,36 +1,61 @@
 """The training report: what was trained on what, how well it does, why it is convex; as JSON and as one HTML page.
 
-Below `pipeline` and `retrain`, which gather the facts. The page is self-contained: no script, no address to load from,
-curves as inline SVG; a server may show it under `Content-Security-Policy: sandbox`.
+Below `pipeline` and `retrain`, which gather the facts; `plots` draws. The page is self-contained: no script, no address
+to load from, figures as inline SVG; a server may show it under `Content-Security-Policy: sandbox`.
 """
 
 import dataclasses
 import html
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from service import manifest
+from training import plots
+from training.config import HIGHER_IS_BETTER
+from training.objectives.classification import calibration
 from training.trainer import History
 
 JSON_FILE = "report.json"
 HTML_FILE = "report.html"
 
-_BINS = 10
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ccc }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } svg { max-width: 100%; height: auto }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top }
-.yes { color: #17692c } .no { color: #a3171a }
+:root { color-scheme: light }
+body { font: 15px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem;
+  color: #1f2933; background: #fff }
+h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
+h1 + p, .small { color: #616e7c; font-size: .9rem } svg { max-width: 100%; height: auto }
+.lead { font-size: 1.05rem; border-left: 4px solid #2b6cb0; padding: .2rem 0 .2rem .9rem }
+.note { background: #fff8e1; border-left: 4px solid #d69e2e; padding: .3rem .9rem; margin: .5rem 0 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem }
+th, td { text-align: left; padding: .25rem 1.1rem .25rem 0; border-bottom: 1px solid #e4e7eb; vertical-align: top }
+th { color: #616e7c; font-weight: 600 } td { overflow-wrap: anywhere } .best { font-weight: 700 }
+.yes { color: #17692c } .no { color: #a3171a } summary { cursor: pointer; color: #2b6cb0 }
 """
+
+_LOSS = {"classification": "logistic loss (nats)", "regression": "squared error / variance"}
+_MEANING = {
+    "classification": "The score is the log-odds of label 1: its probability is 1 / (1 + exp(-score)). Rows with a "
+    "score of at most 0, the threshold, form a convex region: whatever lies between two of them is in it.",
+    "regression": "The score is an estimate of the target, in the target's own unit.",
+}
+_METRICS = {
+    "classification": "Log loss in nats; Brier: mean squared error of the probability; calibration error: mean gap "
+    "between probability and share of label 1 over ten bins; accuracy at the threshold.",
+    "regression": "R2: share of the variance that is explained; RMSE and MAE in the target's unit.",
+}
+
+_MORE, _LESS = "↑", "↓"
+_NAMES = {"roc_auc": "ROC-AUC", "brier": "Brier", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
+_FACTS = {
+    "strong_convexity": "strong convexity m, for raw features: f(z) >= f(x) + <g, z - x> + m/2 |z - x|^2",
+    "rounding_margin": "rounding margin: largest float32 rounding error seen, as a share of max(1, |score|)",
+    "gradient": "gradient of the file against the program's",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +66,31 @@ class TrainingReport:
         title: what is reported, e.g. `tumours`.
         task: the task.
         created: UTC time.
+        features: names of the features, in order.
         data: facts of the data file.
         metrics: for each row of the table (this version, champion, baselines) its held-out metrics.
         certificate: the manifest's `certificate`, or None where nothing was proved yet.
         gate: the gate's report, or None where there was none.
         history: the training curves, or None.
         notes: sentences worth reading: bad rows, constant columns, a cold start.
-        score: [n], held-out scores.
-        target: [n], held-out targets.
+        config: the job's TOML.
+        made_with: packages and processor.
+        score: [n], scores of the measured rows.
+        target: [n], their targets.
     """
 
     title: str
     task: str
     created: str
+    features: Sequence[str]
     data: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]]
     certificate: Mapping[str, Any] | None
     gate: Mapping[str, Any] | None
     history: History | None
     notes: Sequence[str]
+    config: Mapping[str, Any]
+    made_with: Mapping[str, str]
     score: NDArray[np.floating]
     target: NDArray[np.floating]
 
@@ -79,9 +110,8 @@ def to_document(report: TrainingReport) -> dict[str, Any]:
     document: dict[str, Any] = {
         field.name: getattr(report, field.name)
         for field in dataclasses.fields(report)
-        if field.name not in {"history", "score", "target", "notes"}
+        if field.name not in {"history", "score", "target"}
     }
-    document["notes"] = list(report.notes)
     document["history"] = None if report.history is None else dataclasses.asdict(report.history)
     if report.task == "classification":
         document["calibration"] = calibration(report.score, report.target)
@@ -89,49 +119,57 @@ def to_document(report: TrainingReport) -> dict[str, Any]:
     return plain
 
 
-def calibration(score: NDArray[np.floating], target: NDArray[np.floating]) -> list[dict[str, float]]:
-    """Return, for each tenth of the probability sigmoid(score) that has rows: mean probability, share of ones, rows."""
-    probability = 0.5 * (1.0 + np.tanh(0.5 * score.astype(np.float64)))
-    bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    return [
-        {
-            "probability": float(probability[bins == place].mean()),
-            "share": float(target[bins == place].mean()),
-            "rows": int((bins == place).sum()),
-        }
-        for place in range(_BINS)
-        if (bins == place).any()
-    ]
+def summary(metrics: Mapping[str, Mapping[str, float]], rows: int, *, kind: str) -> str:
+    """Return one sentence with the first metric of each: this version, champion, baselines.
+
+    Args:
+        metrics: as of `TrainingReport`.
+        rows: how many rows were measured.
+        kind: what rows they are: `held-out `, or empty.
+    """
+    (_, own), *others = metrics.items()
+    metric = next(iter(own))
+    found = f"{_name(metric)} {own[metric]:.4g} on {rows} {kind}rows"
+    beside = ", ".join(f"{who} {values[metric]:.4g}" for who, values in others if metric in values)
+    return f"{found} ({beside})" if beside else found
 
 
 def to_html(report: TrainingReport, kind: str = "training report") -> str:
     """Return the page, with its kind in the title."""
-    title = f"{report.title}: {kind}"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<p>{html.escape(report.task)}, {html.escape(report.created)} (UTC)</p>",
-    ]
-    parts += [f"<p>{html.escape(note)}</p>" for note in report.notes]
-    parts += ["<h2>Held-out metrics</h2>", _metrics_table(report.metrics)]
-    if report.gate is not None:
-        parts += ["<h2>Gate</h2>", _gate(report.gate)]
-    if report.history is not None:
-        parts += ["<h2>Training</h2>", _curves(report.history)]
-    if report.task == "classification":
-        parts += ["<h2>Calibration on held-out rows</h2>", _calibration_plot(report)]
-    else:
-        parts += ["<h2>Held-out scores and targets</h2>", _scatter(report)]
-    if report.certificate is not None:
-        parts += ["<h2>Why it is convex</h2>", _certificate(report.certificate)]
-    parts += [
-        "<h2>Data</h2>",
-        _facts({key: value for key, value in report.data.items() if not isinstance(value, list)}),
-    ]
-    body = "\n".join(parts)
+    title = html.escape(f"{report.title}: {kind}")
+    body = "\n".join(_parts(report, title))
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
+
+
+def _parts(report: TrainingReport, title: str) -> Iterator[str]:
+    """Yield the page's elements from top to bottom."""
+    measured = "held-out " if report.history is not None else ""
+    yield f"<h1>{title}</h1>"
+    yield f"<p>{html.escape(report.task)} · {html.escape(report.created)}</p>"
+    lead = summary(report.metrics, len(report.target), kind=measured)
+    if report.certificate is not None:
+        lead += f". The score is proved convex in {_features(report)}, in {len(report.certificate['steps'])} steps"
+    yield f'<p class="lead">{html.escape(lead)}.</p><p>{_MEANING[report.task]}</p>'
+    yield from (f'<p class="note">{html.escape(note)}</p>' for note in report.notes)
+    if report.gate is not None:
+        yield f"<h2>Gate</h2>{_gate(report.gate)}"
+    yield f"<h2>Metrics on {len(report.target)} {measured}rows</h2>{_metrics_table(report.metrics)}"
+    yield f'<p class="small">{_MORE} more is better, {_LESS} less is better. {_METRICS[report.task]}</p>'
+    drawing = plots.classes if report.task == "classification" else plots.residuals
+    yield drawing(report.score, report.target)
+    if report.history is not None:
+        yield f"<h2>Training</h2>{plots.curves(report.history, _LOSS[report.task])}"
+        yield f'<p class="small">{_end(report.history)}</p>'
+    if report.certificate is not None:
+        yield f"<h2>Why it is convex</h2>{_certificate(report.certificate)}"
+    yield f"<h2>Data</h2>{_facts({k: v for k, v in report.data.items() if not isinstance(v, list)})}"
+    yield _feature_table(report)
+    yield f"<h2>Configuration</h2>{_facts(_flat(report.config))}"
+    yield f"<h2>Made with</h2>{_facts(report.made_with)}"
 
 
 def _plain(value: Any) -> Any:
@@ -145,8 +183,25 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _name(metric: str) -> str:
+    return _NAMES.get(metric, metric.replace("_", " "))
+
+
+def _features(report: TrainingReport) -> str:
+    count = len(report.features)
+    return f"{count} features" if count != 1 else "its one feature"
+
+
+def _end(history: History) -> str:
+    """Return why the run ended where it did."""
+    why = "no better validation loss since" if history.stopped_early else "the whole budget"
+    return f"The weights of step {history.best_step} were kept; {history.steps[-1]} steps were taken: {why}."
+
+
 def _cell(value: Any) -> str:
     """Return a value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
     return "-" if value is None else html.escape(str(value))
@@ -159,13 +214,39 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> str:
-    return _table(("fact", "value"), [(key.replace("_", " "), value) for key, value in facts.items()])
+    return _table(("fact", "value"), [(_FACTS.get(key, key.replace("_", " ")), value) for key, value in facts.items()])
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a TOML document as `section.key` to value."""
+    return {
+        f"{section}.{key}": value
+        for section, keys in config.items()
+        if isinstance(keys, Mapping)
+        for key, value in keys.items()
+    }
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return who does how well, the best of each metric marked."""
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-    rows = [(who, *(row.get(name) for name in names)) for who, row in metrics.items()]
-    return _table(("", *(name.replace("_", " ") for name in names)), rows)
+    best = {}
+    for name in names:
+        values = [row[name] for row in metrics.values() if name in row and math.isfinite(row[name])]
+        best[name] = (max if name in HIGHER_IS_BETTER else min)(values, default=None)
+    head = [f"{_name(name)} {_MORE if name in HIGHER_IS_BETTER else _LESS}" for name in names]
+    lines = [f"<tr><th></th>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>"]
+    for who, row in metrics.items():
+        cells = "".join(_number(row.get(name), best[name]) for name in names)
+        lines.append(f"<tr><td>{html.escape(who)}</td>{cells}</tr>")
+    return "<table>" + "\n".join(lines) + "</table>"
+
+
+def _number(value: float | None, best: float | None) -> str:
+    """Return a metric's cell, the best of its column in bold."""
+    if value is None:
+        return "<td>-</td>"
+    return f'<td class="best">{value:.4g}</td>' if value == best else f"<td>{value:.4g}</td>"
 
 
 def _gate(gate: Mapping[str, Any]) -> str:
@@ -182,46 +263,18 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
     ]
     table = _table(("step", "node", "rule", "curvature", "smallest weight"), steps)
     facts = _facts({key: value for key, value in certificate.items() if not isinstance(value, list)})
-    return f"<p>Each step follows from those above it; together they prove the score convex in x.</p>{table}<br>{facts}"
+    claim = html.escape("f(z) >= f(x) + <g, z - x>")
+    return (
+        "<p>Each step follows from those above it; together they prove, from this version's files, that the score f is "
+        f"convex: {claim} for all rows x and z, g the gradient at x.</p>{table}<br>{facts}"
+    )
 
 
-def _curves(history: History) -> str:
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(history.steps, history.train_loss, label="training")
-    axes.plot(history.steps, history.validation_loss, label="validation")
-    axes.axvline(history.best_step, color="grey", linestyle=":", label="best")
-    if min(*history.train_loss, *history.validation_loss) > 0:
-        axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
-    end = "stopped early" if history.stopped_early else "the whole budget"
-    return f"{_svg(figure)}<p>Best at step {history.best_step} of {history.steps[-1]} taken ({end}).</p>"
-
-
-def _calibration_plot(report: TrainingReport) -> str:
-    bins = calibration(report.score, report.target)
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    axes.plot([entry["probability"] for entry in bins], [entry["share"] for entry in bins], marker="o")
-    axes.set(xlabel="probability of label 1", ylabel="share of label 1", xlim=(0, 1), ylim=(0, 1))
-    return _svg(figure)
-
-
-def _scatter(report: TrainingReport) -> str:
-    step = max(1, len(report.target) // 1000)
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(report.target[::step], report.score[::step], ".", markersize=3)
-    axes.set(xlabel="target", ylabel="score")
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    """Return the figure as an SVG element; equal figures give equal text."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "convex-scoring", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _feature_table(report: TrainingReport) -> str:
+    """Return each feature's mean and standard deviation in the training rows, folded."""
+    means, deviations = report.data.get("feature_means"), report.data.get("feature_deviations")
+    if not means or not deviations:
+        return ""
+    rows = list(zip(report.features, means, deviations, strict=True))
+    table = _table(("feature", "mean", "standard deviation"), rows)
+    return f"<details><summary>{_features(report)} in the training rows</summary>{table}</details>"

@@ -120,9 +120,10 @@ def retrain(
                 gate=verdict.to_document(),
                 notes=(start, *notes),
             )
+            told = (start, *notes, *result.lines())
             if not verdict.passed:
                 place = _write_refusal(config, result)
-                return Outcome(None, verdict, (start, *notes, *_refusal(verdict), f"report: {place}"))
+                return Outcome(None, verdict, (*told, *_refusal(verdict), f"report: {place}"))
             report.write(result.report(), staged)
             came = until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
@@ -130,7 +131,7 @@ def retrain(
             wait_available(config.publish.wait_available, version, wait_seconds, stop=lambda: bool(came))
         removed = folder.prune(config.publish.keep)
         pruned = (f"pruned: {', '.join(map(str, removed))}",) if removed else ()
-        return Outcome(version.path, verdict, (start, *notes, _passed(verdict), *pruned))
+        return Outcome(version.path, verdict, (*told, _passed(verdict), *pruned))
 
 
 def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[str]]:

@@ -32,7 +32,7 @@ def test_page_shows_the_metrics(trained_once):
     """The page names version and file."""
     found = evaluation.evaluate(trained_once / "models" / "small" / "1", trained_once / "rows.csv")
     page = found.page()
-    assert all(words in page for words in ("small version 1: evaluation report", "rows.csv", "Calibration"))
+    assert all(words in page for words in ("small version 1: evaluation report", "rows.csv", "calibration"))
 
 
 def test_evaluate_refuses_a_version_without_a_manifest(trained):

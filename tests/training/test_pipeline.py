@@ -115,8 +115,18 @@ def test_train_prunes_to_the_configured_number(trained):
     assert [2] == [folder.version for folder in folders]
 
 
-def test_report_says_what_was_wrong_with_the_data(trained):
-    """A constant column is kept and named; bad rows are counted."""
+def trained_on(value: float) -> int:
+    """Return a number that puts the row 4, `value`, number, 1 among the training rows."""
+    candidates = [(number, np.array([[4.0, value, number, 1.0]])) for number in range(100)]
+    for number, row in candidates:
+        data = datasets.row_bytes(row)[0]
+        if not datasets.is_held_out(data, "small", 25) and not datasets.is_held_out(data, "small/validation", 20):
+            return number
+    raise AssertionError
+
+
+def test_report_and_log_say_what_was_wrong_with_the_data(trained):
+    """A constant column is kept and named, bad rows are counted, and a value out of all proportion is shown."""
     path = trained / "rows.csv"
     rows = list(csv.reader(path.read_text().splitlines()))
     with path.open("w", newline="") as file:
@@ -124,9 +134,14 @@ def test_report_says_what_was_wrong_with_the_data(trained):
         writer.writerow(["flat", *rows[0]])
         writer.writerows(["4", *row] for row in rows[1:])
         writer.writerow(["4", "nan", "1", "1", "0"])
-    published = pipeline.train(config_of(trained, steps=2))
+        writer.writerow(["4", "1e30", f"{trained_on(1e30)}", "1", "0"])
+    told = []
+    published = pipeline.train(config_of(trained, steps=2), tell=told.append)
     notes = json.loads((published / "report.json").read_text())["notes"]
-    assert ["1 with a missing number" in notes[0], "flat" in notes[1], 2] == [True, True, len(notes)]
+    expected = ["1 with a missing number", "flat", "Column left: one row (1e+30)"]
+    assert [True] * 3 == [words in note for words, note in zip(expected, notes, strict=False)]
+    assert notes == told[:-1]
+    assert told[-1].startswith("ROC-AUC 0.")
     assert 1 == manifest_of(trained, 2)["data"]["dropped_rows"]
 
 

@@ -23,12 +23,18 @@ FACTS = report.TrainingReport(
     title="small",
     task="classification",
     created="2026-11-20T03:00:12Z",
-    data={"file": "rows.csv", "rows": 4, "feature_means": [1.0]},
-    metrics={"this version": {"roc_auc": np.float64(0.987654321)}, "logistic regression": {"roc_auc": 0.9}},
+    features=("height", "width"),
+    data={"file": "rows.csv", "rows": 4, "feature_means": [1.5, 2.5], "feature_deviations": [0.25, 0.75]},
+    metrics={
+        "this version": {"roc_auc": np.float64(0.987654321), "log_loss": 0.4},
+        "logistic regression": {"roc_auc": 0.9, "log_loss": 0.3},
+    },
     certificate=CERTIFICATE,
     gate={"passed": False, "reasons": ["scores drift"], "score_drift": 0.7, "standard_error": float("nan")},
     history=History((0, 50), (0.7, 0.2), (0.8, 0.3), 50, stopped_early=True),
     notes=("A note.",),
+    config={"trainer": {"seed": 7}},
+    made_with={"keras": "3.15.1"},
     score=np.array([-3.0, -1.0, 1.0, 3.0]),
     target=np.array([0.0, 1.0, 0.0, 1.0]),
 )
@@ -81,8 +87,34 @@ def test_page_is_self_contained(task):
 def test_page_shows_metrics_gate_steps_and_curves():
     """What a reader looks for is there."""
     text = read(report.to_html(FACTS)).text
-    for words in ("0.987654", "refused", "scores drift", "nonneg matmul", "0.25", "A note.", "rows.csv", "best"):
+    for words in ("0.9877", "refused", "scores drift", "nonneg matmul", "0.25", "A note.", "rows.csv", "step 50"):
         assert words in text
+    for words in ("log-odds of label 1", "f(z) >= f(x) + <g, z - x>", "trainer.seed", "3.15.1", "height", "0.75"):
+        assert words in text
+
+
+def test_page_says_first_how_well_and_how_sure():
+    """One sentence at the top: the first metric beside the others, the rows, and that the score is proved convex."""
+    page = report.to_html(FACTS)
+    expected = "ROC-AUC 0.9877 on 4 held-out rows (logistic regression 0.9). The score is proved convex in 2 features"
+    assert expected in page
+    assert page.index(expected) < page.index("<h2>")
+    assert "proved convex" not in report.to_html(dataclasses.replace(FACTS, certificate=None))
+
+
+def test_metrics_table_marks_the_best_of_each_column():
+    """More ROC-AUC is better and less log loss is, so each row of the table has one bold number."""
+    page = report.to_html(FACTS)
+    assert ["0.9877", "0.3"] == re.findall(r'<td class="best">([\d.]+)</td>', page)
+    assert all(words in page for words in ("ROC-AUC ↑", "log loss ↓", "↑ more is better"))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_page_is_made_also_of_one_row_or_of_scores_that_are_all_equal(task):
+    """A report never fails because there is little to draw, and Matplotlib warns of nothing."""
+    for score, target in (([1.0], [1.0]), ([2.0, 2.0, 2.0], [0.0, 1.0, 1.0])):
+        facts = dataclasses.replace(FACTS, task=task, score=np.array(score), target=np.array(target))
+        assert report.to_html(facts).endswith("</html>\n")
 
 
 def test_page_takes_names_as_text():
@@ -99,13 +131,3 @@ def test_page_is_the_same_twice():
     page = report.to_html(FACTS)
     assert page == report.to_html(FACTS)
     assert not re.search(r"20\d\d-\d\d-\d\dT", page.replace(FACTS.created, ""))
-
-
-def test_calibration_is_the_share_of_ones_by_tenth():
-    """Scores of +-ln 9 have probabilities 0.9 and 0.1: shares are counted there."""
-    score = np.log(9.0) * np.array([1.0, 1.0, -1.0, -1.0]) + 1e-9
-    expected = [
-        {"probability": pytest.approx(0.1), "share": 0.0, "rows": 2},
-        {"probability": pytest.approx(0.9), "share": 0.5, "rows": 2},
-    ]
-    assert expected == report.calibration(score, np.array([1.0, 0.0, 0.0, 0.0]))

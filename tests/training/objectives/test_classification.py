@@ -81,7 +81,7 @@ def test_target_that_is_no_label_is_refused(y, said):
 
 def test_missing_class_of_one_side_names_the_side():
     """With few rows it is a side of the split that lacks a class, not the file."""
-    with pytest.raises(DataError, match=r"expected held-out rows of both classes, .* target 1 among 2\. Give more rows"):
+    with pytest.raises(DataError, match=r"expected held-out rows of both classes, .* target 1 among 2\. Give"):
         Classification().check_target(table_of([0, 0]), "held-out")
 
 

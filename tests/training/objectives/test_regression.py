@@ -50,7 +50,9 @@ def test_new_network_scores_in_the_targets_units():
 
 def test_constant_target_is_refused():
     """There is nothing to learn."""
-    with pytest.raises(DataError, match=r"rows\.csv: regression expects targets that vary, received 7 in each of 2 rows\. Look"):
+    with pytest.raises(
+        DataError, match=r"rows\.csv: .* expects targets that vary, received 7 in each of 2 rows\. Look"
+    ):
         Regression().check_target(Table(("a",), np.ones((2, 1)), np.full(2, 7.0), "rows.csv"))
     with pytest.raises(DataError, match=r"expects held-out targets that vary, .* Give more rows"):
         Regression().check_target(Table(("a",), np.ones((1, 1)), np.full(1, 7.0), "rows.csv"), "held-out")

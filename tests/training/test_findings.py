@@ -1,0 +1,60 @@
+"""What a user is told of data and run: each finding has data that show it and data that do not."""
+
+import dataclasses
+
+import numpy as np
+
+from training import findings
+from training.datasets import Table
+from training.trainer import History
+
+X = np.random.default_rng(0).normal(size=(100, 3))
+
+
+def table_of(x: np.ndarray, **facts: object) -> Table:
+    """Return a table with these rows."""
+    return Table(("a", "b", "c"), x, np.zeros(len(x)), **facts)
+
+
+def changed(row: int, column: int, value: float) -> np.ndarray:
+    """Return ordinary rows with one number changed."""
+    x = X.copy()
+    x[row, column] = value
+    return x
+
+
+def test_ordinary_data_have_no_finding():
+    """Normal columns and heavy-tailed ones say nothing."""
+    heavy = np.random.default_rng(1).standard_t(3, size=(100, 3))
+    assert [[], []] == [findings.of_data(table_of(x), table_of(x)) for x in (X, heavy)]
+
+
+def test_value_out_of_all_proportion_is_named_with_its_column():
+    """A slip of the decimal point, and the largest number there is, are shown; a few are a habit."""
+    for value in (-1e4, 1e30, 3e38):
+        table = table_of(changed(4, 1, value))
+        assert [f"Column b: one row ({value:g})" in told for told in findings.of_data(table, table)] == [True]
+    several = table_of(np.where(np.arange(100)[:, None] % 30 == 0, 1e30, X))
+    assert [] == findings.of_data(several, several)
+
+
+def test_constant_column_and_dropped_rows_are_told():
+    """A column is constant in the training rows, which teach; rows are dropped from the whole file."""
+    train = table_of(changed(0, 0, 1.0) * [1, 0, 1])
+    told = findings.of_data(table_of(X, dropped={"a missing number": 2}), train)
+    assert ["Rows that were dropped: 2 with a missing number.", True] == [told[0], told[1].endswith("nothing: b.")]
+    assert 2 == len(told)
+
+
+def test_few_rows_have_no_outlier():
+    """Among a handful of rows one always holds most of the variation."""
+    few = table_of(changed(4, 1, 1e30)[:8])
+    assert [] == findings.of_data(few, few)
+
+
+def test_budget_that_ended_too_early_is_told():
+    """A run whose last evaluation was its best one might go on; one that found no better for a while might not."""
+    cut = History((0, 50), (0.7, 0.2), (0.8, 0.3), 50, stopped_early=False)
+    assert 1 == len(findings.of_run(cut))
+    assert [] == findings.of_run(dataclasses.replace(cut, best_step=0))
+    assert [] == findings.of_run(dataclasses.replace(cut, stopped_early=True))
