@@ -26,6 +26,9 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_VERSION = 2**63 - 1
 """Versions are int64 on the TensorFlow Serving protocols."""
 
+MAX_METRICS_DEPTH = 32
+"""Levels of objects and lists under `metrics`, which the server's own JSON must be able to show."""
+
 TASKS = ("classification", "regression", "transport", "density")
 OUTPUTS = ("score", "gradient", "support")
 
@@ -134,7 +137,8 @@ def parse(data: bytes) -> Manifest:
     Strict: exactly the known fields, each of its type; a field given twice or unknown to format 1 is refused (a
     reader that skips what it does not know would serve a version whose meaning it does not know). The bytes must be
     the canonical ones, so that no two texts are the same manifest. `certificate`, `metrics`, `data`, `config` and
-    `packages` are objects whose inside is free.
+    `packages` are objects whose inside is free; that of `metrics`, which the server shows, within what every JSON
+    reader takes (`MAX_METRICS_DEPTH`, integers of 64 bits).
 
     Raises:
         VersionRefusedError: rule `manifest-schema` (not JSON, not the schema, not canonical), `manifest-version`
@@ -235,6 +239,17 @@ def _is_threshold(value: object) -> bool:
     return abs(value) <= sys.float_info.max
 
 
+def _is_metrics(value: object) -> bool:
+    return isinstance(value, dict) and _is_showable(value, MAX_METRICS_DEPTH)
+
+
+def _is_showable(value: object, depth: int) -> bool:
+    if isinstance(value, dict | list):
+        inside = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_showable(inner, depth - 1) for inner in inside)
+    return not isinstance(value, int) or -MAX_VERSION - 1 <= value <= MAX_VERSION
+
+
 def _is_entry(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"}:
         return False
@@ -261,7 +276,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "outputs": (f"score, then some of {', '.join(OUTPUTS[1:])} in this order", _is_outputs),
     "threshold": ("a finite number or null", _is_threshold),
     "certificate": ("an object", lambda value: isinstance(value, dict)),
-    "metrics": ("an object", lambda value: isinstance(value, dict)),
+    "metrics": (f"an object of {MAX_METRICS_DEPTH} levels at most and integers of 64 bits", _is_metrics),
     "data": ("an object", lambda value: isinstance(value, dict)),
     "config": ("an object", lambda value: isinstance(value, dict)),
     "packages": ("an object", lambda value: isinstance(value, dict)),

@@ -38,6 +38,14 @@ def refused(data: bytes) -> str:
     return caught.value.rule
 
 
+def nested(depth: int) -> object:
+    """Return a list in a list, `depth` of them."""
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def changed(path: str, value: object) -> bytes:
     """Return the sealed document with the value at a dotted path replaced, or removed where it is `...`."""
     document = copy.deepcopy(DOCUMENT)
@@ -168,6 +176,9 @@ def test_parse_refuses_an_unknown_field():
         ("threshold", 10**400),
         ("certificate", []),
         ("metrics", None),
+        ("metrics/held_out", 2**63),
+        ("metrics/held_out", [{"rows": -(2**63) - 1}]),
+        ("metrics/held_out", nested(32)),
         ("data", "tumours.csv"),
         ("config", []),
         ("packages", []),
@@ -195,6 +206,12 @@ def test_parse_refuses_a_file_name_that_leaves_the_folder(name):
     """Names in `files` stay below the folder and are plain."""
     entry = {"bytes": 5, "sha256": DIGEST}
     assert "manifest-schema" == refused(changed("files", {name: entry}))
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, [True, None, 0.5, "many"], nested(31)])
+def test_parse_takes_metrics_that_every_json_reader_takes(value):
+    """The inside of the metrics is free as far as it can be shown."""
+    assert {"held_out": value} == manifest.parse(changed("metrics/held_out", value)).metrics
 
 
 def test_parse_takes_the_largest_version_of_int64():
