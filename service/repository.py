@@ -281,7 +281,8 @@ def _check_kind(name: str, info: os.stat_result) -> None:
     if stat.S_ISLNK(info.st_mode):
         raise VersionRefusedError("symlink", f"{name}: a symbolic link, expected a file. Copy what it points to.")
     if not stat.S_ISREG(info.st_mode):
-        raise VersionRefusedError("special-file", f"{name}: a device, FIFO or socket, expected a file. Remove it.")
+        kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device, FIFO or socket"
+        raise VersionRefusedError("special-file", f"{name}: {kind}, expected a file. Remove it.")
     if info.st_nlink > 1:
         reason = f"{name}: {info.st_nlink} hard links, expected 1: another name could change it. Copy it."
         raise VersionRefusedError("hard-link", reason)
@@ -327,9 +328,12 @@ def _read_file(folder: int, last: str, name: str, limit: int) -> bytes:
         descriptor = os.open(last, _FILE, dir_fd=folder)
     except OSError as err:
         raise _unreadable(name, err) from err
-    with os.fdopen(descriptor, "rb") as file:
-        _check_kind(name, os.fstat(descriptor))
-        data = file.read(limit + 1)
+    try:
+        _check_kind(name, os.fstat(descriptor))  # before a file object is made of it: of a folder none can be
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise VersionRefusedError("size-limit", f"{name}: larger than {limit} bytes.")
     return data

@@ -352,6 +352,17 @@ def test_labels_refuse_a_link(version, tmp_path):
     assert "labels-schema" == caught.value.rule
 
 
+def test_labels_refuse_a_folder_and_keep_no_descriptor_of_it(version):
+    """A folder in the place of labels.json is refused like a file that does not parse, at every poll anew."""
+    (version.parent / "labels.json").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(VersionRefusedError) as caught:
+            Repository(version.parent.parent).labels("m")
+        assert "labels-schema" == caught.value.rule
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
 def test_fingerprint_is_equal_twice_and_changes_with_a_file(version):
     """Names, sizes, times: any change of a file changes the fingerprint, and nothing else does."""
     found = Repository(version.parent.parent)
