@@ -166,7 +166,8 @@ def _describe(repository: "Repository", folder: "VersionFolder") -> tuple[str, .
     except VersionRefusedError as error:
         return (*known, "", f"refused: {error.rule}", error.reason)
     proved = "proved" if manifest.certificate.get("proved") is True else "unproved"
-    held_out = manifest.metrics.get("held_out", {})
+    held_out = manifest.metrics.get("held_out")
+    held_out = held_out if isinstance(held_out, dict) else {}
     shown = [f"{name}={held_out[name]:.6g}" for name in _SHOWN_METRICS if isinstance(held_out.get(name), int | float)]
     return (*known, manifest.created, proved, " ".join(shown))
 

@@ -137,6 +137,15 @@ def test_models_lists_versions_with_proof_and_metrics(models_dir):
     assert "refused: manifest-missing" in second
 
 
+def test_models_lists_a_version_whose_metrics_are_not_ours(models_dir):
+    """What is under `held_out` is the publisher's matter: numbers of ours are shown where they are."""
+    path = models_dir / "m" / "1" / "manifest.json"
+    path.write_bytes(manifest.seal({**json.loads(path.read_text()), "metrics": {"held_out": [0.5]}}))
+    answer = run("models", "--models-dir", models_dir)
+    assert (0, "") == (answer.returncode, answer.stderr)
+    assert ["m", "1", "2026-11-20T03:00:12Z", "proved"] == answer.stdout.splitlines()[1].split()
+
+
 def test_models_exits_1_without_models(tmp_path):
     """A missing and an empty folder are told apart from a folder with models."""
     assert 1 == run("models", "--models-dir", tmp_path).returncode
