@@ -142,4 +142,9 @@ def _channel_class(is_closing: threading.Event) -> type[HTTPChannel]:
         task_class = ClosingTask
         error_task_class = RefusalTask
 
+        def send_continue(self) -> None:
+            # Asked whether to send a body, waitress says yes even to one that it has refused, and never answers.
+            if self.request is not None and self.request.error is None:
+                super().send_continue()
+
     return ClosingChannel

@@ -48,6 +48,7 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
             413,
             "larger than 2048",
         ),
+        (HEAD + b"Expect: 100-continue\r\nContent-Length: 2049\r\n\r\n", 413, "larger than 2048"),
         (HEAD + b"Content-Length: +7\r\n\r\n", 400, "malformed HTTP"),
         (HEAD + b"Content-Length: 7\r\nContent-Length: 8\r\n\r\n", 400, "malformed HTTP"),
         (HEAD + b"Transfer-Encoding : chunked\r\n\r\n", 400, "malformed HTTP"),
