@@ -162,8 +162,12 @@ def _replaced(path: Path) -> Iterator[Any]:
         with partial.open("w", encoding="utf-8", newline="") as file:
             yield file
         partial.replace(path)
+    except OSError as err:
+        message = f"{path}: cannot be written: {err.strerror}. Name a file in a folder that exists and may be written."
+        raise click.ClickException(message) from err
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _shown(path: Path) -> str:
@@ -214,6 +218,7 @@ def _quiet() -> None:
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that a user can do something about, None for a defect of ours."""
     from service.manifest import VersionRefusedError
+    from training.availability import WaitError
     from training.config import ConfigError
     from training.datasets import DataError
     from training.publish import LockHeldError, PublishError
@@ -224,13 +229,12 @@ def _exit_code(error: Exception) -> int | None:
         return REFUSED
     if isinstance(error, LockHeldError):
         return LOCKED
-    if isinstance(error, DataError | PublishError | OSError):
+    if isinstance(error, DataError | PublishError | WaitError | OSError):
         return FAILED
     from training.export import ExportError  # these import TensorFlow; whoever raised one of them has done so already
-    from training.retrain import WaitError
     from training.trainer import DivergenceError
 
-    return FAILED if isinstance(error, DivergenceError | ExportError | WaitError) else None
+    return FAILED if isinstance(error, DivergenceError | ExportError) else None
 
 
 def main(arguments: list[str] | None = None) -> int:

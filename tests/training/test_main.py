@@ -110,6 +110,13 @@ def test_evaluate_prints_metrics_and_writes_rows(trained, capsys):
     assert not list(trained.glob(".*partial"))
 
 
+def test_evaluate_exits_1_when_its_output_cannot_be_written(trained_once, tmp_path, capsys):
+    """A folder that is not there is one sentence with the path that was asked for, and what to do."""
+    version, scores = trained_once / "models" / "small" / "1", tmp_path / "nowhere" / "scores.csv"
+    assert 1 == main(["evaluate", str(version), "--data", str(trained_once / "rows.csv"), "--scores", str(scores)])
+    assert f"{scores}: cannot be written: No such file or directory. Name a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -1,22 +1,19 @@
 """The nightly job: growing data passes, shuffled labels are refused, champions are chosen, servers are awaited."""
 
 import dataclasses
-import http.server
 import json
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from service import manifest
-from service.repository import VersionFolder
 from tests.training.conftest import write_rows
 from training import pipeline, publish, retrain
-from training.config import TrainingConfig, load_config
+from training.availability import WaitError
+from training.champion import find_champion
+from training.config import ConfigError, TrainingConfig, load_config
 from training.datasets import DataError
 from training.objectives import create_objective
 
@@ -84,20 +81,6 @@ def test_retrain_starts_from_nothing_when_there_is_no_champion(trained):
     assert "there is no champion" in outcome.lines[0]
 
 
-def test_retrain_passes_over_a_version_that_is_not_whole(trained):
-    """A flipped bit, a foreign folder and an unfinished one are no champions; the reasons are told."""
-    shutil.copytree(trained / "models" / "small" / "1", trained / "models" / "small" / "2")
-    path = trained / "models" / "small" / "2" / "saved_model.pb"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    (trained / "models" / "small" / "3").mkdir()
-    (trained / "models" / "small" / "4").mkdir()
-    (trained / "models" / "small" / "4" / "model.keras").write_bytes(b"")
-    with publish.lock(trained / "models", "small") as folder:
-        champion, told = retrain.find_champion(folder)
-    assert 1 == champion.version
-    assert ["manifest-missing" in told[0], "version 3 is not ours" in told[1], "file-hash" in told[2]] == [True] * 3
-
-
 def test_retrain_starts_cold_when_the_keras_file_cannot_be_used(trained):
     """A model.keras that is no archive of ours is never given to Keras, and stops no night."""
     reseal(trained / "models" / "small" / "1", "model.keras", b"not an archive")
@@ -114,7 +97,7 @@ def test_retrain_starts_cold_when_the_network_is_another(trained):
     config = config_of(trained)
     rows = pipeline.read_rows(config, objective)
     with publish.lock(trained / "models", "small") as folder:
-        champion, _ = retrain.find_champion(folder)
+        champion, _ = find_champion(folder)
     model, told = retrain._start(config, objective, rows, champion)
     assert ((7,), True) == (model.hidden, "is another one" in told)
 
@@ -126,6 +109,19 @@ def test_retrain_refuses_other_features(trained, features):
     with pytest.raises(DataError, match="features of version 1"):
         retrain.retrain(config_of(trained))
     assert ["1"] == versions_of(trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [(('salt = "small"', 'salt = "other"'), "data.salt"), (("percent = 25", "percent = 26"), "data.held_out_percent")],
+)
+def test_retrain_refuses_a_rule_that_holds_out_rows_of_the_champions_training(trained, change, key):
+    """A champion measured on rows that it learned from would win every night, and so would what starts from it."""
+    path = trained / "job.toml"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(ConfigError, match="as in version 1, received") as caught:
+        retrain.retrain(config_of(trained))
+    assert (key, ["1"]) == (caught.value.key, versions_of(trained))
 
 
 def test_retrain_refuses_to_run_twice_at_once(trained):
@@ -141,74 +137,8 @@ def test_retrain_prunes_when_all_is_done(trained):
     assert (["2"], "pruned: 1") == (versions_of(trained), outcome.lines[-1])
 
 
-@contextmanager
-def server_saying(answers: Callable[[int], object]) -> Iterator[tuple[str, list[str]]]:
-    """Run a server whose n-th answer is `answers(n)` as JSON (None: 404), and give its address and the paths asked."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            answer = answers(len(asked))
-            self.send_response(404 if answer is None else 200)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def status(state: str, reason: str = "") -> object:
-    """Return an answer of `GET /models`, with version 2 of `small` in a state."""
-    other = {"version": 1, "state": "AVAILABLE", "reason": ""}
-    small = {"name": "small", "versions": [{"version": 2, "state": state, "reason": reason}, other]}
-    return {"models": [{"name": "another", "versions": [{**other, "version": 2}]}, small]}
-
-
-VERSION = VersionFolder("small", 2, Path("2"))
-
-
-def test_wait_returns_when_the_server_says_available():
-    """Not there, not listed, loading, available: four looks."""
-    said = {1: None, 2: {"models": []}, 3: status("LOADING")}
-    with server_saying(lambda look: said.get(look, status("AVAILABLE"))) as (address, asked):
-        retrain.wait_available(address, VERSION, 10, poll_seconds=0.01)
-    assert ["/models"] * 4 == asked
-
-
-def test_wait_fails_at_once_when_the_server_refuses_the_version():
-    """A refused version will not become available: no need to wait the time out."""
-    with (
-        server_saying(lambda _: status("END", "nonneg-matmul: hidden_1")) as (address, _),
-        pytest.raises(retrain.WaitError, match="refused it: nonneg-matmul"),
-    ):
-        retrain.wait_available(address, VERSION, 600, poll_seconds=0.01)
-
-
-def test_wait_fails_when_the_time_is_over():
-    """A server that is not there is waited for, and then told of."""
-    with pytest.raises(retrain.WaitError, match="is published, but"):
-        retrain.wait_available("http://127.0.0.1:9", VERSION, 0.05, poll_seconds=0.01)
-
-
-def test_wait_ends_when_the_job_is_interrupted():
-    """A signal ends the wait; the version stays published."""
-    with pytest.raises(retrain.WaitError, match="interrupted"):
-        retrain.wait_available("http://127.0.0.1:9", VERSION, 600, stop=lambda: True, poll_seconds=0.01)
-
-
 def test_retrain_prunes_nothing_while_the_server_has_not_the_new_version(trained):
     """The old version must stay on disk as long as it may be needed again."""
-    with pytest.raises(retrain.WaitError):
+    with pytest.raises(WaitError):
         retrain.retrain(config_of(trained, keep=1, wait_available="http://127.0.0.1:9"), wait_seconds=0.0)
     assert ["1", "2"] == versions_of(trained)

@@ -1,0 +1,114 @@
+"""The champion: the newest whole version on disk that is proved today, which tonight's challenger must match.
+
+Below `retrain`; over `export`, which reads versions, and `publish`, whose lock is held meanwhile. What it was trained
+on binds the night: its features in their order, and its held-out rule.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.manifest import Manifest, VersionRefusedError
+from service.program import Program
+from service.program.certification import certify
+from service.repository import check_identity
+from training import export, gate, publish
+from training.config import ConfigError, DataConfig
+from training.datasets import DataError, Table
+from training.icnn import InputConvexNetwork
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Champion:
+    """The version to beat.
+
+    Args:
+        version: its number.
+        manifest: its manifest.
+        program: its proved program.
+        network: its Keras model for a warm start, or None where that cannot be used.
+        cold: why it cannot be used; empty where it can.
+    """
+
+    version: int
+    manifest: Manifest
+    program: Program
+    network: InputConvexNetwork | None
+    cold: str = ""
+
+
+def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[str]]:
+    """Return the newest whole version of ours that is proved, and why newer ones were passed over."""
+    passed_over: list[str] = []
+    for version in reversed(folder.versions()):
+        try:
+            with export.opened(version.path) as (files, manifest):
+                if manifest is None:
+                    passed_over.append(f"version {version.version} is not ours: it has no manifest")
+                    continue
+                check_identity(manifest, version.model, version.version)
+                program = certify(files).program
+                network, cold = _load_network(files / export.KERAS_FILE)
+                return Champion(version.version, manifest, program, network, cold), passed_over
+        except VersionRefusedError as err:
+            passed_over.append(f"version {version.version} is passed over: {err}")
+    return None, passed_over
+
+
+def check_features(champion: Champion, table: Table) -> None:
+    """Refuse data whose features are not the champion's, in its order: clients send rows in that order.
+
+    Raises:
+        DataError: names what differs.
+    """
+    if champion.manifest.features != table.features:
+        changed = sorted(set(champion.manifest.features) ^ set(table.features))
+        what = f"differ in {', '.join(changed[:5])}" if changed else "stand in another order"
+        message = (
+            f"{table.file}: expected the features of version {champion.version}, received others: they {what}. "
+            f"Name them in data.features, or publish the change on purpose with `train`."
+        )
+        raise DataError(message)
+
+
+def check_held_out(champion: Champion, data: DataConfig) -> None:
+    """Refuse a rule that holds rows out on which the champion was trained: both would be measured on what they know.
+
+    Raises:
+        ConfigError: `data.salt` is not the champion's, or `data.held_out_percent` is larger.
+    """
+    recorded: Mapping[str, Any] = champion.manifest.config["data"]
+    salt = recorded.get("salt", DataConfig.salt)
+    percent = recorded.get("held_out_percent", DataConfig.held_out_percent)
+    advice = "Its training rows would be held out: put it back, or begin anew with `train`"
+    if data.salt != salt:
+        raise ConfigError("data.salt", f"{salt!r} as in version {champion.version}", f"{data.salt!r}. {advice}")
+    if data.held_out_percent > percent:
+        expected = f"at most {percent} as in version {champion.version}"
+        raise ConfigError("data.held_out_percent", expected, f"{data.held_out_percent}. {advice}")
+
+
+def recorded_metric(manifest: Manifest, metric: str) -> float | None:
+    """Return the metric that a manifest records for its held-out rows, or None where it has none."""
+    value = manifest.metrics.get("held_out", {}).get(metric)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def data_drift(manifest: Manifest, train: Table) -> float | None:
+    """Return how far the features moved since the champion was trained, or None where its manifest does not say."""
+    means, deviations = manifest.data.get("feature_means"), manifest.data.get("feature_deviations")
+    dim = train.x.shape[1]
+    if not isinstance(means, list) or not isinstance(deviations, list) or {len(means), len(deviations)} != {dim}:
+        return None
+    return gate.feature_drift(train.x.mean(axis=0), np.asarray(means, float), np.asarray(deviations, float))
+
+
+def _load_network(path: Path) -> tuple[InputConvexNetwork | None, str]:
+    """Return the network, or None and why it cannot be read."""
+    try:
+        return export.load_network(path), ""
+    except (ValueError, TypeError, KeyError, OSError) as err:
+        return None, f"its model.keras cannot be used ({str(err)[:200]})"
