@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from service.errors import OutOfRangeError, VersionRefusedError
+from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.program.verification import Probe, check_probe
 from service.signature import OUTPUTS, Signature
 
@@ -89,14 +89,27 @@ class ModelVersion:
             raise OutOfRangeError(message)
         return results
 
-    def score(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the scores [n] of `rows`, any float [n, dim]."""
-        return self.run(self.signature.validate(rows, name="rows"), ("score",), name="rows")["score"]
+    def score(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Return the scores [n] of `rows` [n, dim]: an array, a data frame or lists of numbers."""
+        return self.run(self._checked(rows), ("score",), name="rows")["score"]
 
-    def score_and_gradient(self, rows: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the scores [n] and gradients [n, dim] of `rows`, any float [n, dim]."""
-        results = self.run(self.signature.validate(rows, name="rows"), ("score", "gradient"), name="rows")
+    def score_and_gradient(self, rows: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the scores [n] and gradients [n, dim] of `rows` [n, dim], as for `score`."""
+        results = self.run(self._checked(rows), ("score", "gradient"), name="rows")
         return results["score"], results["gradient"]
+
+    def _checked(self, rows: ArrayLike) -> NDArray[np.float32]:
+        """Return a notebook's rows as the server would take them.
+
+        Raises:
+            InvalidArgumentError: not numbers of shape [n, dim], or not finite in float32.
+        """
+        try:
+            numbers = np.asarray(rows, dtype=np.float64)
+        except (TypeError, ValueError) as err:
+            message = f"rows: expected numbers of shape [n, {self.signature.dim}], received something else: {err}"
+            raise InvalidArgumentError(message) from err
+        return self.signature.validate(numbers, name="rows")
 
     def warm_up(self) -> None:
         """Run every selection of outputs once at the origin, so that no request pays for a first call.

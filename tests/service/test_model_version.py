@@ -57,6 +57,15 @@ def test_score_and_gradient_check_and_cast_the_rows():
         live.score(np.ones((1, 4)))
 
 
+def test_score_takes_lists_and_refuses_words_and_ragged_rows():
+    """What is typed into a notebook is scored, or refused with what was expected."""
+    live = make_version(version=2)
+    assert [5.0, 2.0] == live.score([[1, 1, 1], [0, 0, 0]]).tolist()
+    for wrong in ([["a", "b", "c"]], [[1, 2, 3], [1]], None, [1, 2, 3]):
+        with pytest.raises(InvalidArgumentError, match=r"rows: expected (numbers of )?shape \[n, 3\]"):
+            live.score(wrong)
+
+
 def test_warm_up_runs_each_selection_of_outputs_once():
     """Score alone, gradient alone and both are called before the first request."""
     live = make_version()
