@@ -55,6 +55,13 @@ _FACTS = {
     "strong_convexity": "strong convexity m, for raw features: f(z) >= f(x) + <g, z - x> + m/2 |z - x|^2",
     "rounding_margin": "rounding margin: largest float32 rounding error seen, as a share of max(1, |score|)",
     "gradient": "gradient of the file against the program's",
+    "difference": "difference, positive where the challenger is better",
+    "standard_error": "standard error of the difference",
+    "score_drift": "score drift: mean difference of scores over the champion's standard deviation",
+    "gradient_ratio": "median gradient norm over the champion's",
+    "data_drift": "largest shift of a feature's mean, in standard deviations of the champion's training rows",
+    "recorded": "champion when it was published",
+    "champion_error": "standard error of the champion",
 }
 
 
@@ -151,6 +158,8 @@ def _parts(report: TrainingReport, title: str) -> Iterator[str]:
     yield f"<h1>{title}</h1>"
     yield f"<p>{html.escape(report.task)} · {html.escape(report.created)}</p>"
     lead = summary(report.metrics, len(report.target), kind=measured)
+    if report.gate is not None and not report.gate["passed"]:
+        lead = f"Refused by the gate, nothing was published. {lead}"
     if report.certificate is not None:
         lead += f". The score is proved convex in {_features(report)}, in {len(report.certificate['steps'])} steps"
     yield f'<p class="lead">{html.escape(lead)}.</p><p>{_MEANING[report.task]}</p>'
@@ -233,7 +242,7 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     best = {}
     for name in names:
         values = [row[name] for row in metrics.values() if name in row and math.isfinite(row[name])]
-        best[name] = (max if name in HIGHER_IS_BETTER else min)(values, default=None)
+        best[name] = (max if name in HIGHER_IS_BETTER else min)(values) if len(values) > 1 else None
     head = [f"{_name(name)} {_MORE if name in HIGHER_IS_BETTER else _LESS}" for name in names]
     lines = [f"<tr><th></th>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>"]
     for who, row in metrics.items():

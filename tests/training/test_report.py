@@ -99,6 +99,8 @@ def test_page_says_first_how_well_and_how_sure():
     expected = "ROC-AUC 0.9877 on 4 held-out rows (logistic regression 0.9). The score is proved convex in 2 features"
     assert expected in page
     assert page.index(expected) < page.index("<h2>")
+    assert "Refused by the gate, nothing was published. ROC-AUC" in page
+    assert "Refused" not in report.to_html(dataclasses.replace(FACTS, gate={**FACTS.gate, "passed": True}))
     assert "proved convex" not in report.to_html(dataclasses.replace(FACTS, certificate=None))
 
 
@@ -106,6 +108,8 @@ def test_metrics_table_marks_the_best_of_each_column():
     """More ROC-AUC is better and less log loss is, so each row of the table has one bold number."""
     page = report.to_html(FACTS)
     assert ["0.9877", "0.3"] == re.findall(r'<td class="best">([\d.]+)</td>', page)
+    alone = dataclasses.replace(FACTS, metrics={"this version": {"roc_auc": 0.9}})
+    assert "best" not in report.to_html(alone).partition("<body>")[2]
     assert all(words in page for words in ("ROC-AUC ↑", "log loss ↓", "↑ more is better"))
 
 
