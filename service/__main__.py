@@ -16,6 +16,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+if __name__ == "__main__":  # an interruption ends without a traceback from the first line on
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, lambda number, _: os._exit(128 + number))
+
 import click
 
 from service import settings as settings_module
@@ -71,6 +75,7 @@ def serve(**flags: str | None) -> None:
         )
     except settings_module.SettingError as error:
         _fail(str(error), 2)
+    _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
     from service import logs, server, worker
@@ -172,10 +177,18 @@ def _describe(repository: "Repository", folder: "VersionFolder") -> tuple[str, .
     return (*known, manifest.created, proved, " ".join(shown))
 
 
+def _open_closed_streams() -> None:
+    """Let standard streams that the parent closed lead nowhere: else a socket gets their number, and our lines."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number: that of the stream
+            setattr(sys, name, open(nowhere, "r+", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def _say(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # nobody reads: serving goes on
+    except OSError:  # nobody reads, or the disk is full: serving goes on
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (lives as long as the process)
 
 

@@ -4,10 +4,10 @@ Below everything that logs. Bodies, rows, scores and headers of requests are nev
 """
 
 import contextlib
+import io
 import logging
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TextIO
@@ -20,6 +20,16 @@ _NOISE = re.compile(
 )
 
 
+class _Unfailing(io.TextIOWrapper):
+    """A text file that loses what it cannot write: a log that is full or that nobody reads must not end the service."""
+
+    def write(self, text: str) -> int:
+        """Write, or lose, `text`."""
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+
 def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
     """Set up structlog, and the standard library's loggers of waitress and grpc, once at the start of the process.
 
@@ -28,8 +38,7 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
         log_level: "debug", "info", "warning" or "error": the least important line that is written.
         stream: where lines go; standard error by default, so that standard output stays a command's answer.
     """
-    # A descriptor of its own: lines are written also while `without_native_noise` holds standard error back.
-    out = stream if stream is not None else open(os.dup(sys.stderr.fileno()), "w", buffering=1)  # noqa: SIM115
+    out = stream if stream is not None else _own_standard_error()
     level = logging.getLevelNamesMapping()[log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -62,6 +71,12 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # one line for every request that waits its turn
 
 
+def _own_standard_error() -> TextIO:
+    # A descriptor of its own: lines are written also while `without_native_noise` holds standard error back.
+    raw = io.FileIO(os.dup(_STANDARD_ERROR), "w")
+    return _Unfailing(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
 @contextlib.contextmanager
 def without_native_noise() -> Iterator[None]:
     """Hold standard error back, and write on at the end what is not TensorFlow's chatter about the machine.
@@ -85,4 +100,5 @@ def without_native_noise() -> Iterator[None]:
             held.seek(0)
             kept = b"".join(line for line in held if not _NOISE.match(line))
             if kept:
-                os.write(_STANDARD_ERROR, kept)
+                with contextlib.suppress(OSError):  # as `_Unfailing`
+                    os.write(_STANDARD_ERROR, kept)

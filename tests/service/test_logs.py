@@ -73,6 +73,26 @@ def test_loggers_of_libraries_write_in_the_same_format(configured):
     assert json.loads(line)["event"] == "2 thread(s) still running"
 
 
+def test_lines_that_cannot_be_written_are_lost_and_nothing_fails(configured, monkeypatch):
+    """A full disk under the log, or a pipe that nobody reads, costs lines and never the service."""
+    configured("json")
+    for full in (os.open("/dev/full", os.O_WRONLY), _pipe_without_reader()):
+        monkeypatch.setattr("os.dup", lambda _, full=full: full)
+        logs.configure("json", "info")
+        structlog.get_logger().warning("lost")
+        logging.getLogger("waitress").error("lost")
+        with pytest.raises(OSError, match=r"No space left|Broken pipe"):
+            os.write(full, b"control")
+        logging.getLogger().handlers[0].stream.close()
+
+
+def _pipe_without_reader():
+    """Return the end of a pipe that fails when it is written to."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
 def test_native_noise_is_dropped_and_everything_else_kept(capfd):
     """What C++ libraries write about the machine while they are imported is dropped; an error and our words are not."""
     with logs.without_native_noise():

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,31 @@ def test_serve_exits_1_when_the_port_is_in_use(tmp_path):
             (line,) = answer.stderr.splitlines()
             assert f"127.0.0.1:{port}" in line
             assert flag in line
+
+
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_serve_works_when_nothing_can_be_printed(tmp_path, wait_until, ephemeral_port, streams):
+    """Closed or full standard streams neither keep the server from answering nor from a clean end."""
+    words = ["-m", "service", "--models-dir", tmp_path, "--rest-port", ephemeral_port, "--grpc-port", 0]
+    server = subprocess.Popen(
+        ["sh", "-c", f'exec "$0" "$@" {streams}', sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ}
+    )
+    try:
+        wait_until(lambda: _answers(ephemeral_port))
+        server.terminate()
+        assert 0 == server.wait(20)
+    finally:
+        server.kill()
+        server.wait(20)
+
+
+def _answers(port):
+    """Return whether a server is alive on the port."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return answer.status == 200
+    except urllib.error.URLError:
+        return False
 
 
 def test_models_lists_versions_with_proof_and_metrics(models_dir):
