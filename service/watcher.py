@@ -229,7 +229,7 @@ class Watcher:
             return False
         except Exception as error:  # TensorFlow raises nine kinds on a damaged folder alone
             self._metrics.count_load(folder.model, "failed", LOAD_ERROR)
-            self._end(folder, fingerprint, LOAD_ERROR, f"{type(error).__name__} while loading; it is tried again")
+            self._end(folder, fingerprint, LOAD_ERROR, f"{_kind(error)} while loading; it is tried again")
             log.exception("version failed to load; it is tried again")
             return False
         finally:
@@ -292,3 +292,9 @@ class Watcher:
         if self._complaints.get(about) != what:
             self._complaints[about] = what
             self._log.warning(what, about=about)
+
+
+def _kind(error: Exception) -> str:
+    """Return what may be told of an error: its class, and what the system says of a disk; never a path."""
+    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+    return type(error).__name__ + (f" ({said})" if said else "")

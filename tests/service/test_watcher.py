@@ -161,6 +161,15 @@ def test_scan_retries_other_errors_after_growing_pauses(rig):
     assert [1] == rig.available()
 
 
+def test_scan_tells_what_the_system_says_of_a_disk_and_no_path(rig):
+    """A full or missing temporary folder is named in the status, so that the operator knows what to mend."""
+    rig.add("m", 1)
+    rig.errors[("m", 1)] = OSError(28, "No space left on device", "/secret/path")
+    rig.scan()
+    (status,) = rig.registry.statuses("m")
+    assert "OSError (No space left on device) while loading; it is tried again" == status.reason
+
+
 def test_scan_retries_an_unreadable_file(rig):
     """A file that could not be read is a state of the disk, not of the version: it is tried again in time."""
     rig.add("m", 1)
