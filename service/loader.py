@@ -155,6 +155,11 @@ def _compare(manifest: Manifest, certified: Any) -> None:
         raise VersionRefusedError("manifest-signature", f"{reason}; the manifest says x [n, {manifest.dim}] and score")
     if not certified.has_gradient:
         raise VersionRefusedError("manifest-signature", "serving_default answers no gradient")
+    if manifest.outputs != OUTPUTS:
+        reason = f"the manifest promises {', '.join(manifest.outputs)[:80]}; the model answers {', '.join(OUTPUTS)}"
+        raise VersionRefusedError("manifest-signature", reason)
+    if manifest.certificate.get("proved") is not True:
+        raise VersionRefusedError("certificate-hash", "the manifest itself does not say that the model is proved")
     for name in ("weights_sha256", "program_sha256"):
         if manifest.certificate.get(name) != getattr(certified.certificate, name):
             raise VersionRefusedError(

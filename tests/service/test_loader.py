@@ -151,6 +151,8 @@ def test_free_weights_sign_flipped_needs_a_new_manifest_only(version: Path, tmp_
         (lambda d: d.update(model="other"), "manifest-identity"),
         (lambda d: d.update(version=2), "manifest-identity"),
         (lambda d: d["input"].update(dim=4), "manifest-signature"),
+        (lambda d: d.update(outputs=["score", "gradient", "support"]), "manifest-signature"),
+        (lambda d: d["certificate"].update(proved=False), "certificate-hash"),
         (lambda d: d["certificate"].update(program_sha256="1" * 64), "certificate-hash"),
         (lambda d: d["certificate"].update(weights_sha256="1" * 64), "certificate-hash"),
         (lambda d: d["files"]["saved_model.pb"].update(sha256="1" * 64), "file-hash"),
