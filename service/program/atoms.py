@@ -65,28 +65,15 @@ class Atom(abc.ABC):
         """The atom and its parameters in the program's canonical text."""
         return self.name
 
-    def _monotone_image(
-        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return _outward(self.value_and_slope(lower, np)[0], self.value_and_slope(upper, np)[0])
 
+class IncreasingAtom(Atom):
+    """A convex atom that never falls: its image of an interval lies between the values at the ends.
 
-class Softplus(Atom):
-    """phi(u) = log(1 + exp(u)).
-
-    Convex and increasing: phi' = sigmoid lies in (0, 1) and phi'' = sigmoid (1 - sigmoid) > 0.
+    Its infimum, which rounding must not pass, is `lowest`.
     """
 
-    name = "softplus"
     is_convex = True
-
-    def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
-        """Return max(u, 0) + log1p(e) and (u < 0 ? e : 1)/(1 + e), with e = exp(-|u|), which never overflows."""
-        e = namespace.exp(-namespace.abs(u))
-        value = namespace.maximum(u, namespace.zeros_like(u)) + namespace.log1p(e)
-        slope = namespace.where(u < 0, e, namespace.ones_like(u)) / (1 + e)
-        return value, slope
+    lowest: float
 
     def is_nondecreasing_from(self, lower: float) -> bool:
         """Everywhere."""
@@ -96,9 +83,27 @@ class Softplus(Atom):
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the values at the ends, never below 0."""
-        low, high = self._monotone_image(lower, upper)
-        return np.maximum(low, 0.0), high
+        """Return the values at the ends, never below `lowest`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = _outward(self.value_and_slope(lower, np)[0], self.value_and_slope(upper, np)[0])
+        return np.maximum(low, self.lowest), high
+
+
+class Softplus(IncreasingAtom):
+    """phi(u) = log(1 + exp(u)).
+
+    Convex and increasing: phi' = sigmoid lies in (0, 1) and phi'' = sigmoid (1 - sigmoid) > 0.
+    """
+
+    name = "softplus"
+    lowest = 0.0
+
+    def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
+        """Return max(u, 0) + log1p(e) and (u < 0 ? e : 1)/(1 + e), with e = exp(-|u|), which never overflows."""
+        e = namespace.exp(-namespace.abs(u))
+        value = namespace.maximum(u, namespace.zeros_like(u)) + namespace.log1p(e)
+        slope = namespace.where(u < 0, e, namespace.ones_like(u)) / (1 + e)
+        return value, slope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,14 +158,14 @@ def _scaled(factor: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.zeros_like(values) if factor == 0.0 else factor * values
 
 
-class Elu(Atom):
+class Elu(IncreasingAtom):
     """phi(u) = u for u >= 0, exp(u) - 1 else.
 
     Convex and increasing: the slope exp(u) grows to 1 at 0 and stays there.
     """
 
     name = "elu"
-    is_convex = True
+    lowest = -1.0
 
     def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
         """Return the branch's value and slope; the exponential is only taken of numbers that are not positive."""
@@ -168,41 +173,17 @@ class Elu(Atom):
         value = namespace.where(u < 0, namespace.expm1(negative), u)
         return value, namespace.exp(negative)
 
-    def is_nondecreasing_from(self, lower: float) -> bool:
-        """Everywhere."""
-        del lower
-        return True
 
-    def image(
-        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the values at the ends, never below -1."""
-        low, high = self._monotone_image(lower, upper)
-        return np.maximum(low, -1.0), high
-
-
-class Exp(Atom):
+class Exp(IncreasingAtom):
     """phi(u) = exp(u), convex and increasing: every derivative is exp(u) > 0."""
 
     name = "exp"
-    is_convex = True
+    lowest = 0.0
 
     def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
         """Return exp(u) twice."""
         value = namespace.exp(u)
         return value, value
-
-    def is_nondecreasing_from(self, lower: float) -> bool:
-        """Everywhere."""
-        del lower
-        return True
-
-    def image(
-        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the values at the ends, never below 0."""
-        low, high = self._monotone_image(lower, upper)
-        return np.maximum(low, 0.0), high
 
 
 class Square(Atom):
