@@ -113,7 +113,10 @@ def _parse(folder: Path) -> Any:
     try:
         data = (folder / "saved_model.pb").read_bytes()
     except OSError as err:
-        raise VersionRefusedError("saved-model", "saved_model.pb is missing or cannot be read") from err
+        raise VersionRefusedError(
+            "saved-model",
+            "saved_model.pb is missing or cannot be read. Name the folder of one version, MODELS/MODEL/VERSION.",
+        ) from err
     if len(data) > MAX_GRAPH_BYTES:
         raise VersionRefusedError("size-limit", f"saved_model.pb is over {MAX_GRAPH_BYTES} bytes")
     saved_model = saved_model_pb2.SavedModel()
