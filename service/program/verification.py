@@ -26,6 +26,8 @@ PROBE_AGREEMENT = 1e-5
 PAIRS = 10_000
 KINK = 1e-5
 PROBE_ROWS = 16
+ROUNDINGS = 8
+"""At one scale, two float32 evaluations may differ by this many times the rounding error seen in one of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +125,8 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
               f(z) \ge f(x) + \langle g(x), z - x \rangle - \tau
 
     with S and G the largest absolute score and gradient entry over the rows; rows next to a kink are held to the last
-    inequality only.
+    inequality only. Rows of scale 10^4 make S and G large, so the rows of each scale, and the probe's with the origin,
+    must also agree within 10^-5 of their own largest, and `ROUNDINGS` times the rounding error seen there.
 
     Args:
         program: the proved program.
@@ -140,8 +143,9 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
     own_score, own_gradient = evaluate_both(program, rows)
     exact_score, exact_gradient = evaluate_both(program, rows.astype(np.float64))
     comparable = _comparable(score, gradient, own_score, own_gradient, exact_score, exact_gradient)
-    rows, own_score, own_gradient, exact_score = (
-        array[comparable] for array in (rows, own_score, own_gradient, exact_score)
+    groups = _groups(probe)[comparable]
+    rows, own_score, own_gradient, exact_score, exact_gradient = (
+        array[comparable] for array in (rows, own_score, own_gradient, exact_score, exact_gradient)
     )
     score = score[comparable]
     score_scale = float(np.abs(own_score).max())
@@ -151,6 +155,7 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
             f"scores of the SavedModel and of its program differ by {score_difference / score_scale:.2g} of the largest"
         )
         raise VersionRefusedError("agreement", f"{reason}, at most {AGREEMENT:g} is allowed")
+    _check_each_scale("agreement", score, own_score, exact_score, groups)
     gradient_scale = float(np.abs(own_gradient).max())
     gradient_difference = 0.0
     if gradient is not None:
@@ -162,6 +167,7 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
             reason = "the SavedModel's gradient and its program's differ by "
             reason += f"{gradient_difference / gradient_scale:.2g} of the largest entry"
             raise VersionRefusedError("gradient", f"{reason}, at most {AGREEMENT:g} is allowed")
+        _check_each_scale("gradient", gradient[smooth], own_gradient[smooth], exact_gradient[smooth], groups[smooth])
         _check_subgradient(rows, score, gradient, program.weights_sha256)
     margin = np.abs(own_score.astype(np.float64) - exact_score) / np.maximum(1.0, np.abs(exact_score))
     return Verification(
@@ -174,6 +180,31 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
         gradient="derived" if gradient is None else "checked",
         untaken=_untaken(program, rows),
     )
+
+
+def _groups(probe: Probe | None) -> NDArray[np.intp]:
+    """Return the group of each verification row: 0 for the probe's and the origin, then one for each scale."""
+    known = 1 if probe is None else 1 + min(PROBE_ROWS, probe.x.shape[0])
+    return np.concatenate([np.zeros(known, np.intp), 1 + np.arange(ROWS - known) % len(SCALES)])
+
+
+def _check_each_scale(rule: str, received: Floats, own: Floats, exact: Floats, groups: NDArray[np.intp]) -> None:
+    """Require that the rows of each group agree within a share of the group's own largest number.
+
+    Raises:
+        VersionRefusedError: `rule`.
+    """
+    for group in np.unique(groups):
+        chosen = groups == group
+        scale = float(np.abs(exact[chosen]).max())
+        rounding = float(np.abs(own[chosen] - exact[chosen]).max())
+        difference = float(np.abs(received[chosen] - own[chosen]).max())
+        if difference > PROBE_AGREEMENT * scale + ROUNDINGS * rounding:
+            what = "ordinary rows" if group == 0 else f"rows of scale {SCALES[group - 1]:g}"
+            reason = (
+                f"the SavedModel and its program differ by {difference:.2g} on {what}, where the largest is {scale:.2g}"
+            )
+            raise VersionRefusedError(rule, reason)
 
 
 def check_probe(run: Run, probe: Probe, dim: int) -> None:

@@ -86,6 +86,7 @@ GRADIENTS: dict[str, Change] = {
     "features exchanged": lambda s, g, _: (s, g[:, ::-1]),
     "rows exchanged": lambda s, g, _: (s, np.roll(g, 1, axis=0)),
     "of the mean": lambda s, g, _: (s, g / len(g)),
+    "off near the data only": lambda s, g, x: (s, np.where(np.abs(x).max(axis=1, keepdims=True) < 1, g + 1e-3, g)),
 }
 
 
@@ -107,6 +108,7 @@ SCORES: dict[str, Change] = {
     "a column": lambda s, g, _: (s[:, None], g),
     "one score for all": lambda s, g, _: (s[:1], g),
     "gradient of another width": lambda s, g, _: (s, g[:, :2]),
+    "off by a thousandth near the data only": lambda s, g, x: (np.where(np.abs(x).max(axis=1) < 1, s + 1e-3, s), g),
     "gradient in one line": lambda s, g, _: (s, g.reshape(-1)),
 }
 
