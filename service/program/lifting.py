@@ -6,15 +6,14 @@ that reads, moves, reduces or counts the row axis is refused: a batch would mix 
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
 from service.program.atoms import Abs, Atom, Elu, Exp, Softplus, Square, leaky_relu, relu
+from service.program.constants import MAX_NUMBERS, Constant, coefficients, floats, folded, refused
 from service.program.inlining import GraphNode, InlinedGraph
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
 from service.program.program import (
@@ -30,20 +29,8 @@ from service.program.program import (
     renumbered,
 )
 
-MAX_NUMBERS = 1_000_000
-"""Most numbers that all nodes together compute of a row, and that a constant has which is computed from others."""
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _TF_FLOATS = (1, 2)
 """TensorFlow's numbers of float32 and float64."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Constant:
-    """A tensor without a row axis."""
-
-    array: NDArray[Any]
-    label: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +64,7 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         try:
             tensors.append(lifter.lift(node, [tensors[ref.node] for ref in node.inputs]))
         except (ValueError, TypeError, LookupError, OverflowError) as err:  # attributes and shapes that do not fit
-            raise _refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
+            raise refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
     result = tensors[graph.output.node]
     if not isinstance(result, Rows) or result.width != 1:
         shape = "a constant" if isinstance(result, Constant) else f"{getattr(result, 'width', 0)} numbers per row"
@@ -146,14 +133,14 @@ class _Lifter:
         if node.op in {"Examples", "Handle"}:
             return None
         if any(reference.output != 0 for reference in node.inputs):
-            raise _refused("not-lifted", node, "reads a second output of an op that has one")
+            raise refused("not-lifted", node, "reads a second output of an op that has one")
         if node.op == "ParseExampleV2":
             return self._parse_example(node, inputs)
         known = [tensor for tensor in inputs if tensor is not None]
         if len(known) != len(inputs):
-            raise _refused("not-lifted", node, "reads serialized examples")
+            raise refused("not-lifted", node, "reads serialized examples")
         if node.op not in self._lift:
-            raise _refused("not-lifted", node, "is not understood on the way to the score")
+            raise refused("not-lifted", node, "is not understood on the way to the score")
         return self._lift[node.op](node, known)
 
     def _parse_example(self, node: GraphNode, inputs: Sequence[Tensor | None]) -> Rows:
@@ -163,7 +150,7 @@ class _Lifter:
         no_default = len(defaults) == 1 and isinstance(defaults[0], Constant) and defaults[0].array.size == 0
         float32 = node.attributes.get("Tdense") == (1,)
         if not (dense_only and float32 and no_default and shapes == ((self._dim,),) and inputs[0] is None):
-            raise _refused("not-lifted", node, f"must parse one dense float32 feature [{self._dim}] without a default")
+            raise refused("not-lifted", node, f"must parse one dense float32 feature [{self._dim}] without a default")
         return Rows(0, self._dim, 2)
 
     def _append(self, node: Node, rank: int) -> Rows:
@@ -183,20 +170,18 @@ class _Lifter:
     def _matmul(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         left, right = inputs
         if not isinstance(left, Rows) or not isinstance(right, Constant) or left.rank != 2 or right.array.ndim != 2:
-            raise _refused("row-axis", node, "must multiply rows [n, k] by a constant matrix from the right")
+            raise refused("row-axis", node, "must multiply rows [n, k] by a constant matrix from the right")
         if node.attributes.get("transpose_a"):
-            raise _refused("row-axis", node, "transposes the rows")
-        matrix = right.array.T if node.attributes.get("transpose_b") else right.array
-        matrix = _float(node, np.ascontiguousarray(matrix))
+            raise refused("row-axis", node, "transposes the rows")
+        matrix = coefficients(node, right)
+        matrix = np.ascontiguousarray(matrix.T if node.attributes.get("transpose_b") else matrix)
         if matrix.shape[0] != left.width:
-            raise _refused(
-                "not-lifted", node, f"multiplies {left.width} features by a matrix of {matrix.shape[0]} rows"
-            )
+            raise refused("not-lifted", node, f"multiplies {left.width} features by a matrix of {matrix.shape[0]} rows")
         return self._affine(node.name, left, Dense(matrix, right.label))
 
     def _add(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         if node.attributes.get("data_format") == "NCHW":
-            raise _refused("not-lifted", node, "adds its bias in the NCHW format")
+            raise refused("not-lifted", node, "adds its bias in the NCHW format")
         return self._sum_of(node, inputs, sign=1)
 
     def _subtract(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
@@ -205,7 +190,7 @@ class _Lifter:
     def _sum_of(self, node: GraphNode, inputs: Sequence[Tensor], sign: int) -> Tensor:
         left, right = inputs
         if isinstance(left, Constant) and isinstance(right, Constant):
-            return _folded(node, left, right, np.add if sign > 0 else np.subtract)
+            return folded(node, left, right, np.add if sign > 0 else np.subtract)
         rank, width = _joint(node, left, right)
         terms: list[Term] = []
         bias: NDArray[np.floating] | None = None
@@ -213,7 +198,7 @@ class _Lifter:
             if isinstance(tensor, Rows):
                 terms.append(Term(tensor.node, self._signed(tensor, factor, width)))
             else:
-                vector = _vector(node, tensor, width)
+                vector = _vector(floats(node, tensor.array), width)
                 bias = vector if factor > 0 else -vector
         return self._append(AffineNode(width, tuple(terms), bias, node.name), rank)
 
@@ -225,16 +210,16 @@ class _Lifter:
     def _negate(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         (argument,) = inputs
         if isinstance(argument, Constant):
-            return Constant(-_float(node, argument.array), argument.label)
+            return dataclasses.replace(argument, array=-floats(node, argument.array))
         return self._affine(node.name, argument, Scale(np.full(argument.width, -1, np.float32), "a negation"))
 
     def _multiply(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         left, right = inputs
         if isinstance(left, Constant) and isinstance(right, Constant):
-            return _folded(node, left, right, np.multiply)
+            return folded(node, left, right, np.multiply)
         if isinstance(left, Rows) and isinstance(right, Rows):
             if left != right:
-                raise _refused("not-lifted", node, "multiplies two functions of the row; only a square is understood")
+                raise refused("not-lifted", node, "multiplies two functions of the row; only a square is understood")
             return self._append(AtomNode(left.width, left.node, Square(), node.name), left.rank)
         rows, constant = (left, right) if isinstance(left, Rows) else (right, left)
         return self._scaled(node, rows, constant, Scale)
@@ -242,27 +227,27 @@ class _Lifter:
     def _divide(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         left, right = inputs
         if isinstance(left, Constant) and isinstance(right, Constant):
-            return _folded(node, left, right, np.divide)
+            return folded(node, left, right, np.divide)
         if not isinstance(right, Constant) or (right.array == 0).any():
-            raise _refused("not-lifted", node, "divides by something that is not a constant free of zeros")
+            raise refused("not-lifted", node, "divides by something that is not a constant free of zeros")
         return self._scaled(node, left, right, Divide)
 
     def _scaled(self, node: GraphNode, rows: Tensor, constant: Tensor, kind: type[Scale] | type[Divide]) -> Rows:
         if not isinstance(rows, Rows) or not isinstance(constant, Constant):
-            raise _refused("not-lifted", node, "must combine rows with a constant")
+            raise refused("not-lifted", node, "must combine rows with a constant")
         rank, width = _joint(node, rows, constant)
         if width != rows.width:
             rows = self._affine(node.name, rows, Dense(np.ones((1, width), np.float32), "a broadcast"))
-        result = self._affine(node.name, rows, kind(_vector(node, constant, width), constant.label))
+        result = self._affine(node.name, rows, kind(_vector(coefficients(node, constant), width), constant.label))
         return dataclasses.replace(result, rank=rank)
 
     def _sum(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         rows, axes = inputs
         if not isinstance(rows, Rows) or not isinstance(axes, Constant):
-            raise _refused("not-lifted", node, "must sum rows over a constant axis")
+            raise refused("not-lifted", node, "must sum rows over a constant axis")
         chosen = {int(axis) % rows.rank if -rows.rank <= axis < rows.rank else -1 for axis in axes.array.reshape(-1)}
         if rows.rank != 2 or chosen != {1}:
-            raise _refused("row-axis", node, "must sum over the features only, not over the rows")
+            raise refused("row-axis", node, "must sum over the features only, not over the rows")
         total = self._affine(node.name, rows, Dense(np.ones((rows.width, 1), np.float32), "a sum"))
         return total if node.attributes.get("keep_dims") else dataclasses.replace(total, rank=1)
 
@@ -270,12 +255,12 @@ class _Lifter:
         tensor, axes = inputs
         chosen = axes.array.reshape(-1).tolist() if isinstance(axes, Constant) else [0]
         if isinstance(tensor, Rows) and not set(chosen).isdisjoint({0, -tensor.rank}):
-            raise _refused("row-axis", node, "reduces over the rows")
-        raise _refused("not-lifted", node, "is not understood on the way to the score")
+            raise refused("row-axis", node, "reduces over the rows")
+        raise refused("not-lifted", node, "is not understood on the way to the score")
 
     def _shape(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         del inputs
-        raise _refused("row-axis", node, "counts the rows")
+        raise refused("row-axis", node, "counts the rows")
 
     def _maximum(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         left, right = inputs
@@ -284,27 +269,27 @@ class _Lifter:
             or not isinstance(right, Rows)
             or (left.width, left.rank) != (right.width, right.rank)
         ):
-            raise _refused("not-lifted", node, "must take the maximum of two functions of the row, of equal shape")
+            raise refused("not-lifted", node, "must take the maximum of two functions of the row, of equal shape")
         return self._append(MaximumNode(left.width, (left.node, right.node), node.name), left.rank)
 
     def _reshape(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         tensor, shape = inputs
         if not isinstance(shape, Constant):
-            raise _refused("row-axis", node, "takes a shape that is not a constant")
+            raise refused("row-axis", node, "takes a shape that is not a constant")
         wanted = tuple(int(size) for size in shape.array.reshape(-1))
         if isinstance(tensor, Constant):
-            return Constant(tensor.array.reshape(wanted), tensor.label)
+            return tensor.reshaped(wanted)
         if wanted == (-1, tensor.width):
             return dataclasses.replace(tensor, rank=2)
         if wanted == (-1,) and tensor.width == 1:
             return dataclasses.replace(tensor, rank=1)
-        raise _refused("row-axis", node, f"reshapes rows to {list(wanted)}, which moves numbers between rows")
+        raise refused("row-axis", node, f"reshapes rows to {list(wanted)}, which moves numbers between rows")
 
     def _squeeze(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         (rows,) = inputs
         axes = {axis % 2 for axis in node.attributes.get("squeeze_dims") or ()}
         if not isinstance(rows, Rows) or rows.rank != 2 or rows.width != 1 or axes != {1}:
-            raise _refused("row-axis", node, "must drop the last axis of [n, 1] and no other")
+            raise refused("row-axis", node, "must drop the last axis of [n, 1] and no other")
         return dataclasses.replace(rows, rank=1)
 
     def _expand(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
@@ -315,17 +300,17 @@ class _Lifter:
             or rows.rank != 1
             or axis.array.reshape(-1).tolist() not in ([1], [-1])
         ):
-            raise _refused("row-axis", node, "must add a last axis to [n]")
+            raise refused("row-axis", node, "must add a last axis to [n]")
         return dataclasses.replace(rows, rank=2)
 
     def _cast(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         (tensor,) = inputs
         if node.attributes.get("SrcT") not in _TF_FLOATS or node.attributes.get("DstT") not in _TF_FLOATS:
-            raise _refused("cast", node, "casts to or from a type that is neither float32 nor float64")
+            raise refused("cast", node, "casts to or from a type that is neither float32 nor float64")
         if isinstance(tensor, Constant):
             dtype = np.float32 if node.attributes.get("DstT") == 1 else np.float64
             with np.errstate(over="ignore"):  # infinity is refused where the constant is used
-                return Constant(tensor.array.astype(dtype), tensor.label)
+                return dataclasses.replace(tensor, array=tensor.array.astype(dtype))
         return tensor
 
     def _leaky_relu(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
@@ -335,22 +320,10 @@ class _Lifter:
         def lift(node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
             (argument,) = inputs
             if not isinstance(argument, Rows):
-                raise _refused("not-lifted", node, "is applied to a constant")
+                raise refused("not-lifted", node, "is applied to a constant")
             return self._append(AtomNode(argument.width, argument.node, atom, node.name), argument.rank)
 
         return lift
-
-
-def _refused(rule: str, node: GraphNode, what: str) -> VersionRefusedError:
-    return VersionRefusedError(rule, f"op {node.op} (node {node.name}) {what}")
-
-
-def _float(node: GraphNode, array: NDArray[Any]) -> NDArray[np.floating]:
-    if array.dtype not in _FLOATS:
-        raise _refused("cast", node, f"uses a constant of type {array.dtype}, expected float32 or float64")
-    if not np.isfinite(array).all():
-        raise _refused("finite-weights", node, "uses a constant with NaN or infinity")
-    return array
 
 
 def _joint(node: GraphNode, left: Tensor, right: Tensor) -> tuple[int, int]:
@@ -359,13 +332,13 @@ def _joint(node: GraphNode, left: Tensor, right: Tensor) -> tuple[int, int]:
     constants = [tensor for tensor in (left, right) if isinstance(tensor, Constant)]
     rank = rows[0].rank
     if any(other.rank != rank for other in rows):
-        raise _refused("row-axis", node, "combines [n] with [n, k], which would broadcast one row against another")
+        raise refused("row-axis", node, "combines [n] with [n, k], which would broadcast one row against another")
     if any(_meets_rows(constant.array.shape, rank) for constant in constants):
         shape = list(constants[0].array.shape)
-        raise _refused("row-axis", node, f"combines rows with a constant of shape {shape}, which meets the row axis")
+        raise refused("row-axis", node, f"combines rows with a constant of shape {shape}, which meets the row axis")
     sizes = [tensor.width for tensor in rows] + [constant.array.size for constant in constants]
     if any(size not in (1, max(sizes)) for size in sizes):
-        raise _refused("not-lifted", node, f"combines {min(sizes)} with {max(sizes)} features")
+        raise refused("not-lifted", node, f"combines {min(sizes)} with {max(sizes)} features")
     return rank, max(sizes)
 
 
@@ -374,19 +347,5 @@ def _meets_rows(shape: tuple[int, ...], rank: int) -> bool:
     return len(shape) > rank or (len(shape) == rank and shape[0] != 1)
 
 
-def _vector(node: GraphNode, constant: Constant, width: int) -> NDArray[np.floating]:
-    array = _float(node, constant.array).reshape(-1)
-    return np.ascontiguousarray(np.broadcast_to(array, (width,)))
-
-
-def _folded(
-    node: GraphNode, left: Constant, right: Constant, operation: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
-) -> Constant:
-    """Return the constant of two: one correctly rounded IEEE operation, as TensorFlow folds it."""
-    if math.prod(np.broadcast_shapes(left.array.shape, right.array.shape)) > max(
-        MAX_NUMBERS, left.array.size, right.array.size
-    ):
-        raise _refused("size-limit", node, f"computes a constant of over {MAX_NUMBERS} numbers")
-    with np.errstate(all="ignore"):
-        value = operation(_float(node, left.array), _float(node, right.array))
-    return Constant(_float(node, np.asarray(value)), left.label or right.label)
+def _vector(array: NDArray[np.floating], width: int) -> NDArray[np.floating]:
+    return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (width,)))
