@@ -20,11 +20,15 @@ _ULPS = 8
 
 
 def _outward(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Widen [lower, upper] by `_ULPS` units in the last place and the smallest normal number."""
-    tiny = np.finfo(np.float64).tiny
-    with np.errstate(invalid="ignore"):
+    """Widen [lower, upper] by `_ULPS` units in the last place and the smallest normal number.
+
+    A lower end that left float64 is its largest number, and an upper end its smallest: infinity would be no bound.
+    """
+    tiny, largest = np.finfo(np.float64).tiny, np.finfo(np.float64).max
+    with np.errstate(over="ignore", invalid="ignore"):
         lower = np.where(np.isfinite(lower), lower - _ULPS * np.spacing(np.abs(lower)) - tiny, lower)
         upper = np.where(np.isfinite(upper), upper + _ULPS * np.spacing(np.abs(upper)) + tiny, upper)
+    lower, upper = np.minimum(lower, largest), np.maximum(upper, -largest)
     return lower, upper
 
 
@@ -155,7 +159,8 @@ class LeakyRelu(Atom):
 
 def _scaled(factor: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return factor * values with 0 * inf = 0."""
-    return np.zeros_like(values) if factor == 0.0 else factor * values
+    with np.errstate(over="ignore"):
+        return np.zeros_like(values) if factor == 0.0 else factor * values
 
 
 class Elu(IncreasingAtom):

@@ -128,9 +128,11 @@ def _lines(score: Score, anchors: Array, generator: np.random.Generator, ulp: fl
     direction = generator.standard_normal(center.shape) * scale
     direction[: count // 2] = (np.eye(center.shape[1]) * scale)[generator.integers(center.shape[1], size=count // 2)]
     middle, radius = np.zeros(count), np.full(count, 30.0)
+    count_from_middle = np.arange(STEPS) - STEPS // 2
     for _ in range(CLIMBS):
-        steps = middle[:, None] + radius[:, None] * np.linspace(-1, 1, STEPS)
-        rows = center[:, None, :] + steps[:, :, None] * direction[:, None, :]
+        spacing = _float32(radius[:, None] / (STEPS // 2) * direction)  # with few bits, so that no row is rounded:
+        start = _float32(center + middle[:, None] * direction)  # a steep line would bend by its rows' rounding
+        rows = start[:, None, :] + count_from_middle[:, None] * spacing[:, None, :]
         values = score(rows.reshape(-1, center.shape[1])).reshape(count, STEPS)
         second = values[:, :-2] - 2 * values[:, 1:-1] + values[:, 2:]
         size = np.maximum(np.max(np.abs(values), axis=1), 1.0)
@@ -140,5 +142,5 @@ def _lines(score: Score, anchors: Array, generator: np.random.Generator, ulp: fl
         found = _worst("line", violation[line, place], *(rows[line, place + k] for k in range(3)))
         if found is not None:
             return found
-        middle, radius = steps[line, place + 1], radius * 0.4
+        middle, radius = middle + radius * (place + 1 - STEPS // 2) / (STEPS // 2), radius * 0.4
     return None

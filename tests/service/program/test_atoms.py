@@ -148,3 +148,12 @@ def test_text_tells_parameters_apart_that_differ_in_the_last_bit() -> None:
     """Two leaky ReLUs of different alpha are two programs."""
     assert LeakyRelu(0.1).text != LeakyRelu(np.nextafter(0.1, 1)).text
     assert relu().text == LeakyRelu(0.0).text
+
+
+def test_lower_end_beyond_float64_is_its_largest_number() -> None:
+    """exp(1000) is a number, and infinity no lower bound of it; nor is minus infinity an upper bound."""
+    largest = float(np.finfo(np.float64).max)
+    low, high = Exp().image(np.array([1000.0]), np.array([2000.0]))
+    assert ([True], [np.inf]) == ((low <= largest).tolist(), high.tolist())
+    low, high = leaky_relu(1e10).image(np.array([-1e306]), np.array([-1e305]))
+    assert ([-np.inf], [True]) == (low.tolist(), (high >= -largest).tolist())
