@@ -13,6 +13,7 @@ import { onNumber, showSliders } from "/page/sliders.js";
 import { features as featuresOf, grid } from "/page/space.js";
 
 const LOOK_AGAIN_MILLISECONDS = 3000;
+const LOOK_SOON_MILLISECONDS = 1000; // while something is missing
 const PASSING = new Set([404, 429, 503]); // what may be otherwise at the next look
 
 const plot = new Plot(byId("plot"));
@@ -238,6 +239,11 @@ byId("copy").addEventListener("click", async () => {
   }
 });
 
-setInterval(() => document.hidden || look(), LOOK_AGAIN_MILLISECONDS);
+async function keepLooking() {
+  if (!document.hidden) await look();
+  const isWhole = state.text !== "" && state.model !== null;
+  setTimeout(keepLooking, isWhole ? LOOK_AGAIN_MILLISECONDS : LOOK_SOON_MILLISECONDS);
+}
+
 document.addEventListener("visibilitychange", () => document.hidden || look());
-look();
+keepLooking();
