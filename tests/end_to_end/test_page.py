@@ -310,6 +310,84 @@ def test_page_fits_its_window_when_everything_is_open(open_tab, shipped, size, s
     assert min(box["height"] for field in fields.all()[:12] if (box := field.bounding_box())) >= 18
 
 
+def test_axis_asks_for_a_new_picture_when_it_is_changed_and_changes_places_when_taken_twice(open_tab, shipped):
+    """The grid runs over the features that are chosen; the same feature on both axes is never asked."""
+    tab = open_tab(shipped)
+    tab.open()
+    names = tab.page.locator("#axis-0 option").all_inner_texts()
+    before = [tab.page.locator(f"#axis-{k} option:checked").inner_text() for k in (0, 1)]
+    tab.page.locator("#axis-1").select_option(label=before[0])
+    tab.settle()
+    assert before[::-1] == [tab.page.locator(f"#axis-{k} option:checked").inner_text() for k in (0, 1)]
+    tab.page.locator("#axis-0").select_option(label="mean texture")
+    tab.settle()
+    *_, last_grid = [rows for _, rows, *_ in tab.posts() if len(rows) == GRID * GRID]
+    moving = [name for name, column in zip(names, last_grid.T, strict=True) if len(set(column)) > 1]
+    assert ["mean texture", before[0]] == sorted(moving, key=["mean texture", before[0]].index)
+    assert_point_is_the_servers(tab)
+
+
+def test_model_and_version_are_asked_as_chosen_when_there_are_several(open_tab, quadratic):
+    """A refused newest version is named with its reason; another model and an older version are a choice away."""
+    service = make_service(default_model="second")
+    service.publish("first", 1, threshold=1.0)
+    for version in (3, 4):
+        service.publish("second", version)
+    service.registry.begin("second", 5)
+    service.registry.refuse("second", 5, "nonneg-matmul", "node has a weight of -0.03")
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert "second" == tab.page.locator("input[name=model]:checked").input_value()
+    notes = tab.page.locator(".model.chosen .note").all_inner_texts()
+    assert ["Version 4 answers meanwhile.", "Version 5, END: nonneg-matmul: node has a weight of -0.03"] == notes
+    tab.page.locator("#plot").press("Shift+ArrowUp")
+    tab.page.locator("#version").select_option(value="3")
+    tab.settle()
+    assert "/models/second/score?version=3" == tab.posts()[-1][0]
+    assert np.float32(tab.text("score")) == 1.5 * np.float32(0.6) ** 2
+    tab.page.locator("input[name=model]:checked").focus()
+    tab.page.keyboard.press("ArrowUp")
+    tab.settle()
+    assert "/models/first/score?version=1" == tab.posts()[-1][0]
+    assert "inside" in tab.text("verdict")
+
+
+def test_modules_print_as_the_server_draw_true_contours_and_drop_stale_calls(open_tab, quadratic):
+    """Numbers are the shortest that read back, contour points lie on their level, of waiting calls the last runs."""
+    service = make_service()
+    service.publish("m", 1)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    values = np.random.default_rng(5).standard_normal(300).astype(np.float32)
+    values *= np.float32(10) ** np.arange(-30, 30).repeat(5).astype(np.float32)
+    script = """async (values) => {
+      const { exact } = await import("/page/numbers.js");
+      return values.map((value) => exact(value));
+    }"""
+    texts = tab.page.evaluate(script, values.astype(float).tolist())
+    assert values.tolist() == [float(np.float32(text)) for text in texts]
+    assert [digits(str(value)) for value in values] == [digits(text) for text in texts]
+    script = """async ([values, n, level]) => (await import("/page/contours.js")).segments(values, n, level)"""
+    side = np.linspace(-1.0, 1.0, GRID)
+    bowl = np.square(side)[:, None] + np.square(side)[None, :]
+    ends = np.array(tab.page.evaluate(script, [bowl.ravel().tolist(), GRID, 0.5])).reshape(-1, 2)
+    radius = np.hypot(*(ends.T * 2 / (GRID - 1) - 1))
+    assert len(radius) > 100
+    assert np.abs(radius - np.sqrt(0.5)).max() < (2 / (GRID - 1)) ** 2
+    script = """async () => {
+      const ran = [];
+      const call = (await import("/page/server.js")).latestOnly(async (k) => { ran.push(k); await 0; await 0; });
+      await Promise.all([1, 2, 3, 4, 5].map((k) => call(k)));
+      return ran;
+    }"""
+    assert [1, 5] == tab.page.evaluate(script)
+
+
+def digits(text):
+    """Return the significant digits of a printed number."""
+    return text.lower().partition("e")[0].lstrip("-").replace(".", "").strip("0")
+
+
 def test_refusal_is_shown_in_the_servers_words_when_a_number_is_too_large(browser, quadratic):
     """A score outside float32 is told as the server told it, and no old number stays beside it."""
     service = make_service()

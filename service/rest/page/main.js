@@ -46,7 +46,10 @@ async function telling(what, work) {
     if (error instanceof server.AwayError) problems.set(what, `${error.message} This page tries again every few seconds.`);
     else if (error instanceof server.RefusedError) problems.set(what, `${error.code}: ${error.message}`);
     else throw error;
-    if (error instanceof server.AwayError || PASSING.has(error.status)) state.text = ""; // then the next look asks all anew
+    if (error instanceof server.AwayError || PASSING.has(error.status)) {
+      state.text = ""; // the next look asks all anew
+      lookLater();
+    }
     return false;
   } finally {
     numAsking -= 1;
@@ -239,10 +242,18 @@ byId("copy").addEventListener("click", async () => {
   }
 });
 
+// ---------------------------------------------------------------------------------------------------- looking again
+let nextLook = 0;
+
 async function keepLooking() {
   if (!document.hidden) await look();
+  lookLater();
+}
+
+function lookLater() {
+  clearTimeout(nextLook);
   const isWhole = state.text !== "" && state.model !== null;
-  setTimeout(keepLooking, isWhole ? LOOK_AGAIN_MILLISECONDS : LOOK_SOON_MILLISECONDS);
+  nextLook = setTimeout(keepLooking, isWhole ? LOOK_AGAIN_MILLISECONDS : LOOK_SOON_MILLISECONDS);
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || look());

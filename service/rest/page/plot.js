@@ -5,7 +5,9 @@ import { rough } from "/page/numbers.js";
 
 const MARGIN = { left: 56, right: 12, top: 12, bottom: 44 };
 const NUM_LEVELS = 12;
-const ARROW_EVERY = 4; // grid points
+const ARROW_PIXELS = 44; // from one arrow to the next, about
+const LABEL_AT = 0.86; // contours are labelled near this share of the width
+const LABEL_PIXELS = 34; // least distance of two labels
 
 export class Plot {
   constructor(canvas) {
@@ -80,12 +82,14 @@ export class Plot {
     const toY = (j) => box.top + (1 - j / (n - 1)) * box.height;
     this.clipped(box, () => {
       this.paintShading(box, n);
-      for (const level of levels(picture.scores, NUM_LEVELS)) this.paintLevel(level, n, toX, toY, "contour", 1);
+      const drawn = levels(picture.scores, NUM_LEVELS);
+      for (const level of drawn) this.paintLevel(level, n, toX, toY, "contour", 1);
       this.paintArrows(box, n, toX, toY);
       if (picture.threshold !== null) {
         this.paintLevel(picture.threshold, n, toX, toY, "plot-halo", 6);
         this.paintLevel(picture.threshold, n, toX, toY, "threshold", 3);
       }
+      this.paintLabels(box, drawn, n, toX, toY);
     });
     this.paintTicks(box, picture.axes[1].low, picture.axes[1].high, picture.axes[1].name);
     if (!this.point) return;
@@ -118,13 +122,41 @@ export class Plot {
     context.stroke();
   }
 
+  /** The level in numbers on some of the lines: where each passes nearest to one upright line, unless it is crowded. */
+  paintLabels(box, drawn, n, toX, toY) {
+    const { context, picture } = this;
+    const upright = box.left + LABEL_AT * box.width;
+    const taken = [];
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.lineJoin = "round";
+    for (const level of drawn) {
+      if (level === picture.threshold) continue;
+      const places = segments(picture.scores, n, level)
+        .map(([x0, y0, x1, y1]) => [toX((x0 + x1) / 2), toY((y0 + y1) / 2)])
+        .filter(([x, y]) => x > box.left + 20 && x < box.left + box.width - 20 && y > box.top + 10
+          && y < box.top + box.height - 10);
+      if (!places.length) continue;
+      const [x, y] = places.reduce((best, place) =>
+        (Math.abs(place[0] - upright) < Math.abs(best[0] - upright) ? place : best));
+      if (taken.some(([otherX, otherY]) => Math.hypot(x - otherX, y - otherY) < LABEL_PIXELS)) continue;
+      taken.push([x, y]);
+      context.lineWidth = 4;
+      context.strokeStyle = this.ink("plot-halo");
+      context.strokeText(rough(level, 3), x, y);
+      context.fillStyle = this.ink("text");
+      context.fillText(rough(level, 3), x, y);
+    }
+  }
+
   paintArrows(box, n, toX, toY) {
     const { context, picture } = this;
     const [across, up] = picture.axes;
     const dim = picture.gradients.length / picture.scores.length;
     const arrows = [];
-    for (let j = ARROW_EVERY >> 1; j < n; j += ARROW_EVERY) {
-      for (let i = ARROW_EVERY >> 1; i < n; i += ARROW_EVERY) {
+    const every = Math.max(1, Math.round((ARROW_PIXELS * (n - 1)) / box.width));
+    for (let j = every >> 1; j < n; j += every) {
+      for (let i = every >> 1; i < n; i += every) {
         const start = (j * n + i) * dim;
         const dx = (picture.gradients[start + across.index] * (across.high - across.low)) / box.width;
         const dy = (-picture.gradients[start + up.index] * (up.high - up.low)) / box.height;
@@ -133,7 +165,7 @@ export class Plot {
     }
     const largest = Math.max(...arrows.map(({ size }) => size));
     if (!(largest > 0)) return;
-    const longest = (0.85 * ARROW_EVERY * Math.min(box.width, box.height)) / (n - 1);
+    const longest = (0.85 * every * Math.min(box.width, box.height)) / (n - 1);
     context.strokeStyle = context.fillStyle = this.ink("arrow");
     context.lineWidth = 1.25;
     for (const { x, y, dx, dy, size } of arrows) {
