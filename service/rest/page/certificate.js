@@ -21,7 +21,7 @@ function words({ certificate, version, engine, created }) {
   const { steps, strong_convexity: strong, rounding_margin: margin } = certificate;
   const sentences = [
     `Version ${version}${created ? `, made ${created.replace("T", " ").replace("Z", " UTC")},` : ""} is proved convex in ` +
-      `${steps.length} steps. This server made the proof itself when it loaded the version, from the files that it serves` +
+      `${steps.length} ${steps.length === 1 ? "step" : "steps"}. This server made the proof itself when it loaded the version, from the files that it serves` +
       ` (engine: ${engine}).`,
     strong > 0
       ? `Strong convexity: f(x) − m/2·|x|² is still convex for m = ${rough(strong, 3)}, in the features' own units.`

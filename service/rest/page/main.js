@@ -16,6 +16,11 @@ const LOOK_AGAIN_MILLISECONDS = 3000;
 const LOOK_SOON_MILLISECONDS = 1000; // while something is missing
 const PASSING = new Set([404, 429, 503]); // what may be otherwise at the next look
 
+const PICTURE_KEYS = [
+  "The straight line is the tangent at the point.",
+  "Lines join equal scores; arrows show the gradient as it lies in this picture.",
+];
+
 const plot = new Plot(byId("plot"));
 const state = {
   text: "", // of GET /models
@@ -97,6 +102,7 @@ const load = server.latestOnly(() => telling("version", async () => {
   showCertificate(details);
   showPanels(byId("panels"), details, server);
   byId("threshold-key").hidden = details.threshold === null;
+  byId("picture-key").textContent = PICTURE_KEYS[state.axes.length - 1];
   showAxes();
   await Promise.all([askPicture(), askPoint()]);
 }));

@@ -250,13 +250,20 @@ export class Plot {
     context.fillStyle = this.ink("text");
     context.textAlign = "center";
     context.textBaseline = "bottom";
-    context.fillText(across.name, box.left + box.width / 2, bottom + MARGIN.bottom - 2);
+    context.fillText(this.fitting(across.name, box.width), box.left + box.width / 2, bottom + MARGIN.bottom - 2);
     context.save();
     context.translate(12, box.top + box.height / 2);
     context.rotate(-Math.PI / 2);
     context.textBaseline = "middle";
-    context.fillText(upName, 0, 0);
+    context.fillText(this.fitting(upName, box.height), 0, 0);
     context.restore();
+  }
+
+  /** A name, cut where it is wider than its place. */
+  fitting(name, width) {
+    let text = name;
+    while (text.length > 1 && this.context.measureText(text).width > width) text = `${text.slice(0, -2).trimEnd()}…`;
+    return text;
   }
 
   paintPoint(box, x, y) {

@@ -17,10 +17,10 @@ export function showAnswer(answer, details, features) {
   byId("verdict").hidden = verdict === null;
   byId("verdict").textContent = verdict ?? "";
   byId("verdict").classList.toggle("inside", score <= details.threshold);
-  showGradient(answer, features);
+  const largest = showGradient(answer, features);
   clearTimeout(speaking);
   speaking = setTimeout(() => {
-    byId("spoken").textContent = `Score ${rough(score)}. ${verdict ?? ""}`;
+    byId("spoken").textContent = `Score ${rough(score)}. ${verdict ?? ""} Largest gradient entry: ${largest.name}, ${rough(largest.value)}.`;
   }, SPEAK_AFTER_MILLISECONDS);
 }
 
@@ -41,6 +41,7 @@ function verdictOf(score, threshold) {
     : `outside the convex acceptance region: score > ${threshold}`;
 }
 
+/** Show the largest entries as bars; return the first. */
 function showGradient({ gradients }, features) {
   const perDeviation = byId("unit").value === "deviation";
   const entries = features.map(({ index, name, deviation }) => ({
@@ -55,6 +56,7 @@ function showGradient({ gradients }, features) {
     const text = perDeviation ? rough(value) : exact(value);
     return element("li", {}, element("span", { class: "entry", text: name }), bar, element("data", { value: text, text }));
   }));
+  return entries[0];
 }
 
 /** Say how the tangent plane at the point lies to the grid; nothing while there is only one of the two. */

@@ -3,7 +3,7 @@
 const SPREAD = 3; // the picture shows this many standard deviations to both sides of the mean
 const GRID = 48;
 const CURVE = 200;
-const MAX_NUMBERS = 1e6; // of one request
+const MAX_NUMBERS = 4e5; // of one request: beyond 170 features the grid is coarser
 const ULP = 2 ** -23;
 const ROUNDING_ULPS = 16;
 
