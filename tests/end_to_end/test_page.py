@@ -359,6 +359,17 @@ def test_model_and_version_are_asked_as_chosen_when_there_are_several(open_tab, 
     assert "inside" in tab.text("verdict")
 
 
+def test_hyperplane_is_told_broken_when_the_function_is_concave(open_tab, quadratic):
+    """The control: the same check finds the grid's points below the tangent plane of a function that is not convex."""
+    service = make_service()
+    service.publish("m", 1, proved=False).engine.factor = np.float32(-1)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    (above,) = re.search(r"holds at (\d+) of 2304 points", tab.text("hyperplane")).groups()
+    assert int(above) <= 1
+    assert "broken" in tab.page.locator("#hyperplane").get_attribute("class")
+
+
 def test_modules_print_as_the_server_draw_true_contours_and_drop_stale_calls(open_tab, quadratic):
     """Numbers are the shortest that read back, contour points lie on their level, of waiting calls the last runs."""
     service = make_service()
