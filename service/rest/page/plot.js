@@ -283,7 +283,8 @@ export class Plot {
       context.fillStyle = this.ink("text");
       context.textAlign = "center";
       context.textBaseline = "bottom";
-      context.fillText("outside", cx, cy - 12);
+      const inside = Math.max(box.left + LABEL_PIXELS, Math.min(box.left + box.width - LABEL_PIXELS, cx));
+      context.fillText("outside", inside, cy < box.top + LABEL_PIXELS ? cy + 2 * LABEL_PIXELS / 3 : cy - 12);
     }
   }
 }
