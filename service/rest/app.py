@@ -1,4 +1,4 @@
-"""The Flask application: routes of `native` and `operations`, what every answer carries, how every error looks.
+"""The Flask application: the routes of its neighbours, what every answer carries, how every error looks.
 
 Above: `worker`, which serves it on a WSGI server that buffers whole requests. Below: the scorer and the registry.
 """
@@ -12,7 +12,7 @@ from service import tracing
 from service.errors import ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
-from service.rest import failures, native, operations
+from service.rest import failures, files, native, operations, versions
 from service.scorer import Scorer
 from service.settings import Settings
 
@@ -55,5 +55,7 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     app.register_error_handler(HTTPException, failures.respond_to_http_error)
     app.register_error_handler(Exception, failures.respond_to_defect)
     app.register_blueprint(native.routes(scorer))
+    app.register_blueprint(versions.routes(registry))
     app.register_blueprint(operations.routes(registry, metrics, settings))
+    app.register_blueprint(files.routes())
     return app

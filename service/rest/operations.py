@@ -3,11 +3,8 @@
 Above: `app`. Below: `registry` and `metrics`.
 """
 
-from collections.abc import Iterable
-
 import flask
 import orjson
-from werkzeug.routing import Rule
 
 from service.errors import UnavailableError
 from service.metrics import CONTENT_TYPE, Metrics
@@ -18,10 +15,6 @@ from service.settings import Settings
 def routes(registry: Registry, metrics: Metrics, settings: Settings) -> flask.Blueprint:
     """Return the routes that show state and change none."""
     blueprint = flask.Blueprint("operations", __name__)
-
-    @blueprint.get("/")
-    def index() -> flask.Response:
-        return _json({"service": "convex-scoring", "paths": _paths(flask.current_app.url_map.iter_rules())})
 
     @blueprint.get("/healthz")
     def alive() -> flask.Response:
@@ -82,10 +75,6 @@ def _version(status: VersionStatus) -> dict[str, object]:
         "metrics": dict(status.metrics),
         "reason": f"{status.rule}: {status.reason}" if status.rule else status.reason,
     }
-
-
-def _paths(rules: Iterable[Rule]) -> list[str]:
-    return sorted(f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD"})
 
 
 def _json(document: object) -> flask.Response:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.metrics import Metrics
 from service.model_version import ModelVersion
+from service.program.curvature import Certificate, Step
 from service.registry import Registry
 from service.scorer import Scorer
 from service.settings import Settings
@@ -40,13 +41,31 @@ class QuadraticEngine:
 
 
 def make_version(
-    model: str = "m", version: int = 1, *, dim: int = DIM, features: tuple[str, ...] = FEATURES, proved: bool = True
+    model: str = "m",
+    version: int = 1,
+    *,
+    features: tuple[str, ...] = FEATURES,
+    proved: bool = True,
+    dim: int = DIM,
+    **manifest: object,
 ) -> ModelVersion:
-    """Return a live version of a closed-form convex function."""
+    """Return a live version of a closed-form convex function; `manifest` changes what its manifest says."""
+    strong = float(np.float32(version))
+    step = Step("quadratic/Square", "convex-of-affine", "convex", "a square of an affine function is convex")
+    said = {
+        "created": "2026-11-20T03:00:12Z",
+        "task": "regression",
+        "threshold": None,
+        "metrics": {"held_out": {"rows": 112}},
+        "data": {},
+    }
     loaded = SimpleNamespace(
         signature=Signature(model=model, version=version, dim=dim, features=features),
         convexity="proved" if proved else "unproved",
-        manifest=SimpleNamespace(created="2026-11-20T03:00:12Z", metrics={"held_out": {"rows": 112}}),
+        manifest=SimpleNamespace(**(said | manifest)),
+        certificate=Certificate((step,), strong, "0" * 64, "1" * 64) if proved else None,
+        verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6) if proved else None,
+        unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
     return ModelVersion(loaded, QuadraticEngine(version))
 

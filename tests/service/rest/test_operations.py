@@ -108,4 +108,4 @@ def test_root_lists_the_paths_that_there_are(client):
     assert {"POST /score", "POST /models/<model>/score", "GET /models", "GET /readyz"} <= set(paths)
     for line in paths:
         verb, path = line.split(" ")
-        assert "no such path" not in client.open(path, method=verb).text
+        assert b"no such path" not in client.open(path, method=verb).data

@@ -1,0 +1,77 @@
+"""`GET /models/<model>/versions/<version>`: what a person, or the page, wants to know of one live version.
+
+Above: `app`. Below: `registry`, which lends the version.
+"""
+
+import math
+import re
+from typing import Any
+
+import flask
+import orjson
+
+from service.errors import InvalidArgumentError
+from service.model_version import ModelVersion
+from service.registry import Registry
+
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
+
+
+def routes(registry: Registry) -> flask.Blueprint:
+    """Return the route that describes one version."""
+    blueprint = flask.Blueprint("versions", __name__)
+
+    @blueprint.get("/models/<model>/versions/<version>")
+    def describe(model: str, version: str) -> flask.Response:
+        if not _VERSION.fullmatch(version):
+            message = f"version: expected a whole number from 1, received '{version[:40]}'."
+            raise InvalidArgumentError(message)
+        with registry.acquire(model, int(version)) as live:
+            flask.g.signature = live.signature
+            document = _describe(live)
+        return flask.Response(orjson.dumps(document, default=dict), mimetype="application/json")
+
+    return blueprint
+
+
+def _describe(live: ModelVersion) -> dict[str, object]:
+    """Return what the manifest and the proof made at load say; no path, no file name, no configuration."""
+    manifest, signature = live.loaded.manifest, live.signature
+    return {
+        "model": signature.model,
+        "version": signature.version,
+        "dim": signature.dim,
+        "features": list(signature.features),
+        "outputs": list(signature.outputs),
+        "convexity": live.convexity,
+        "unproved_reason": live.loaded.unproved_reason,
+        "engine": live.engine.name,
+        "created": manifest.created,
+        "task": manifest.task,
+        "threshold": manifest.threshold,
+        "certificate": _certificate(live),
+        "metrics": manifest.metrics,
+        "feature_means": _numbers(manifest.data.get("feature_means"), signature.dim),
+        "feature_deviations": _numbers(manifest.data.get("feature_deviations"), signature.dim),
+    }
+
+
+def _certificate(live: ModelVersion) -> dict[str, object] | None:
+    """Return the proof that this server made when it loaded the version, or None where there is none."""
+    certificate, verification = live.loaded.certificate, live.loaded.verification
+    if certificate is None or verification is None:
+        return None
+    return dict(certificate.to_document(verification.gradient, verification.rounding_margin))
+
+
+def _numbers(value: Any, dim: int) -> list[float] | None:
+    """Return `dim` finite numbers out of a manifest, or None where there is anything else."""
+    if not isinstance(value, list) or len(value) != dim:
+        return None
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
+        return None
+    try:
+        numbers = [float(number) for number in value]
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -1,0 +1,375 @@
+"""The page in headless Chromium: what it shows is what the server answered, by pointer, by keyboard, at two widths.
+
+The browser resolves no name and is driven from outside; every request of the page is recorded. Needs Chromium.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from service.rest.app import create_app
+from service.rest.server import HttpServer
+from tests.end_to_end.page_tab import ARGUMENTS, CHROMIUM, DESKTOP, Tab, digits, printed
+from tests.end_to_end.server_process import ROOT, ServerProcess
+from tests.service.quadratic_versions import make_service
+
+if CHROMIUM is None:
+    pytest.skip("no Chromium here", allow_module_level=True)
+
+PHONE = (390, 844)
+GRID = 48
+NOTHING = "\N{EN DASH}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium once for this module."""
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def shipped(wait_until):
+    """Serve the shipped models in a process; return its address."""
+    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
+    try:
+        wait_until(server.is_ready, 60)
+        yield server.address("rest")
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def open_tab(browser):
+    """Return a function that opens a tab; at the end none of them complained or asked another host."""
+    tabs = []
+
+    def make(*arguments):
+        tabs.append(Tab(browser, *arguments))
+        return tabs[-1]
+
+    yield make
+    for tab in tabs:
+        assert [] == tab.faults
+        assert {tab.address} == {request.url.split("/")[2] for request in tab.requests}
+        tab.context.close()
+
+
+@pytest.fixture
+def quadratic():
+    """Return a function that serves a service of closed-form versions on a port, and returns its server."""
+    servers = []
+
+    def start(service, port=0):
+        app = create_app(service.scorer, service.registry, service.metrics, make_service(rest_port=port).settings)
+        servers.append(HttpServer(app, make_service(rest_port=port).settings))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop(5.0)
+
+
+def assert_point_is_the_servers(tab):
+    """Compare the shown score and gradient with what the server prints for the same row."""
+    score, gradient = printed(tab.asked_again())
+    assert float(score) == float(tab.text("score"))
+    assert digits(score) == digits(tab.text("score"))
+    names = tab.page.locator("#axis-0 option").all_inner_texts()
+    largest = sorted(zip(names, gradient, strict=True), key=lambda entry: -abs(float(entry[1])))[:8]
+    assert {name: float(value) for name, value in largest} == {name: float(text) for name, text in tab.bars().items()}
+
+
+def test_page_shows_what_the_recorded_posts_answered_when_it_opens(open_tab, shipped):
+    """Grid and point come from POSTs to the scoring route, and the tangent plane lies below all of the grid."""
+    tab = open_tab(shipped)
+    tab.open()
+    posts = tab.posts()
+    assert {"/models/tumours/score?version=1"} == {path for path, *_ in posts}
+    (grid,) = [post for post in posts if len(post[1]) == GRID * GRID]
+    point = [post for post in posts if len(post[1]) == 1][-1]
+    manifest = json.loads((ROOT / "models" / "tumours" / "1" / "manifest.json").read_text())
+    assert np.array_equal(np.float32([manifest["data"]["feature_means"]]), point[1])
+    assert point[2][0] == np.float32(tab.text("score"))
+    shown = {name: np.float32(text) for name, text in tab.bars().items()}
+    by_name = dict(zip(manifest["input"]["features"], point[3][0], strict=True))
+    assert {name: by_name[name] for name in shown} == shown
+    rows, scores = grid[1].astype(np.float64), grid[2].astype(np.float64)
+    rise = (rows - point[1][0].astype(np.float64)) @ point[3][0].astype(np.float64)
+    gap = scores - (point[2][0].astype(np.float64) + rise)
+    size = np.max([np.abs(scores), np.abs(rise), np.full_like(rise, max(1, abs(point[2][0])))], axis=0)
+    above = int((gap >= -16 * 2.0**-23 * size).sum())
+    assert GRID * GRID == above
+    assert f"holds at all {above} points" in tab.text("hyperplane")
+    assert "inside the convex acceptance region" in tab.text("verdict")
+    assert_point_is_the_servers(tab)
+
+
+def test_page_tells_dimension_version_state_and_certificate(open_tab, shipped):
+    """The list of models and the certificate in words say what the manifest and the server say."""
+    tab = open_tab(shipped)
+    tab.open()
+    facts = tab.page.locator(".model.chosen dd").all_inner_texts()
+    assert ["30", "1", "AVAILABLE", "program", "proved"] == facts
+    words = tab.text("certificate")
+    assert "proved convex in 6 steps" in words
+    assert "m = 2.99e-9" in words
+    assert "0.0000133" in words
+    assert "0.9987" in tab.text("metrics")
+
+
+def test_page_is_usable_within_a_second_when_the_server_is_near(open_tab, shipped):
+    """On loopback, models, picture and point are there within 1 s, at the best of three openings."""
+    tab = open_tab(shipped)
+    assert min(tab.open() for _ in range(3)) < 1.0
+
+
+def test_dragged_point_shows_the_servers_numbers_to_the_last_digit(open_tab, shipped):
+    """After a fast drag the numbers are those of the place where it ended, and no request was sent for nothing."""
+    tab = open_tab(shipped)
+    tab.open()
+    before, num_before = tab.text("curl"), len(tab.posts())
+    box = tab.page.locator("#plot").bounding_box()
+    mouse = tab.page.mouse
+    mouse.move(box["x"] + 200, box["y"] + 300)
+    mouse.down()
+    mouse.move(box["x"] + 420, box["y"] + 60, steps=40)
+    mouse.up()
+    tab.settle()
+    assert before != tab.text("curl")
+    assert_point_is_the_servers(tab)
+    assert "outside the convex acceptance region" in tab.text("verdict")
+    sent = tab.posts()[num_before:]
+    assert {1} == {len(rows) for _, rows, *_ in sent}  # the picture stays: only the point is asked
+    assert 1 <= len(sent) <= 42
+    assert "all 2304 points" in tab.text("hyperplane")
+
+
+def test_keyboard_moves_the_point_when_the_plot_has_the_focus(open_tab, shipped):
+    """Arrow keys move by a hundredth of the picture, Shift by a tenth, Home back; the focus arrives by Tab."""
+    tab = open_tab(shipped)
+    tab.open()
+    tab.page.locator("#value-1").focus()
+    tab.page.keyboard.press("Tab")
+    assert "plot" == tab.page.evaluate("document.activeElement.id")
+    start = [float(tab.value("value-0")), float(tab.value("value-1"))]
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("Shift+ArrowUp")
+    tab.settle()
+    manifest = json.loads((ROOT / "models" / "tumours" / "1" / "manifest.json").read_text())
+    deviation = dict(zip(manifest["input"]["features"], manifest["data"]["feature_deviations"], strict=True))
+    names = [tab.page.locator(f"#axis-{k} option:checked").inner_text() for k in (0, 1)]
+    expected = [start[0] + 0.06 * deviation[names[0]], start[1] + 0.6 * deviation[names[1]]]
+    moved = [float(tab.value("value-0")), float(tab.value("value-1"))]
+    assert pytest.approx(expected, rel=1e-5) == moved
+    assert_point_is_the_servers(tab)
+    tab.page.keyboard.press("Home")
+    tab.settle()
+    assert start == [float(tab.value("value-0")), float(tab.value("value-1"))]
+
+
+def test_slider_asks_for_a_new_picture_when_another_feature_changes(open_tab, shipped):
+    """A feature is found by its name and moved by the keyboard; grid and point are asked with its new value."""
+    tab = open_tab(shipped)
+    tab.open()
+    tab.page.locator("#others-title").focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#search").fill("WORST CONC")
+    assert ["worst concavity", "worst concave points"] == tab.page.locator("#sliders label").all_inner_texts()
+    tab.page.get_by_label("worst concavity", exact=True).focus()
+    for _ in range(3):
+        tab.page.keyboard.press("ArrowRight")
+    tab.settle()
+    *_, last_grid = [rows for _, rows, *_ in tab.posts() if len(rows) == GRID * GRID]
+    column = tab.page.locator("#axis-0 option").all_inner_texts().index("worst concavity")
+    shown = np.float32(tab.page.get_by_label("Value of worst concavity").input_value())
+    assert {shown} == set(last_grid[:, column])
+    assert_point_is_the_servers(tab)
+
+
+def test_threshold_is_drawn_where_the_recorded_scores_cross_it(open_tab, shipped):
+    """On the picture's middle row, the pixel where the grid's scores pass the threshold has the threshold's colour."""
+    tab = open_tab(shipped)
+    tab.open()
+    (grid,) = [post for post in tab.posts() if len(post[1]) == GRID * GRID]
+    scores = grid[2].reshape(GRID, GRID).astype(np.float64)
+    row = 36
+    (left,) = np.flatnonzero((scores[row, :-1] <= 0) & (scores[row, 1:] > 0))
+    crossing = left + scores[row, left] / (scores[row, left] - scores[row, left + 1])
+    script = """([i, j, last]) => {
+      const canvas = document.getElementById("plot");
+      const [width, height] = [canvas.clientWidth - 68, canvas.clientHeight - 56];
+      const ratio = canvas.width / canvas.clientWidth;
+      const x = (56 + i / last * width) * ratio, y = (12 + (1 - j / last) * height) * ratio;
+      return Array.from(canvas.getContext("2d").getImageData(Math.floor(x), Math.floor(y), 1, 1).data).slice(0, 3);
+    }"""
+    tab.page.wait_for_timeout(200)  # two frames, at the least
+    assert [0xC2, 0x41, 0x0C] == tab.page.evaluate(script, [crossing, row, GRID - 1])
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["1280", "390"])
+def test_page_fits_its_window_when_everything_is_open(open_tab, shipped, size):
+    """No horizontal scroll bar, every field labelled, every control at least 18 pixels high, in both colour schemes."""
+    tab = open_tab(shipped, size)
+    tab.open()
+    grounds = []
+    for scheme in ("light", "dark"):
+        tab.page.emulate_media(color_scheme=scheme)
+        grounds.append(tab.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert ["rgb(246, 247, 249)", "rgb(16, 21, 28)"] == grounds
+    tab.page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    width = tab.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert [size[0], size[0]] == width
+    fields = tab.page.locator("input, select, button")
+    names = fields.evaluate_all(
+        "fields => fields.map(f => f.getAttribute('aria-label') || f.labels?.[0]?.textContent || f.textContent)"
+    )
+    assert [] == [name for name in names if not name.strip()]
+    assert min(box["height"] for field in fields.all()[:12] if (box := field.bounding_box())) >= 18
+
+
+def test_axis_asks_for_a_new_picture_when_it_is_changed_and_changes_places_when_taken_twice(open_tab, shipped):
+    """The grid runs over the features that are chosen; the same feature on both axes is never asked."""
+    tab = open_tab(shipped)
+    tab.open()
+    names = tab.page.locator("#axis-0 option").all_inner_texts()
+    before = [tab.page.locator(f"#axis-{k} option:checked").inner_text() for k in (0, 1)]
+    tab.page.locator("#axis-1").select_option(label=before[0])
+    tab.settle()
+    assert before[::-1] == [tab.page.locator(f"#axis-{k} option:checked").inner_text() for k in (0, 1)]
+    tab.page.locator("#axis-0").select_option(label="mean texture")
+    tab.settle()
+    *_, last_grid = [rows for _, rows, *_ in tab.posts() if len(rows) == GRID * GRID]
+    moving = [name for name, column in zip(names, last_grid.T, strict=True) if len(set(column)) > 1]
+    assert ["mean texture", before[0]] == sorted(moving, key=["mean texture", before[0]].index)
+    assert_point_is_the_servers(tab)
+
+
+def test_model_and_version_are_asked_as_chosen_when_there_are_several(open_tab, quadratic):
+    """A refused newest version is named with its reason; another model and an older version are a choice away."""
+    service = make_service(default_model="second")
+    service.publish("first", 1, threshold=1.0)
+    for version in (3, 4):
+        service.publish("second", version)
+    service.registry.begin("second", 5)
+    service.registry.refuse("second", 5, "nonneg-matmul", "node has a weight of -0.03")
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert "second" == tab.page.locator("input[name=model]:checked").input_value()
+    notes = tab.page.locator(".model.chosen .note").all_inner_texts()
+    assert ["Version 4 answers meanwhile.", "Version 5, END: nonneg-matmul: node has a weight of -0.03"] == notes
+    tab.page.locator("#plot").press("Shift+ArrowUp")
+    tab.page.locator("#version").select_option(value="3")
+    tab.settle()
+    assert "/models/second/score?version=3" == tab.posts()[-1][0]
+    assert np.float32(tab.text("score")) == 1.5 * np.float32(0.6) ** 2
+    tab.page.locator("input[name=model]:checked").focus()
+    tab.page.keyboard.press("ArrowUp")
+    tab.settle()
+    assert "/models/first/score?version=1" == tab.posts()[-1][0]
+    assert "inside" in tab.text("verdict")
+
+
+def test_hyperplane_is_told_broken_when_the_function_is_concave(open_tab, quadratic):
+    """The control: the same check finds the grid's points below the tangent plane of a function that is not convex."""
+    service = make_service()
+    service.publish("m", 1, proved=False).engine.factor = np.float32(-1)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    (above,) = re.search(r"holds at (\d+) of 2304 points", tab.text("hyperplane")).groups()
+    assert int(above) <= 1
+    assert "broken" in tab.page.locator("#hyperplane").get_attribute("class")
+
+
+def test_modules_print_as_the_server_draw_true_contours_and_drop_stale_calls(open_tab, quadratic):
+    """Numbers are the shortest that read back, contour points lie on their level, of waiting calls the last runs."""
+    service = make_service()
+    service.publish("m", 1)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    values = np.random.default_rng(5).standard_normal(300).astype(np.float32)
+    values *= np.float32(10) ** np.arange(-30, 30).repeat(5).astype(np.float32)
+    script = """async (values) => {
+      const { exact } = await import("/page/numbers.js");
+      return values.map((value) => exact(value));
+    }"""
+    texts = tab.page.evaluate(script, values.astype(float).tolist())
+    assert values.tolist() == [float(np.float32(text)) for text in texts]
+    assert [digits(str(value)) for value in values] == [digits(text) for text in texts]
+    script = """async ([values, n, level]) => (await import("/page/contours.js")).segments(values, n, level)"""
+    side = np.linspace(-1.0, 1.0, GRID)
+    bowl = np.square(side)[:, None] + np.square(side)[None, :]
+    ends = np.array(tab.page.evaluate(script, [bowl.ravel().tolist(), GRID, 0.5])).reshape(-1, 2)
+    radius = np.hypot(*(ends.T * 2 / (GRID - 1) - 1))
+    assert len(radius) > 100
+    assert np.abs(radius - np.sqrt(0.5)).max() < (2 / (GRID - 1)) ** 2
+    script = """async () => {
+      const ran = [];
+      const call = (await import("/page/server.js")).latestOnly(async (k) => { ran.push(k); await 0; await 0; });
+      await Promise.all([1, 2, 3, 4, 5].map((k) => call(k)));
+      return ran;
+    }"""
+    assert [1, 5] == tab.page.evaluate(script)
+
+
+def test_refusal_is_shown_in_the_servers_words_when_a_number_is_too_large(browser, quadratic):
+    """A score outside float32 is told as the server told it, and no old number stays beside it."""
+    service = make_service()
+    service.publish("m", 1)
+    tab = Tab(browser, f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    field = tab.page.locator("#value-0")
+    field.fill("1e30")
+    field.press("Enter")
+    problem = tab.page.locator("#problem")
+    expect(problem).to_have_text("OUT_OF_RANGE: instances[0]: score or gradient leaves float32 (3.4e38). "
+                                 "Send smaller numbers to model m.")  # fmt: skip
+    tab.settle()
+    assert NOTHING == tab.text("score")
+    field.fill("2")
+    field.press("Enter")
+    expect(problem).to_be_hidden()
+    expect(tab.page.locator("#score")).to_have_text("2")
+    tab.context.close()
+
+
+def test_page_recovers_when_the_server_has_no_model_yet_goes_away_and_comes_back(browser, quadratic):
+    """It says that no model is here, shows the first that comes, says that the server is away, and goes on after."""
+    service = make_service()
+    server = quadratic(service)
+    tab = Tab(browser, f"127.0.0.1:{server.port}")
+    tab.page.goto(f"http://{tab.address}/")
+    expect(tab.page.locator("#no-models")).to_contain_text("No model is here yet")
+    service.publish("m", 1, threshold=0.5)
+    expect(tab.page.locator("#score")).to_have_text("0", timeout=6000)
+    server.stop(5.0)
+    tab.page.locator("#plot").press("ArrowRight")
+    expect(tab.page.locator("#problem")).to_have_text(re.compile("The server does not answer"))
+    assert NOTHING == tab.text("score")
+    service.publish("m", 2, threshold=0.5)
+    quadratic(service, server.port)
+    expect(tab.page.locator("#problem")).to_be_hidden(timeout=6000)
+    tab.settle()
+    assert float(tab.text("score")) == np.float32(0.06) * np.float32(0.06)  # version 2, and the point where it was
+    assert "newest (2)" == tab.page.locator("#version option:checked").inner_text()
+    tab.context.close()
+
+
+def test_one_feature_is_drawn_as_a_curve_and_an_unproved_version_is_named(open_tab, quadratic):
+    """A model of one feature has one axis, and a version without a proof is promised nothing."""
+    service = make_service()
+    service.publish("line", 1, dim=1, features=(), proved=False)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert not tab.page.locator("#axis-1").is_visible()
+    tab.page.locator("#plot").press("Shift+ArrowRight")
+    tab.settle()
+    assert float(tab.text("score")) == 0.5 * np.float32(0.6) ** 2
+    assert "Not proved convex: node quadratic/Cos" in tab.text("certificate")
+    assert "all 200 points" in tab.text("hyperplane")
