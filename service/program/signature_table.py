@@ -104,14 +104,17 @@ class SignatureTable:
         return _assigned_keys(function, prefix, handles)
 
     def _require_own_resources(self, names: Iterable[str]) -> None:
-        """Require that each handle is a variable of its own: two with one shared name are one variable."""
+        """Require that each handle is a variable of its own: two with one shared name are one variable.
+
+        A container would tell them apart, but the one named `localhost` is the one without a name.
+        """
         every = [node for node in self._nodes.values() if node.op == "VarHandleOp"]
-        bearers = collections.Counter((node.attr["container"].s, node.attr["shared_name"].s) for node in every)
+        bearers = collections.Counter(node.attr["shared_name"].s for node in every)
         for name in names:
             node = self._nodes.get(name)
             if node is None or node.op != "VarHandleOp" or not node.attr["shared_name"].s:
                 raise _not_understood()
-            if bearers[node.attr["container"].s, node.attr["shared_name"].s] > 1:
+            if bearers[node.attr["shared_name"].s] > 1:
                 raise VersionRefusedError("signature-mismatch", "two variables of the main graph share one value")
 
 

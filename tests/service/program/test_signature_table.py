@@ -188,6 +188,14 @@ def one_resource(message: Any) -> None:
     one.attr["shared_name"].s = two.attr["shared_name"].s
 
 
+def one_resource_in_two_containers(message: Any) -> None:
+    """Tell the variables apart by a container whose name is the default: TensorFlow Serving then has one variable."""
+    one_resource(message)
+    next(node for node in message.meta_graphs[0].graph_def.node if node.op == "VarHandleOp").attr[
+        "container"
+    ].s = b"localhost"
+
+
 def nameless_resources(message: Any) -> None:
     """Give the variables no shared name: TensorFlow Serving then has one variable for all."""
     for node in message.meta_graphs[0].graph_def.node:
@@ -219,7 +227,8 @@ CHANGES = [
     input_is_no_placeholder, other_function, other_outputs, output_beside_the_call, output_without_a_name,
     output_missing, signature_missing, exchanged_assignments,
     exchanged_restore_arguments, assigned_again_behind_an_identity, restored_from_another_file,
-    restore_fed_another_path, restored_in_part, one_resource, nameless_resources,
+    restore_fed_another_path, restored_in_part, one_resource, one_resource_in_two_containers,
+    nameless_resources,
     assignment_without_inputs, names_cut_short, saved_at_restore,
 ]  # fmt: skip
 
