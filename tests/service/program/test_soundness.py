@@ -27,18 +27,20 @@ SEEDS = range(240)
 MAGNITUDES = np.array([0.125, 0.25, 0.5, 1.0, 1.5])
 TINY = (0.0, -0.0, float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float64).smallest_subnormal))
 FALLING: tuple[Callable[[], Atom], ...] = (Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(-0.0))
+MISTAKEN: tuple[Callable[[], Atom], ...] = (Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(1.5))
 
 
 class Draw:
-    """Draws one program; `carelessness` is the chance of a weight or an atom that convexity may not bear.
+    """Draws one program; `mistakes` is how many weights or atoms it may get that convexity need not bear.
 
     Convexity by construction is kept track of here, node by node, and not asked of the proof.
     """
 
     def __init__(self, seed: int) -> None:
-        """Draw the program of `seed`: every second one without carelessness."""
+        """Draw the program of `seed`: every second one without mistakes, every fourth with one."""
         self.generator = np.random.default_rng(seed)
-        self.carelessness = (0.0, 0.05, 0.0, 0.3)[seed % 4]
+        self.mistakes = (0, 1, 0, 3)[seed % 4]
+        self.careful = self.mistakes == 0
         self.nodes: list[Node] = [InputNode(int(self.generator.integers(1, 5)))]
         self.affine = [True]
         self.positive = [False]
@@ -52,7 +54,9 @@ class Draw:
 
     def careless(self) -> bool:
         """Return whether to do something wrong this time."""
-        return bool(self.generator.random() < self.carelessness)
+        careless = self.mistakes > 0 and self.below(3) == 0
+        self.mistakes -= careless
+        return careless
 
     def argument(self) -> int:
         """Return an earlier node, mostly a late one; it may be shared."""
@@ -77,7 +81,7 @@ class Draw:
         """Return an operator from the argument's width to `width`."""
         before = self.nodes[argument].width
         signed = self.affine[argument] or self.careless()
-        if before != width or self.below(2):
+        if before != width or self.below(4) == 0:
             return Dense(self.numbers((before, width), signed=signed), "dense")
         kind = self.below(3)
         if kind == 0:
@@ -88,7 +92,7 @@ class Draw:
 
     def add_affine(self, width: int | None = None) -> None:
         """Append a sum of one to three operators, with or without a bias."""
-        width = width or int(self.generator.integers(1, 5))
+        width = width or (self.nodes[-1].width if self.below(2) else int(self.generator.integers(1, 5)))
         chosen = [self.argument() for _ in range(int(self.generator.integers(1, 4)))]
         terms = tuple(Term(argument, self.operator(argument, width)) for argument in chosen)
         bias = self.numbers((width,), signed=True) if self.below(2) else None
@@ -98,12 +102,10 @@ class Draw:
     def add_atom(self) -> None:
         """Append an atom; one that falls only where its argument allows it, unless careless."""
         argument = self.argument()
-        anything = self.affine[argument] or self.positive[argument] or self.careless()
+        anything = self.affine[argument] or self.positive[argument]
         rising: tuple[Callable[[], Atom], ...] = (Softplus, relu, Elu, Exp, self.leaky)
-        choices = rising + FALLING if anything else rising
+        choices = MISTAKEN if self.careless() else rising + FALLING if anything else rising
         atom = choices[self.below(len(choices))]()
-        if self.careless():
-            atom = leaky_relu(1.5)
         positive = isinstance(atom, Softplus | Exp | Square | Abs) or atom == relu()
         node = AtomNode(self.nodes[argument].width, argument, atom, f"atom_{len(self.nodes)}")
         self.append(node, positive=positive)
@@ -140,7 +142,7 @@ def case(seed: int) -> Case:
         certificate = prove(program)
     except VersionRefusedError:
         certificate = None
-    return Case(program, certificate, draw.carelessness == 0.0)
+    return Case(program, certificate, draw.careful)
 
 
 def anchors(program: Program, seed: int) -> NDArray[np.float64]:
