@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 import urllib.request
 
 import numpy as np
@@ -39,11 +38,9 @@ class Tab:
         self.page.on("request", lambda request: self.requests.append(request))
 
     def open(self):
-        """Load the page and wait until it is usable; return the seconds that took."""
-        started = time.monotonic()
+        """Load the page and wait until it is usable."""
         self.page.goto(f"http://{self.address}/")
         self.settle()
-        return time.monotonic() - started
 
     def settle(self):
         """Wait until everything that was asked is answered."""

@@ -124,12 +124,6 @@ def test_page_tells_dimension_version_state_and_certificate(open_tab, shipped):
     assert "0.9987" in tab.text("metrics")
 
 
-def test_page_is_usable_within_a_second_when_the_server_is_near(open_tab, shipped):
-    """On loopback, models, picture and point are there within 1 s, at the best of three openings."""
-    tab = open_tab(shipped)
-    assert min(tab.open() for _ in range(3)) < 1.0
-
-
 def test_dragged_point_shows_the_servers_numbers_to_the_last_digit(open_tab, shipped):
     """After a fast drag the numbers are those of the place where it ended, and no request was sent for nothing."""
     tab = open_tab(shipped)

@@ -4,7 +4,6 @@ import { showCertificate } from "/page/certificate.js";
 import { byId, element } from "/page/elements.js";
 import { firstChoice, live, showModels, showVersions } from "/page/models.js";
 import { exact } from "/page/numbers.js";
-import { showPanels } from "/page/panels.js";
 import { Plot } from "/page/plot.js";
 import { listen } from "/page/pointer.js";
 import { showAnswer, showCurl, showHyperplane, showNoAnswer } from "/page/readings.js";
@@ -100,7 +99,6 @@ const load = server.latestOnly(() => telling("version", async () => {
   }
   Object.assign(state, { details, features });
   showCertificate(details);
-  showPanels(byId("panels"), details, server);
   byId("threshold-key").hidden = details.threshold === null;
   byId("picture-key").textContent = PICTURE_KEYS[state.axes.length - 1];
   showAxes();
