@@ -116,6 +116,7 @@ class NetworkConfig:
 
     hidden: tuple[int, ...] = _option("a list of 1 to 64 layer widths, each from 1 to 65536", _sizes, (64, 64))
     activation: str = _option("an activation's name", _text(r".+"), "softplus")
+    first_activation: str = _option("an activation's name, or '' for that of the hidden layers", _text(r".*"), "")
     positivity: str = _option("'projection'", _text("projection"), "projection")
     quadratic: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1e-3)
 

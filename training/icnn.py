@@ -3,6 +3,7 @@
 Over `layers` and `activations`; `objectives` and `trainer` fit it, `export` writes it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,54 +16,52 @@ from training import activations
 from training.activations import ActivationRefusedError, Role
 from training.config import ConfigError, NetworkConfig
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
-from training.layers.dense_partially_constrained import DensePartiallyConstrained
+from training.layers.dense_partially_constrained import PENALTY, PROJECTION, DensePartiallyConstrained
+from training.layers.potential_scaling import PotentialScaling
 from training.layers.quadratic import Quadratic
+from training.layers.quadratic_form import QuadraticForm
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
 
+START_SHARE = 0.01
+"""Weight, in a potential, of the layers beside the identity's quadratic form when training starts."""
 
-@keras.saving.register_keras_serializable(package="convex_scoring")
-class InputConvexNetwork(keras.Model):
-    r"""A scalar function of a row that is convex in it for all weights that it can hold.
 
-    .. math::
-        x' = (x - \mu) / s, \quad z_0 = \varphi(x' A_0 + b_0), \quad
-        z_k = \varphi(z_{k-1} W_k + x' A_k + b_k), \quad
-        f(x) = z_L w + x' a + b + \tfrac{m}{2} \|x'\|^2
-
-    with all W_k and w non-negative and the activation convex and non-decreasing: Amos, Xu, Kolter (ICML 2017),
-    Proposition 1. `DensePartiallyConstrained` enforces the signs, `activations` the activation; what is served is
-    proved again from the exported files. Where the target is standardised, f is a positive scale and a shift of
-    the above.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Units:
+    """What a potential's standard units are: u = (x - source_mean) / scale, v = (y - target_mean) / scale.
 
     Args:
-        dim: number d of features.
-        hidden: width of each hidden layer, at least one.
-        activation: name of an activation for hidden layers.
-        quadratic: m, at least 0, in units of the standardised features.
-        target_scaling: whether the score is scaled back into the units of a standardised target.
-        seed: of the weights' initial values: the same seed, the same weights.
-        **kwargs: of `keras.Model`.
-
-    Input shape:
-        float32 [n, d], raw features.
-
-    Output shape:
-        float32 [n], the scores.
-
-    Raises:
-        ActivationRefusedError: the activation may not stand in a hidden layer.
-        ValueError: no hidden layer, or a negative m.
+        source_mean: [d].
+        target_mean: [d].
+        scale: one for all features of both, above 0.
     """
 
-    def __init__(
+    source_mean: NDArray[np.floating]
+    target_mean: NDArray[np.floating]
+    scale: float
+
+    def swapped(self) -> "Units":
+        """Return the units of the inverse map's potential."""
+        return Units(self.target_mean, self.source_mean, self.scale)
+
+
+class _Recursion(keras.Model):
+    """The layers and their order, for the two networks below; `positivity` says how kernels are kept non-negative."""
+
+    positivity: str
+
+    def __init__(  # noqa: PLR0913  # a network's arguments, all but two by keyword
         self,
         dim: int,
         hidden: Sequence[int] = (64, 64),
         activation: str = "softplus",
         *,
+        first_activation: str | None = None,
         quadratic: float = 0.0,
+        potential: bool = False,
         target_scaling: bool = False,
+        regularizer_constant: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -70,15 +69,20 @@ class InputConvexNetwork(keras.Model):
         if not hidden:
             message = f"{self.name}: hidden: expected at least one width, received none."
             raise ValueError(message)
+        if potential and target_scaling:
+            message = f"{self.name}: target_scaling: a potential has units of its own. Leave one of the two away."
+            raise ValueError(message)
         self.dim = dim
         self.hidden = tuple(hidden)
         self.activation = activations.resolve(activation, Role.HIDDEN)
+        self.first_activation = activations.resolve(first_activation or activation, Role.FIRST)
+        self.regularizer_constant = regularizer_constant
         self.seed = seed
         seeds = [int(part) for part in np.random.SeedSequence(seed).generate_state(2 * len(hidden) + 1)]
         self.standardization = Standardization(name="standardization")
         self.first = keras.layers.Dense(
             self.hidden[0],
-            activation=self.activation.function,
+            activation=self.first_activation.function,
             kernel_initializer=PassthroughNormal(share=1.0, seed=seeds.pop()),
             name="first",
         )
@@ -88,8 +92,12 @@ class InputConvexNetwork(keras.Model):
             for index, (fan_in, units) in enumerate(widths, start=1)
         ]
         self.quadratic = Quadratic(quadratic, name="quadratic") if quadratic else None
+        self.quadratic_form = QuadraticForm(name="quadratic_form") if potential else None
         self.target_scaling = TargetScaling(name="target_scaling") if target_scaling else None
+        self.potential_scaling = PotentialScaling(name="potential_scaling") if potential else None
         self.build((None, dim))
+        if potential:
+            self._start_at_identity()
 
     def _constrained(self, index: int, fan_in: int, units: int, seeds: tuple[int, int]) -> DensePartiallyConstrained:
         """Return the layer above `fan_in` units; the last one is the affine output."""
@@ -98,11 +106,20 @@ class InputConvexNetwork(keras.Model):
         return DensePartiallyConstrained(
             units,
             activation=None if last else self.activation.name,
+            positivity=self.positivity,
+            regularizer_constant=self.regularizer_constant,
             kernel_initializer=NonNegativeLogNormal(slope, PASSTHROUGH_SHARE, seeds[0]),
             passthrough_initializer=PassthroughNormal(PASSTHROUGH_SHARE, seeds[1]),
             bias_initializer=keras.initializers.Constant(moments(fan_in, slope=slope, share=PASSTHROUGH_SHARE).bias),
             name="output" if last else f"hidden_{index}",
         )
+
+    def _start_at_identity(self) -> None:
+        """Make the gradient nearly the identity: the quadratic form is, and the layers beside it weigh little."""
+        output = self.constrained[-1]
+        output.kernel.assign(ops.full_like(output.kernel, START_SHARE / self.hidden[-1]))
+        output.passthrough.assign(ops.zeros_like(output.passthrough))
+        output.bias.assign(ops.zeros_like(output.bias))
 
     def build(self, _input_shape: Any) -> None:
         """Make every layer's weights."""
@@ -111,21 +128,60 @@ class InputConvexNetwork(keras.Model):
         self.first.build(rows)
         for layer, fan_in in zip(self.constrained, self.hidden, strict=True):
             layer.build([(None, fan_in), rows])
-        if self.quadratic is not None:
-            self.quadratic.build(rows)
+        for quadratic in (self.quadratic, self.quadratic_form):
+            if quadratic is not None:
+                quadratic.build(rows)
         if self.target_scaling is not None:
             self.target_scaling.build((None,))
+        if self.potential_scaling is not None:
+            self.potential_scaling.build([(None,), rows])
+
+    @property
+    def units(self) -> Units:
+        """The units of a potential.
+
+        Raises:
+            ValueError: the network is none.
+        """
+        return Units(
+            self.standardization.mean.numpy(), self._scaling().mean.numpy(), float(self._scaling().scale.numpy())
+        )
+
+    def set_units(self, units: Units) -> None:
+        """Make raw rows of the source, and gradients that are raw rows of the target.
+
+        Raises:
+            ValueError: the network is no potential, or a number is not finite in float32 or not positive.
+        """
+        self.standardization.set_statistics(units.source_mean, np.full(self.dim, units.scale))
+        self._scaling().set_statistics(units.target_mean, units.scale)
+
+    def _scaling(self) -> PotentialScaling:
+        """Return the layer that puts a potential into units."""
+        if self.potential_scaling is None:
+            message = (
+                f"{self.name}: expected a potential, received a network without units. Make it with potential=True."
+            )
+            raise ValueError(message)
+        return self.potential_scaling
 
     def call(self, x: Any) -> Any:
         """Return the scores [n] of raw rows `x` [n, d]."""
-        x = self.standardization(x)
-        z = self.first(x)
-        for layer in self.constrained:
-            z = layer([z, x])
-        if self.quadratic is not None:
-            z = ops.add(z, self.quadratic(x))
-        score = ops.squeeze(z, axis=-1)
+        u = self.standardization(x)
+        score = self.standard_score(u)
+        if self.potential_scaling is not None:
+            return self.potential_scaling([score, u])
         return score if self.target_scaling is None else self.target_scaling(score)
+
+    def standard_score(self, u: Any) -> Any:
+        """Return the scores [n] in standard units of standardised rows `u` [n, d]: all but the scalings."""
+        z = self.first(u)
+        for layer in self.constrained:
+            z = layer([z, u])
+        for quadratic in (self.quadratic, self.quadratic_form):
+            if quadratic is not None:
+                z = ops.add(z, quadratic(u))
+        return ops.squeeze(z, axis=-1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return [n]."""
@@ -141,8 +197,9 @@ class InputConvexNetwork(keras.Model):
         self.standardization.verify()
         for layer in self.constrained:
             layer.verify()
-        if self.target_scaling is not None:
-            self.target_scaling.verify()
+        for scaling in (self.target_scaling, self.potential_scaling):
+            if scaling is not None:
+                scaling.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; the weights, statistics included, are saved beside them."""
@@ -151,10 +208,73 @@ class InputConvexNetwork(keras.Model):
             "dim": self.dim,
             "hidden": list(self.hidden),
             "activation": self.activation.name,
+            "first_activation": self.first_activation.name,
             "quadratic": 0.0 if self.quadratic is None else self.quadratic.coefficient,
+            "potential": self.potential_scaling is not None,
             "target_scaling": self.target_scaling is not None,
             "seed": self.seed,
         }
+
+
+@keras.saving.register_keras_serializable(package="convex_scoring")
+class InputConvexNetwork(_Recursion):
+    r"""A scalar function of a row that is convex in it for all weights that it can hold.
+
+    .. math::
+        u = (x - \mu) / s, \quad z_0 = \varphi_0(u A_0 + b_0), \quad
+        z_k = \varphi(z_{k-1} W_k + u A_k + b_k), \quad
+        f(x) = z_L w + u a + b + \tfrac{m}{2} \|u\|^2
+
+    with all W_k and w non-negative, the activation convex and non-decreasing, that of the first layer convex: Amos, Xu,
+    Kolter (ICML 2017), Proposition 1. `DensePartiallyConstrained` enforces the signs, `activations` the activations;
+    what is served is proved again from the exported files. Where the target is standardised, f is a positive scale
+    and a shift of the above. A *potential*, whose gradient maps one sample to another, has a trained quadratic form
+    beside the layers (`QuadraticForm`), starts with the identity as its map, and is put into the samples' units by
+    `PotentialScaling`.
+
+    Args:
+        dim: number d of features.
+        hidden: width of each hidden layer, at least one.
+        activation: name of an activation for hidden layers.
+        first_activation: name of the first layer's, which sees an affine argument and may be one that is convex only;
+            None: as `activation`.
+        quadratic: m, at least 0, in units of the standardised features.
+        potential: whether the gradient is to be a transport map.
+        target_scaling: whether the score is scaled back into the units of a standardised target.
+        seed: of the weights' initial values: the same seed, the same weights.
+        **kwargs: of `keras.Model`.
+
+    Input shape:
+        float32 [n, d], raw features.
+
+    Output shape:
+        float32 [n], the scores.
+
+    Raises:
+        ActivationRefusedError: an activation may not stand where it was put.
+        ValueError: no hidden layer, a negative m, or both scalings.
+    """
+
+    positivity = PROJECTION
+
+
+@keras.saving.register_keras_serializable(package="convex_scoring")
+class PenalizedNetwork(_Recursion):
+    """The network of `InputConvexNetwork` with its kernels drawn to be non-negative by a penalty, not held there.
+
+    For the second network of a minimax, which is not served: where the penalty in `losses` is zero it is convex, and
+    nothing else promises that it is.
+
+    Args:
+        *args: as of `InputConvexNetwork`.
+        **kwargs: the same, and `regularizer_constant`, the factor of the penalty.
+    """
+
+    positivity = PENALTY
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {**super().get_config(), "regularizer_constant": self.regularizer_constant}
 
 
 def create_network(
@@ -169,22 +289,60 @@ def create_network(
         target: [n], the training targets where the score is to be in their units, else None.
 
     Raises:
-        ConfigError: `network.activation` may not stand in a hidden layer; the reason is a counterexample.
+        ConfigError: `network.activation` may not stand in a hidden layer, or `network.first_activation` in the first;
+            the reason is a counterexample.
     """
-    try:
-        activations.resolve(network.activation, Role.HIDDEN)
-    except ActivationRefusedError as err:
-        reason = str(err).removeprefix("activation: ").removesuffix(".")
-        raise ConfigError("network.activation", "a convex, non-decreasing activation", f"another: {reason}") from err
-    model = InputConvexNetwork(
-        x.shape[1],
-        network.hidden,
-        network.activation,
-        quadratic=network.quadratic,
-        target_scaling=target is not None,
-        seed=seed,
-    )
+    model = _configured(network, x.shape[1], seed, target_scaling=target is not None)
     model.standardization.adapt(x)
     if model.target_scaling is not None and target is not None:
         model.target_scaling.adapt(target)
     return model
+
+
+def create_potential(
+    network: NetworkConfig, source: NDArray[np.floating], target: NDArray[np.floating], *, seed: int
+) -> InputConvexNetwork:
+    """Return a new network whose gradient maps source rows to target rows; it starts as the shift of their means.
+
+    Source and target are centred at their own means and share one scale, the root mean square of all their standard
+    deviations (1 where nothing varies).
+
+    Args:
+        network: the `[network]` section.
+        source: [n, d], training rows.
+        target: [m, d], training rows.
+        seed: of the initial weights.
+
+    Raises:
+        ConfigError: as `create_network`; or an activation after the first layer is piecewise linear: the second
+            network of the minimax enters by its gradient alone, in which its biases would then not appear.
+    """
+    if activations.resolve(network.activation, Role.FIRST).second_derivative_zero_ae:
+        expected = "an activation with a curved graph, such as 'smooth_leaky' or 'softplus'"
+        received = f"'{network.activation}': its second derivative is zero almost everywhere, so the biases of the "
+        raise ConfigError("network.activation", expected, f"{received}inverse network would get no gradient")
+    model = _configured(network, source.shape[1], seed, potential=True)
+    first, second = (rows.astype(np.float32).astype(np.float64) for rows in (source, target))
+    scale = float(np.sqrt((first.var(axis=0).mean() + second.var(axis=0).mean()) / 2.0)) or 1.0
+    model.set_units(Units(first.mean(axis=0), second.mean(axis=0), scale))
+    return model
+
+
+def _configured(network: NetworkConfig, dim: int, seed: int, **form: bool) -> InputConvexNetwork:
+    """Return a new network, an activation that may not stand where it is named refused as a configuration's fault."""
+    for key, role in (("activation", Role.HIDDEN), ("first_activation", Role.FIRST)):
+        try:
+            activations.resolve(getattr(network, key) or network.activation, role)
+        except ActivationRefusedError as err:
+            reason = str(err).removeprefix("activation: ").removesuffix(".")
+            expected = "a convex, non-decreasing activation" if role is Role.HIDDEN else "a convex activation"
+            raise ConfigError(f"network.{key}", expected, f"another: {reason}") from err
+    return InputConvexNetwork(
+        dim,
+        network.hidden,
+        network.activation,
+        first_activation=network.first_activation or None,
+        quadratic=network.quadratic,
+        seed=seed,
+        **form,
+    )

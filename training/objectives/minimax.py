@@ -1,0 +1,270 @@
+"""The minimax training of two networks: the gradient of one is the transport map, that of the other its inverse.
+
+Over `icnn`, `gradients` and `assignment`; `objectives.transport` starts it, `trainer` drives it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from numpy.typing import NDArray
+
+from training.assignment import w2_squared
+from training.config import ObjectiveConfig, TrainerConfig
+from training.datasets import Samples, Table
+from training.gradients import input_gradient
+from training.icnn import InputConvexNetwork, PenalizedNetwork
+from training.runs import DivergenceError
+
+WARM_UP_STEPS = 200
+"""Steps of g alone before the first step of f: a warm start brings an f that no g was fitted to."""
+
+FINAL_RATE = 0.03
+"""The learning rates fall along half a cosine to this share of where they start."""
+
+UNTRAINED: Mapping[str, str] = {
+    "output/bias": "a constant added to f or g changes neither gradient, and cancels between the expectations of V",
+}
+"""The trainable variables to which V gives no gradient, with the reason. Any other one without is refused."""
+
+_BETAS = (0.5, 0.9)
+"""Decay rates of Adam's moments. Players of a minimax circle each other, and a long memory drives the circle wider."""
+
+_VALIDATION_ROWS = 1000
+
+Floats = NDArray[np.floating]
+
+
+class MissingGradientError(RuntimeError):
+    """A variable is to be trained and the loss does not reach it: it would stay where it started, in silence."""
+
+
+class Minimax:
+    r"""One run of the minimax of Makkuva, Taghvaei, Oh, Lee (ICML 2020, arXiv 1908.10962).
+
+    .. math::
+        V(f, g) = E_Q[f(\nabla g(Y)) - \langle Y, \nabla g(Y) \rangle] - E_P[f(X)], \qquad
+        \tfrac12 W_2^2(P, Q) = \max_{f\ \mathrm{convex}}\ \min_g V(f, g) + \tfrac12 E|X|^2 + \tfrac12 E|Y|^2
+
+    At the saddle point the gradient of f maps source rows X ~ P to target rows Y ~ Q, and that of g maps them back.
+    A step is `inner_steps` steps of g down the first expectation, plus the penalty of g's layers, through the second
+    derivatives of g; then one step of f up V. In f's step the points grad g(Y) are held fixed: where g is at its
+    minimum, the derivative through them is zero (the envelope theorem). f is projected onto non-negative kernels after
+    every step, g is only drawn to them by its penalty.
+
+    All of it happens in common standard units (`PotentialScaling`). The exported network holds an exponential average
+    of f's weights over the steps, in which the circling of a minimax cancels; it keeps f's constraints, which are
+    convex. The constant that V leaves open is fixed by f(source mean) = 0.
+
+    Args:
+        network: the potential to train, in place: a new one, or that of an earlier version.
+        train: rows to fit.
+        validation: rows to measure the maps on.
+        settings: the `[trainer]` section.
+        objective: the `[objective]` section.
+    """
+
+    def __init__(
+        self,
+        network: InputConvexNetwork,
+        train: Samples,
+        validation: Samples,
+        settings: TrainerConfig,
+        objective: ObjectiveConfig,
+    ) -> None:
+        self.network = network
+        config = network.get_config()
+        self.f = InputConvexNetwork.from_config({**config, "name": "f"})
+        self.f.set_weights(network.get_weights())
+        seed, penalty = network.seed + 1, objective.penalty
+        self.g = PenalizedNetwork.from_config({**config, "name": "g", "seed": seed, "regularizer_constant": penalty})
+        self._units = network.units
+        self.g.set_units(self._units.swapped())
+        self._settings, self._objective = settings, objective
+        self._generator = np.random.default_rng(settings.seed)
+        self._u, self._v = self._standard(train)
+        rows = min(_VALIDATION_ROWS, len(validation.source), len(validation.target))
+        self._seen = self._standard(Samples(self._some(validation.source, rows), self._some(validation.target, rows)))
+        self._batch = min(settings.batch, len(self._u), len(self._v))
+        self._optimizers = {
+            name: self._optimizer(network, steps)
+            for name, network, steps in (
+                ("f", self.f, settings.steps),
+                ("g", self.g, WARM_UP_STEPS + settings.steps * objective.inner_steps),
+            )
+        }
+        self._steps = 0
+        self._largest = {"f": 0.0, "g": 0.0}
+        self._compile()
+
+    def start_loss(self) -> float:
+        """Fit g to the f of the start; return the estimate of W2^2 / 2 before any step of f."""
+        self._checked(g=self._descend(self._draw(self._v, WARM_UP_STEPS)))
+        return self._half_w2_squared(float(self._value(self._draw(self._u), self._draw(self._v))))
+
+    def step(self) -> float:
+        """Take `inner_steps` steps of g and one of f; return the estimate of W2^2 / 2 on the batch of f.
+
+        Raises:
+            DivergenceError: the norm of a gradient is not finite, or above `objective.max_gradient_norm`.
+        """
+        self._steps += 1
+        norm_g = self._descend(self._draw(self._v, self._objective.inner_steps))
+        keep = min(self._objective.averaging, self._steps / (10.0 + self._steps))
+        value, norm_f = self._ascend(self._draw(self._u), self._draw(self._v), tf.constant(keep, tf.float32))
+        self._checked(f=norm_f, g=norm_g)
+        return self._half_w2_squared(float(value))
+
+    def validation(self) -> Mapping[str, float]:
+        """Return how well the maps do on validation rows, and the state of the run.
+
+        `w2_squared`: exact squared Wasserstein-2 distance between mapped source rows and target rows, in the samples'
+        units; `inverse_w2_squared`: the same for target rows mapped by g, and source rows; `penalty` of g;
+        `gradient_norm_f`, `gradient_norm_g`: the largest since the validation before, in standard units.
+
+        Raises:
+            DivergenceError: a map left the finite numbers.
+        """
+        self._fix_constant()
+        u, v = self._seen
+        found = {
+            "w2_squared": self._distance(self._map(u), v, "the map"),
+            "inverse_w2_squared": self._distance(self._inverse(v), u, "the inverse map"),
+            "penalty": sum(float(loss) for loss in self._penalties()),
+            **{f"gradient_norm_{name}": norm for name, norm in self._largest.items()},
+        }
+        self._largest = dict.fromkeys(self._largest, 0.0)
+        return found
+
+    def weights(self) -> list[Floats]:
+        """Return the weights of the network that is exported."""
+        found: list[Floats] = self.network.get_weights()
+        return found
+
+    def restore(self, weights: Sequence[Floats]) -> None:
+        """Give the network that is exported these weights."""
+        self.network.set_weights(weights)
+
+    def verify(self) -> None:
+        """Refuse a network that need not be convex (NegativeWeightError)."""
+        self.f.verify()
+        self.network.verify()
+
+    # ------------------------------------------------------------------------------------------------ compiled parts
+    def _compile(self) -> None:
+        """Make the steps as compiled functions of rows in standard units."""
+        rows = tf.TensorSpec((None, self.network.dim), tf.float32)
+        batches = tf.TensorSpec((None, self._batch, self.network.dim), tf.float32)
+        share = tf.TensorSpec((), tf.float32)
+        self._descend = tf.function(self._descend_g, input_signature=[batches])
+        self._ascend = tf.function(self._ascend_f, input_signature=[rows, rows, share])
+        self._value = tf.function(self._value_of, input_signature=[rows, rows])
+        self._map = tf.function(lambda u: input_gradient(self.network.standard_score, u), input_signature=[rows])
+        self._inverse = tf.function(lambda v: input_gradient(self.g.standard_score, v), input_signature=[rows])
+
+    def _descend_g(self, batches: Any) -> Any:
+        """Take one step of g for each batch of target rows; return the largest norm of a gradient."""
+        variables = _trained(self.g)
+        largest = tf.constant(0.0)
+        for v in batches:
+            with tf.GradientTape() as tape:
+                x = input_gradient(self.g.standard_score, v)
+                loss = ops.mean(self.f.standard_score(x) - ops.sum(v * x, axis=-1)) + sum(self.g.losses)
+            largest = tf.maximum(largest, self._apply("g", tape.gradient(loss, variables), variables))
+        return largest
+
+    def _ascend_f(self, u: Any, v: Any, keep: Any) -> Any:
+        """Take one step of f and move the average towards it; return V before it, and the norm of its gradient."""
+        variables = _trained(self.f)
+        x = tf.stop_gradient(input_gradient(self.g.standard_score, v))
+        with tf.GradientTape() as tape:
+            loss = ops.mean(self.f.standard_score(u)) - ops.mean(self.f.standard_score(x))
+        norm = self._apply("f", tape.gradient(loss, variables), variables)
+        for average, variable in zip(_trained(self.network), variables, strict=True):
+            average.assign(keep * average + (1.0 - keep) * variable)
+        return -loss - ops.mean(ops.sum(v * x, axis=-1)), norm
+
+    def _apply(self, name: str, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
+        """Take one optimiser step and return the norm of the gradient."""
+        missing = [variable.path for variable, gradient in zip(variables, gradients, strict=True) if gradient is None]
+        if missing:
+            message = (
+                f"no gradient reaches {', '.join(missing)}. Use activations whose second derivative is not zero, or "
+                "list the variable with its reason."
+            )
+            raise MissingGradientError(message)
+        self._optimizers[name].apply(gradients, variables)
+        return tf.linalg.global_norm(gradients)
+
+    def _value_of(self, u: Any, v: Any) -> Any:
+        """Return V on rows u, v."""
+        x = input_gradient(self.g.standard_score, v)
+        first = ops.mean(self.f.standard_score(x) - ops.sum(v * x, axis=-1))
+        return first - ops.mean(self.f.standard_score(u))
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+    def _optimizer(self, network: Any, steps: int) -> Any:
+        """Return Adam with its state made, for so many steps."""
+        rate = keras.optimizers.schedules.CosineDecay(self._settings.learning_rate, steps, alpha=FINAL_RATE)
+        optimizer = keras.optimizers.Adam(rate, beta_1=_BETAS[0], beta_2=_BETAS[1])
+        optimizer.build(_trained(network))
+        return optimizer
+
+    def _standard(self, samples: Samples) -> tuple[Floats, Floats]:
+        """Return source and target rows in standard units, float32."""
+        units = self._units
+        sides = ((samples.source, units.source_mean), (samples.target, units.target_mean))
+        first, second = (((table.x - mean) / units.scale).astype(np.float32) for table, mean in sides)
+        return first, second
+
+    def _some(self, table: Table, rows: int) -> Table:
+        """Return that many rows of a table."""
+        mask = np.zeros(len(table), np.bool_)
+        mask[self._generator.permutation(len(table))[:rows]] = True
+        return table.take(mask)
+
+    def _draw(self, rows: Floats, batches: int | None = None) -> Any:
+        """Return a batch of rows drawn with replacement, [batch, d], or that many of them, [batches, batch, d]."""
+        shape = (self._batch,) if batches is None else (batches, self._batch)
+        return tf.constant(rows[self._generator.integers(0, len(rows), shape)])
+
+    def _half_w2_squared(self, value: float) -> float:
+        """Return the estimate of W2^2 / 2, in the samples' units, that goes with V in standard units."""
+        squares = sum(float(np.mean(np.sum(rows.astype(np.float64) ** 2, axis=1))) for rows in (self._u, self._v))
+        shift = float(np.sum((self._units.source_mean.astype(np.float64) - self._units.target_mean) ** 2))
+        return self._units.scale**2 * (value + 0.5 * squares) + 0.5 * shift
+
+    def _distance(self, mapped: Any, rows: Floats, what: str) -> float:
+        """Return W2^2 between mapped rows and rows, in the samples' units."""
+        points = mapped.numpy()
+        if not np.isfinite(points).all():
+            raise DivergenceError(self._steps, what, math.nan)
+        return self._units.scale**2 * w2_squared(points, rows)
+
+    def _penalties(self) -> list[Any]:
+        """Return the penalty of each layer of g as it is now."""
+        self.g(tf.zeros((1, self.g.dim)))
+        found: list[Any] = self.g.losses
+        return found
+
+    def _fix_constant(self) -> None:
+        """Give the exported network the output bias with which it is 0 at the source mean."""
+        bias = self.network.constrained[-1].bias
+        bias.assign(bias - self.network.standard_score(tf.zeros((1, self.network.dim))))
+
+    def _checked(self, **norms: Any) -> None:
+        """Refuse gradients that are too large, or no numbers; keep the largest for the curves."""
+        for name, tensor in norms.items():
+            norm = float(tensor)
+            if not norm <= self._objective.max_gradient_norm:
+                raise DivergenceError(self._steps, f"the norm of the gradient of {name}", norm)
+            self._largest[name] = max(self._largest[name], norm)
+
+
+def _trained(network: Any) -> list[Any]:
+    """Return the trainable variables that get a gradient: all but those listed."""
+    return [variable for variable in network.trainable_variables if not variable.path.endswith(tuple(UNTRAINED))]
