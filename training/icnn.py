@@ -160,7 +160,7 @@ class _Recursion(keras.Model):
         """Return the layer that puts a potential into units."""
         if self.potential_scaling is None:
             message = (
-                f"{self.name}: expected a potential, received a network without units. Make it with potential=True."
+                f"{self.name}: expected a potential, received no such network. Make it with potential=True."
             )
             raise ValueError(message)
         return self.potential_scaling
