@@ -232,7 +232,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, DataError | PublishError | WaitError | OSError):
         return FAILED
     from training.export import ExportError  # these import TensorFlow; whoever raised one of them has done so already
-    from training.trainer import DivergenceError
+    from training.runs import DivergenceError
 
     return FAILED if isinstance(error, DivergenceError | ExportError) else None
 

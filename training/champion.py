@@ -17,7 +17,7 @@ from service.program.certification import certify
 from service.repository import check_identity
 from training import export, gate, publish
 from training.config import ConfigError, DataConfig
-from training.datasets import DataError, Table
+from training.datasets import Data, DataError
 from training.icnn import InputConvexNetwork
 
 
@@ -58,17 +58,17 @@ def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[st
     return None, passed_over
 
 
-def check_features(champion: Champion, table: Table) -> None:
+def check_features(champion: Champion, data: Data) -> None:
     """Refuse data whose features are not the champion's, in its order: clients send rows in that order.
 
     Raises:
         DataError: names what differs.
     """
-    if champion.manifest.features != table.features:
-        changed = sorted(set(champion.manifest.features) ^ set(table.features))
+    if champion.manifest.features != data.features:
+        changed = sorted(set(champion.manifest.features) ^ set(data.features))
         what = f"differ in {', '.join(changed[:5])}" if changed else "stand in another order"
         message = (
-            f"{table.file}: expected the features of version {champion.version}, received others: they {what}. "
+            f"{data.file}: expected the features of version {champion.version}, received others: they {what}. "
             f"Name them in data.features, or publish the change on purpose with `train`."
         )
         raise DataError(message)
@@ -97,7 +97,7 @@ def recorded_metric(manifest: Manifest, metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def data_drift(manifest: Manifest, train: Table) -> float | None:
+def data_drift(manifest: Manifest, train: Data) -> float | None:
     """Return how far the features moved since the champion was trained, or None where its manifest does not say."""
     means, deviations = manifest.data.get("feature_means"), manifest.data.get("feature_deviations")
     dim = train.x.shape[1]

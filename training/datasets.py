@@ -10,7 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar, final
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ class DataError(Exception):
     """A data file that cannot be used (exit code 1): what was received, what was expected, what to do."""
 
 
+@final
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Numeric rows with their target, every number finite in float32.
@@ -33,7 +34,7 @@ class Table:
     Args:
         features: feature names in column order.
         x: float64 [n, d], the features.
-        y: float64 [n], the target.
+        y: float64 [n], the target; [n, 0] where the rows have none.
         file: the file's name, without its folder.
         sha256: of the file's bytes, hexadecimal.
         rows_read: rows of the file, the dropped ones included.
@@ -50,7 +51,7 @@ class Table:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.y)
+        return len(self.x)
 
     @property
     def constant_features(self) -> tuple[str, ...]:
@@ -63,15 +64,61 @@ class Table:
         return dataclasses.replace(self, x=self.x[mask], y=self.y[mask])
 
 
+@final
 @dataclasses.dataclass(frozen=True)
-class Split:
-    """Training rows and held-out rows of one table; no row is equal to one on the other side."""
+class Samples:
+    """Two unpaired sets of rows of the same features: where a map starts and where it should lead.
 
-    train: Table
-    held_out: Table
+    Args:
+        source: rows without a target; a model scores rows like these.
+        target: rows without a target of their own.
+    """
+
+    source: Table
+    target: Table
+
+    def __len__(self) -> int:
+        """Return the number of source rows."""
+        return len(self.source)
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """The source rows, float64 [n, d]."""
+        return self.source.x
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Feature names in column order, the same on both sides."""
+        return self.source.features
+
+    @property
+    def file(self) -> str:
+        """The source file's name."""
+        return self.source.file
+
+    @property
+    def constant_features(self) -> tuple[str, ...]:
+        """The features that have one value in all source rows."""
+        return self.source.constant_features
 
 
-def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad_rows_percent: float = 1.0) -> Table:
+Data = Table | Samples
+"""The rows of a job: with a target, or two unpaired sets."""
+
+DataT = TypeVar("DataT", Table, Samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Generic[DataT]):
+    """Training rows and held-out rows of one file, or of each of two; no row is equal to one on the other side."""
+
+    train: DataT
+    held_out: DataT
+
+
+def read_table(
+    path: Path, *, target: str | None, features: Sequence[str] = (), max_bad_rows_percent: float = 1.0
+) -> Table:
     """Return the numeric rows of a CSV (with header), Parquet or NPY file.
 
     A plain two-dimensional NPY array names its columns `column_0`, `column_1`, ...; a structured one by its fields.
@@ -80,7 +127,7 @@ def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad
 
     Args:
         path: file that ends in .csv, .parquet or .npy.
-        target: name of the target column.
+        target: name of the target column; None: the rows have none.
         features: names of the feature columns, in the order wanted; empty: all but the target, in the file's order.
         max_bad_rows_percent: largest share of dropped rows, in percent of the rows read.
 
@@ -100,16 +147,18 @@ def read_table(path: Path, *, target: str, features: Sequence[str] = (), max_bad
         raise DataError(message.rstrip(". ") + ". Write the file again.") from err
     _check_names(names, path.name)
     chosen = tuple(features) or tuple(name for name in names if name != target)
-    _check_column(target, columns, path.name, "Encode it as numbers, two classes as 0 and 1.")
+    if target is not None:
+        _check_column(target, columns, path.name, "Encode it as numbers, two classes as 0 and 1.")
     for name in chosen:
         advice = "Encode it as numbers (true and false as 1 and 0), or list in data.features the columns to use."
         _check_column(name, columns, path.name, advice)
     if not chosen:
-        message = f"{path.name}: expected at least one feature column beside the target '{target}', received none."
+        beside = "" if target is None else f" beside the target '{target}'"
+        message = f"{path.name}: expected at least one feature column{beside}, received none."
         raise DataError(message)
     x = np.column_stack([_numbers(columns, name, path.name) for name in chosen])
-    y = _numbers(columns, target, path.name)
-    rows_read = len(y) + ragged
+    y = np.empty((len(x), 0)) if target is None else _numbers(columns, target, path.name)
+    rows_read = len(x) + ragged
     if not rows_read:
         message = f"{path.name}: expected rows, received a header and none. Give a file with data."
         raise DataError(message)
@@ -141,23 +190,24 @@ def is_held_out(row: bytes, salt: str, percent: int) -> bool:
     return int.from_bytes(hashlib.sha256(row + salt.encode()).digest(), "big") % 100 < percent
 
 
-def split(table: Table, *, percent: int, salt: str) -> Split:
-    """Return the training and held-out rows of `table` by `is_held_out`.
+def split(data: DataT, *, percent: int, salt: str) -> Split[DataT]:
+    """Return the training and held-out rows of `data` by `is_held_out`; of two samples, each is split for itself.
 
     Raises:
         DataError: one of the sides is empty.
     """
-    held_out = np.array([is_held_out(row, salt, percent) for row in row_bytes(table.x)], dtype=np.bool_)
+    if isinstance(data, Samples):
+        source, target = (split(table, percent=percent, salt=salt) for table in (data.source, data.target))
+        return Split(Samples(source.train, target.train), Samples(source.held_out, target.held_out))
+    held_out = np.array([is_held_out(row, salt, percent) for row in row_bytes(data.x)], dtype=np.bool_)
     if held_out.all() or not held_out.any():
         side = "training" if held_out.all() else "held-out"
-        message = (
-            f"{table.file or 'table'}: {len(table)} rows at {percent} percent leave no {side} row. Give more rows."
-        )
+        message = f"{data.file or 'table'}: {len(data)} rows at {percent} percent leave no {side} row. Give more rows."
         raise DataError(message)
-    return Split(table.take(~held_out), table.take(held_out))
+    return Split(data.take(~held_out), data.take(held_out))
 
 
-def validation_split(train: Table, *, percent: int, salt: str) -> Split:
+def validation_split(train: DataT, *, percent: int, salt: str) -> Split[DataT]:
     """Return the rows to fit and those to stop early on (`held_out` of the result), drawn from training rows alone.
 
     The same rule with another salt; rows that `split` held out never reach this function.
@@ -168,10 +218,20 @@ def validation_split(train: Table, *, percent: int, salt: str) -> Split:
     return split(train, percent=percent, salt=salt + _VALIDATION_SALT)
 
 
-def data_fingerprint(table: Table) -> dict[str, str | int]:
-    """Return what a manifest says of the data: file name, rows read, rows dropped, and the file's sha256."""
-    dropped = sum(table.dropped.values())
-    return {"file": table.file, "rows": table.rows_read, "dropped_rows": dropped, "sha256": table.sha256}
+def join(first: DataT, second: DataT) -> DataT:
+    """Return the rows of both, those of `first` before those of `second`; facts of the file are the first's."""
+    if isinstance(first, Samples):
+        return Samples(join(first.source, second.source), join(first.target, second.target))
+    return dataclasses.replace(first, x=np.concatenate([first.x, second.x]), y=np.concatenate([first.y, second.y]))
+
+
+def data_fingerprint(data: Data) -> dict[str, str | int]:
+    """Return what a manifest says of the files: name, rows read, rows dropped, sha256; of a target file likewise."""
+    if isinstance(data, Samples):
+        target = {f"target_{key}": value for key, value in data_fingerprint(data.target).items()}
+        return {**data_fingerprint(data.source), **target}
+    dropped = sum(data.dropped.values())
+    return {"file": data.file, "rows": data.rows_read, "dropped_rows": dropped, "sha256": data.sha256}
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -10,8 +10,9 @@ from pathlib import Path
 from service.manifest import Manifest, VersionRefusedError
 from service.program.certification import certify
 from training import export, pipeline, report
-from training.datasets import DataError, Table, read_table
-from training.gate import Scored
+from training.answers import Answers
+from training.config import parse_config
+from training.datasets import DataError, Table
 from training.objectives import create_objective
 
 
@@ -29,7 +30,7 @@ class Evaluation:
 
     manifest: Manifest
     table: Table
-    answers: Scored
+    answers: Answers
     metrics: dict[str, float]
     certificate: dict[str, object]
 
@@ -83,14 +84,17 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
         message = "the version's manifest names no target column. Name it with --target."
         raise DataError(message)
     features = manifest.features or [f"column_{index}" for index in range(manifest.dim)]
-    table = read_table(data, target=target, features=features, max_bad_rows_percent=100.0)
-    objective = create_objective(manifest.task)
+    columns = {"target": target, "features": list(features), "max_bad_rows_percent": 100.0}
+    job = {"model": {"name": manifest.model, "task": manifest.task}, "data": {"file": str(data), **columns}}
+    config = parse_config(job, folder=Path())
+    objective = create_objective(config)
+    table = objective.read(config.data)
     proof = certified.certificate.to_document("not run", 0.0)  # nothing is executed, so these two are not known
     answers = pipeline.answers(certified.program, table.x)
     return Evaluation(
         manifest=manifest,
         table=table,
         answers=answers,
-        metrics=objective.metrics(answers.score, table.y),
+        metrics=objective.metrics(answers, table),
         certificate={key: value for key, value in proof.items() if key not in {"gradient", "rounding_margin"}},
     )

@@ -1,17 +1,18 @@
 """The quality gate of the nightly retrain: may the challenger take the champion's place?
 
-Below `retrain`, which scores both on the held-out rows of tonight's data; above the objectives, which define the
-metrics. NumPy only.
+Below `retrain`, which scores both on the held-out rows of tonight's data; above the objectives, which compare the
+metrics of both. NumPy only.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.answers import Answers
 from training.config import HIGHER_IS_BETTER, GateConfig
+from training.objectives.comparison import Comparison
 
 MAX_GRADIENT_RATIO = 10.0
 """Largest factor between the median gradient norms of challenger and champion, in either direction."""
@@ -22,27 +23,7 @@ MAX_DATA_DRIFT = 10.0
 MAX_STORY_ERRORS = 5.0
 """How many standard errors, beyond the tolerance, the champion's metric may have fallen since it was published."""
 
-_RESAMPLES = 400
-_SEED = 20_260_101
-
 Floats = NDArray[np.floating]
-Metric = Callable[[Floats, Floats], float]
-"""Scores [n] and targets [n] to one number."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """One version's answers on the held-out rows.
-
-    Args:
-        score: [n].
-        gradient: [n, dim].
-        recorded: of a champion: its metric when it was published, or None where that is not known.
-    """
-
-    score: Floats
-    gradient: Floats
-    recorded: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +70,13 @@ class GateReport:
 
 
 def judge(
-    champion: Scored | None,
-    challenger: Scored,
-    targets: Floats,
+    champion: Answers | None,
+    challenger: Answers,
+    comparison: Comparison,
     *,
     config: GateConfig,
-    metric: Metric,
     data_drift: float | None = None,
+    recorded: float | None = None,
 ) -> GateReport:
     r"""Compare challenger and champion on the same held-out rows and decide.
 
@@ -117,26 +98,23 @@ def judge(
 
     Without a champion only the first rule applies: there is nothing to lose.
 
-    The standard error is DeLong's for `roc_auc` (E. DeLong, D. DeLong, D. Clarke-Pearson, Comparing the areas under two
-    or more correlated receiver operating characteristic curves, Biometrics 44, 1988; by midranks as X. Sun, W. Xu,
-    IEEE Signal Processing Letters 21, 2014), a paired bootstrap over rows for every other metric (B. Efron,
-    R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6), with a fixed seed.
-
     Args:
         champion: answers of the version that is published, or None where there is none.
         challenger: answers of the version just trained, on the same rows.
-        targets: [n], the rows' targets.
+        comparison: `config.metric` of both on these rows, as the objective compares them.
         config: limits, and the metric's name.
-        metric: computes `config.metric`.
         data_drift: as `feature_drift` returns it.
+        recorded: the champion's metric when it was published, or None where that is not known.
     """
-    report = GateReport(passed=True, reasons=(), metric=config.metric, rows=len(targets), data_drift=data_drift)
-    if not (np.isfinite(challenger.score).all() and np.isfinite(challenger.gradient).all()):
+    report = GateReport(
+        passed=True, reasons=(), metric=config.metric, rows=len(challenger.score), data_drift=data_drift
+    )
+    if not challenger.are_finite():
         reason = "the challenger's scores or gradients are not all finite on the held-out rows."
         return dataclasses.replace(report, passed=False, reasons=(reason,))
-    report = dataclasses.replace(report, challenger=metric(challenger.score, targets))
+    report = dataclasses.replace(report, challenger=comparison.challenger)
     if champion is not None:
-        report = _compare(report, champion, challenger, targets, metric)
+        report = _compare(report, champion, challenger, comparison, recorded)
     reasons = tuple(_reasons(report, config))
     return dataclasses.replace(report, passed=not reasons, reasons=reasons)
 
@@ -149,66 +127,22 @@ def feature_drift(means: Floats, old_means: Floats, old_deviations: Floats) -> f
     return float(np.max(np.abs(means - old_means)[varied] / old_deviations[varied]))
 
 
-def delong(champion: Floats, challenger: Floats, targets: Floats) -> tuple[float, float]:
-    r"""Return the difference of the two areas under the curve and its standard error.
-
-    With midranks, for score k and m positive, n negative rows:
-
-    .. math::
-        V_{10}^k(i) = (R_k(i) - R_k^{+}(i)) / n, \quad V_{01}^k(j) = 1 - (R_k(j) - R_k^{-}(j)) / m, \quad
-        S = \mathrm{cov}(V_{10}) / m + \mathrm{cov}(V_{01}) / n.
-
-    Args:
-        champion: scores [r].
-        challenger: scores [r] of the same rows.
-        targets: [r], 1 for positive rows, else 0; at least two of each for a standard error (else NaN).
-    """
-    positive = np.asarray(targets) > 0.5
-    count, rest = int(positive.sum()), int((~positive).sum())
-    inner = np.stack([(_midranks(s)[positive] - _midranks(s[positive])) / rest for s in (champion, challenger)])
-    outer = np.stack([1 - (_midranks(s)[~positive] - _midranks(s[~positive])) / count for s in (champion, challenger)])
-    difference = float(inner[1].mean() - inner[0].mean())
-    if count < 2 or rest < 2:
-        return difference, float("nan")
-    covariance = np.cov(inner) / count + np.cov(outer) / rest
-    contrast = np.array([-1.0, 1.0])
-    return difference, float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
-
-
-def paired_bootstrap(champion: Floats, challenger: Floats, targets: Floats, metric: Metric) -> float:
-    """Return the standard deviation, over resampled rows, of metric(challenger) - metric(champion)."""
-    return _bootstrap(
-        lambda rows: metric(challenger[rows], targets[rows]) - metric(champion[rows], targets[rows]), len(targets)
-    )
-
-
-def _bootstrap(statistic: Callable[[NDArray[np.intp]], float], count: int) -> float:
-    """Return the standard deviation of `statistic` over `_RESAMPLES` draws of `count` rows with replacement."""
-    generator = np.random.default_rng(_SEED)
-    values = np.asarray([statistic(generator.integers(0, count, count)) for _ in range(_RESAMPLES)])
-    finite = values[np.isfinite(values)]
-    return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
-
-
-def _compare(report: GateReport, champion: Scored, challenger: Scored, targets: Floats, metric: Metric) -> GateReport:
+def _compare(
+    report: GateReport, champion: Answers, challenger: Answers, comparison: Comparison, recorded: float | None
+) -> GateReport:
     """Return the report with everything that needs both versions."""
     old = np.asarray(champion.score, dtype=np.float64)
     new = np.asarray(challenger.score, dtype=np.float64)
-    value = metric(old, targets)
+    value = _or_nan(comparison.champion)
     sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
-    if report.metric == "roc_auc" and 0 < np.sum(np.asarray(targets) > 0.5) < len(targets):
-        error, method = delong(old, new, targets)[1], "DeLong"
-    else:
-        error, method = paired_bootstrap(old, new, targets, metric), f"paired bootstrap, {_RESAMPLES} resamples"
-    challenger_value = report.challenger if report.challenger is not None else float("nan")
     return dataclasses.replace(
         report,
         champion=value,
-        recorded=champion.recorded,
-        difference=sign * (challenger_value - value),
-        standard_error=error,
-        champion_error=_bootstrap(lambda rows: metric(old[rows], targets[rows]), len(targets)),
-        method=method,
+        recorded=recorded,
+        difference=sign * (comparison.challenger - value),
+        standard_error=comparison.standard_error,
+        champion_error=comparison.champion_error,
+        method=comparison.method,
         score_drift=_ratio(float(np.mean(np.abs(new - old))), float(np.std(old))),
         gradient_ratio=_ratio(_median_norm(challenger.gradient), _median_norm(champion.gradient)),
     )
@@ -264,14 +198,6 @@ def _story(report: GateReport, config: GateConfig) -> list[str]:
         f"{report.recorded:.6g} when it was published. The labels or the meaning of a column changed: look at the data."
     )
     return [reason]
-
-
-def _midranks(values: Floats) -> NDArray[np.float64]:
-    """Return the ranks from 1, equal values sharing the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2.0)[places]
-    return ranks
 
 
 def _median_norm(gradient: Floats) -> float:

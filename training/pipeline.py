@@ -12,7 +12,7 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ from service.program.certification import certify
 from service.program.tiles import evaluate_in_tiles
 from service.program.verification import verify
 from training import export, findings, publish, report
+from training.answers import Answers
 from training.config import TrainingConfig
-from training.datasets import Table, data_fingerprint, read_table, split, validation_split
-from training.gate import Scored
+from training.datasets import DataError, DataT, data_fingerprint, join, split, validation_split
 from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
 from training.progress import Report, reporting
@@ -40,20 +40,20 @@ Progress = Callable[[str, int], AbstractContextManager[Report]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(Generic[DataT]):
     """The rows of one job. None is on two sides, and held-out ones stay so for ever.
 
     Args:
-        table: all good rows of the file.
+        data: all good rows of the file, or of both files.
         train: rows to fit.
         validation: rows to stop early on.
         held_out: rows that only metrics and gate see.
     """
 
-    table: Table
-    train: Table
-    validation: Table
-    held_out: Table
+    data: DataT
+    train: DataT
+    validation: DataT
+    held_out: DataT
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Proved:
 
     program: Program
     certificate: Mapping[str, Any]
-    held_out: Scored
+    held_out: Answers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,8 +89,8 @@ class Result:
     """
 
     config: TrainingConfig
-    objective: Objective
-    rows: Rows
+    objective: Objective[Any]
+    rows: Rows[Any]
     history: History
     proved: Proved
     metrics: Mapping[str, Mapping[str, float]]
@@ -101,7 +101,7 @@ class Result:
 
     def findings(self) -> list[str]:
         """Return what a user should know of the data and of the run."""
-        return [*findings.of_data(self.rows.table, self.rows.train), *findings.of_run(self.history)]
+        return [*findings.of_data(self.rows.data, self.rows.train), *findings.of_run(self.history)]
 
     def lines(self) -> list[str]:
         """Return what the log says at the end: the findings, and the version beside the others."""
@@ -113,7 +113,7 @@ class Result:
             title=self.config.model.name,
             task=self.config.model.task,
             created=self.created,
-            features=self.rows.table.features,
+            features=self.rows.data.features,
             data=data_facts(self.config, self.rows),
             metrics=self.metrics,
             certificate=self.proved.certificate,
@@ -128,7 +128,7 @@ class Result:
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""
-        features = self.rows.table.features
+        features = self.rows.data.features
         return {
             "format_version": FORMAT_VERSION,
             "model": self.config.model.name,
@@ -172,7 +172,7 @@ def train(
         VersionRefusedError: the trained version is not proved.
     """
     with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
-        objective = create_objective(config.model.task)
+        objective = create_objective(config)
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
         history = run_fit(config, objective, model, rows, progress)
@@ -189,33 +189,31 @@ def train(
     return version.path
 
 
-def read_rows(config: TrainingConfig, objective: Objective) -> Rows:
+def read_rows(config: TrainingConfig, objective: Objective[Any]) -> Rows[Any]:
     """Return the rows of the configured file, checked and split.
 
     Raises:
         DataError: the file, its columns or its target cannot be used, or a side of a split would be empty.
     """
-    data = config.data
-    table = read_table(
-        data.file, target=data.target, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent
-    )
-    objective.check_target(table)
-    sides = split(table, percent=data.held_out_percent, salt=data.salt)
-    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=data.salt)
+    data = objective.read(config.data)
+    objective.check(data)
+    percent, salt = config.data.held_out_percent, config.data.salt
+    sides = split(data, percent=percent, salt=salt)
+    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=salt)
     for name, side in (("training", fitted.train), ("validation", fitted.held_out), ("held-out", sides.held_out)):
-        objective.check_target(side, name)
-    return Rows(table, fitted.train, fitted.held_out, sides.held_out)
+        objective.check(side, name)
+    return Rows(data, fitted.train, fitted.held_out, sides.held_out)
 
 
 def run_fit(
-    config: TrainingConfig, objective: Objective, model: InputConvexNetwork, rows: Rows, progress: Progress
+    config: TrainingConfig, objective: Objective[Any], model: InputConvexNetwork, rows: Rows[Any], progress: Progress
 ) -> History:
     """Fit `model` in place, told to `progress`, and return the curves."""
     with progress(f"train {config.model.name}", config.trainer.steps) as told:
-        return fit(model, objective, rows.train, rows.validation, config.trainer, told)
+        return fit(objective.start(model, rows.train, rows.validation, config.trainer), config.trainer, told)
 
 
-def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingConfig, rows: Rows) -> Proved:
+def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:
     """Write the version's files, read them back, prove them convex and verify that they answer as proved.
 
     Raises:
@@ -229,24 +227,32 @@ def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingCon
     return Proved(certified.program, certificate, answers(certified.program, rows.held_out.x))
 
 
-def answers(program: Program, x: NDArray[np.floating]) -> Scored:
+def answers(program: Program, x: NDArray[np.floating]) -> Answers:
     """Return a program's float32 answers to rows [n, dim], in tiles as the server computes them: the same bits."""
     found = evaluate_in_tiles(program, np.asarray(x, np.float32), ("score", "gradient"))
-    return Scored(found["score"], found["gradient"])
+    return Answers(found["score"], found["gradient"])
 
 
-def measure(objective: Objective, proved: Proved, rows: Rows, seed: int) -> dict[str, dict[str, float]]:
-    """Return the held-out metrics of the version and of the usual models, the version first."""
-    own = objective.metrics(proved.held_out.score, rows.held_out.y)
-    train_rows = Table(rows.table.features, *_joined(rows.train, rows.validation), file=rows.table.file)
-    return {OWN: own, **objective.baselines(train_rows, rows.held_out, seed)}
+def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: int) -> dict[str, dict[str, float]]:
+    """Return the held-out metrics of the version and of the usual models, the version first.
+
+    Raises:
+        DataError: a score or gradient left float32, or a metric is not defined.
+    """
+    if not proved.held_out.are_finite():
+        message = (
+            "the new version's answers to the held-out rows are not all finite in float32: look for extreme values."
+        )
+        raise DataError(message)
+    own = objective.metrics(proved.held_out, rows.held_out)
+    return {OWN: own, **objective.baselines(join(rows.train, rows.validation), rows.held_out, seed)}
 
 
-def data_facts(config: TrainingConfig, rows: Rows) -> dict[str, Any]:
+def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
     """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation."""
     train = rows.train.x.astype(np.float64)
     return {
-        **data_fingerprint(rows.table),
+        **data_fingerprint(rows.data),
         "target": config.data.target,
         "train_rows": len(rows.train),
         "validation_rows": len(rows.validation),
@@ -280,10 +286,6 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'unknown processor'} ({platform.machine()})"
-
-
-def _joined(first: Table, second: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y])
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -10,14 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from training import gate, pipeline, publish, report
+from training.answers import Answers
 from training.availability import WAIT_SECONDS, wait_available
 from training.champion import Champion, check_features, check_held_out, data_drift, find_champion, recorded_metric
 from training.config import TrainingConfig
-from training.datasets import DataError
 from training.gate import GateReport
 from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
@@ -65,11 +62,11 @@ def retrain(
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
     with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
-        objective = create_objective(config.model.task)
+        objective = create_objective(config)
         rows = pipeline.read_rows(config, objective)
         champion, notes = find_champion(folder)
         if champion is not None:
-            check_features(champion, rows.table)
+            check_features(champion, rows.data)
             check_held_out(champion, config.data)
         model, start = _start(config, objective, rows, champion)
         history = pipeline.run_fit(config, objective, model, rows, progress)
@@ -104,7 +101,7 @@ def retrain(
 
 
 def _start(
-    config: TrainingConfig, objective: Objective, rows: Rows, champion: Champion | None
+    config: TrainingConfig, objective: Objective[Any], rows: Rows[Any], champion: Champion | None
 ) -> tuple[InputConvexNetwork, str]:
     """Return the network to train and a sentence on where its weights come from."""
     new = objective.create_network(config.network, rows.train, config.trainer.seed)
@@ -125,29 +122,29 @@ def _shape(network: InputConvexNetwork) -> dict[str, Any]:
 
 def _judge(
     config: TrainingConfig,
-    objective: Objective,
-    rows: Rows,
+    objective: Objective[Any],
+    rows: Rows[Any],
     champion: Champion | None,
-    challenger: gate.Scored,
+    challenger: Answers,
     metrics: dict[str, dict[str, float]],
 ) -> tuple[GateReport, dict[str, dict[str, float]]]:
     """Return the gate's report, and the metrics with the champion's among them."""
     name = config.gate.metric
-
-    def metric(scores: NDArray[np.floating], targets: NDArray[np.floating]) -> float:
-        try:
-            return objective.metrics(scores, targets)[name]
-        except DataError:
-            return float("nan")
-
-    if champion is None:
-        return gate.judge(None, challenger, rows.held_out.y, config=config.gate, metric=metric), metrics
-    answers = pipeline.answers(champion.program, rows.held_out.x)
-    drift = data_drift(champion.manifest, rows.train)
-    answers = dataclasses.replace(answers, recorded=recorded_metric(champion.manifest, name))
-    verdict = gate.judge(answers, challenger, rows.held_out.y, config=config.gate, metric=metric, data_drift=drift)
+    answers = None if champion is None else pipeline.answers(champion.program, rows.held_out.x)
+    comparison = objective.compare(answers, challenger, rows.held_out, name)
+    if champion is None or answers is None:
+        return gate.judge(None, challenger, comparison, config=config.gate), metrics
+    verdict = gate.judge(
+        answers,
+        challenger,
+        comparison,
+        config=config.gate,
+        data_drift=data_drift(champion.manifest, rows.train),
+        recorded=recorded_metric(champion.manifest, name),
+    )
     own, *others = metrics.items()
-    return verdict, dict([own, (pipeline.CHAMPION, objective.metrics(answers.score, rows.held_out.y)), *others])
+    beside = [(pipeline.CHAMPION, objective.metrics(answers, rows.held_out))] if answers.are_finite() else []
+    return verdict, dict([own, *beside, *others])
 
 
 def _write_refusal(config: TrainingConfig, result: Result) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from training import datasets
-from training.datasets import DataError, Table
+from training.datasets import DataError, Samples, Table
 
 X = np.array([[1.0, 2.5], [3.0, -4.0], [5.5, 6.0]])
 Y = np.array([0.0, 1.0, 0.0])
@@ -228,3 +228,59 @@ def test_too_few_rows_for_two_sides_are_refused():
     """One row is on one side only."""
     with pytest.raises(DataError, match=r"1 rows at 20 percent leave no (training|held-out) row"):
         datasets.split(table_of(np.ones((1, 2))), percent=20, salt="s")
+
+
+def test_rows_without_a_target_are_all_features(tmp_path):
+    """With no target asked for, every column is a feature, and the rows still have a number."""
+    table = datasets.read_table(write(tmp_path, "a,y\n1,0\n3,1\n5,\n"), target=None, max_bad_rows_percent=50)
+    assert (("a", "y"), 2, (2, 0), 3) == (table.features, len(table), table.y.shape, table.rows_read)
+    np.testing.assert_array_equal([[1.0, 0.0], [3.0, 1.0]], table.take(np.array([True, True])).x)
+
+
+def two_samples(seed: int = 0) -> Samples:
+    """Return 600 source and 400 target rows."""
+    source, target = (np.random.default_rng(seed + i).normal(size=(n, 3)) for i, n in enumerate((600, 400)))
+    return Samples(table_of(source), table_of(target))
+
+
+def test_samples_are_seen_as_their_source():
+    """A model scores source rows: number, features and constant columns are theirs."""
+    samples = two_samples()
+    flat = Samples(table_of(np.ones((2, 1))), table_of(np.arange(3.0)[:, None]))
+    assert (600, ("x0", "x1", "x2"), "rows.csv") == (len(samples), samples.features, samples.file)
+    assert samples.source.x is samples.x
+    assert (("x0",), 2) == (flat.constant_features, len(flat))
+
+
+def test_samples_are_split_row_by_row_on_both_sides():
+    """Each side is held out by the rule of a table, so a row that both have is on the same side in both."""
+    samples = two_samples()
+    sides = datasets.split(samples, percent=20, salt="s")
+    for name in ("source", "target"):
+        expected = datasets.split(getattr(samples, name), percent=20, salt="s")
+        np.testing.assert_array_equal(expected.train.x, getattr(sides.train, name).x)
+        np.testing.assert_array_equal(expected.held_out.x, getattr(sides.held_out, name).x)
+    inner = datasets.validation_split(sides.train, percent=20, salt="s")
+    assert len(sides.train.target) == len(inner.train.target) + len(inner.held_out.target)
+    with pytest.raises(DataError, match=r"1 rows at 20 percent"):
+        datasets.split(Samples(samples.source, table_of(np.ones((1, 3)))), percent=20, salt="s")
+
+
+def test_join_puts_the_rows_of_one_behind_those_of_the_other():
+    """Tables keep their targets, and samples are joined side by side."""
+    table, samples = Table(("a",), np.array([[1.0]]), np.array([2.0]), "rows.csv"), two_samples()
+    both = datasets.join(table, Table(("a",), np.array([[3.0]]), np.array([4.0])))
+    assert ([[1.0], [3.0]], [2.0, 4.0], "rows.csv") == (both.x.tolist(), both.y.tolist(), both.file)
+    joined = datasets.join(samples, two_samples(seed=5))
+    assert (1200, 800) == (len(joined.source), len(joined.target))
+    np.testing.assert_array_equal(two_samples(seed=5).target.x, joined.target.x[400:])
+
+
+def test_fingerprint_of_two_samples_names_both_files():
+    """The source's facts stand where a table's do, the target's beside them."""
+    source, target = Table(("a",), X[:, :1], Y, "p.csv", "aa", 3), Table(("a",), X[:2, :1], Y[:2], "q.csv", "bb", 2)
+    expected = {
+        "file": "p.csv", "rows": 3, "dropped_rows": 0, "sha256": "aa",
+        "target_file": "q.csv", "target_rows": 2, "target_dropped_rows": 0, "target_sha256": "bb",
+    }  # fmt: skip
+    assert expected == datasets.data_fingerprint(Samples(source, target))

@@ -38,20 +38,20 @@ def test_tumours_labels_malignant_as_one():
 def held_out_metrics(name: str, seeds: tuple[int, ...]) -> tuple[list[dict[str, float]], dict[str, dict[str, float]]]:
     """Return the metrics of one training a seed on the held-out rows, and the baselines'."""
     config = load_config(EXAMPLES / f"{name}.toml")
-    objective = objectives.create_objective(config.model.task)
-    table = datasets.read_table(config.data.file, target=config.data.target)
+    objective = objectives.create_objective(config)
+    table = objective.read(config.data)
     sides = datasets.split(table, percent=config.data.held_out_percent, salt=config.data.salt)
     inner = datasets.validation_split(
         sides.train, percent=config.trainer.validation_percent, salt=config.data.salt
     )  # fmt: skip
-    objective.check_target(inner.train)
+    objective.check(inner.train)
     found = []
     for seed in seeds:
         model = objective.create_network(config.network, inner.train, seed)
         settings = dataclasses.replace(config.trainer, seed=seed)
-        trainer.fit(model, objective, inner.train, inner.held_out, settings)
+        trainer.fit(objective.start(model, inner.train, inner.held_out, settings), settings)
         scores = model(sides.held_out.x.astype(np.float32)).numpy()
-        found.append(objective.metrics(scores, sides.held_out.y))
+        found.append(objective.score_metrics(scores, sides.held_out.y))
     return found, objective.baselines(sides.train, sides.held_out, seed=7)
 
 

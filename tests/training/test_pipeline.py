@@ -148,10 +148,10 @@ def test_report_and_log_say_what_was_wrong_with_the_data(trained):
 def test_rows_are_on_one_side_only(trained_once):
     """Training, validation and held-out rows share no row, and together they are the file."""
     config = config_of(trained_once)
-    rows = pipeline.read_rows(config, create_objective("classification"))
+    rows = pipeline.read_rows(config, create_objective(config))
     sides = [set(datasets.row_bytes(side.x)) for side in (rows.train, rows.validation, rows.held_out)]
     assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
-    assert len(rows.table) == sum(len(side) for side in sides)
+    assert len(rows.data) == sum(len(side) for side in sides)
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 100])

@@ -93,8 +93,8 @@ def test_retrain_starts_cold_when_the_keras_file_cannot_be_used(trained):
 def test_retrain_starts_cold_when_the_network_is_another(trained):
     """Other widths cannot go on from the old weights."""
     (trained / "job.toml").write_text((trained / "job.toml").read_text().replace("[6, 5]", "[7]"))
-    objective = create_objective("classification")
     config = config_of(trained)
+    objective = create_objective(config)
     rows = pipeline.read_rows(config, objective)
     with publish.lock(trained / "models", "small") as folder:
         champion, _ = find_champion(folder)

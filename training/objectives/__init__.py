@@ -1,50 +1,55 @@
 """What a training run minimises and how its result is measured: one file a task, one class each.
 
-Over `icnn`; `trainer` takes the loss, `gate` and `report` the metrics and baselines.
+Over `icnn` and `runs`; `trainer` drives the runs that are started here, `gate` and `report` take metrics, comparisons
+and baselines.
 """
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from training.config import NetworkConfig
-from training.datasets import Table
+from training.answers import Answers
+from training.config import DataConfig, NetworkConfig, TrainerConfig, TrainingConfig
+from training.datasets import DataT
 from training.icnn import InputConvexNetwork
 from training.objectives.classification import Classification
+from training.objectives.comparison import Comparison
 from training.objectives.regression import Regression
+from training.runs import Run
 
 
-class Objective(Protocol):
-    """What `trainer`, `pipeline` and `gate` ask of a task."""
+class Objective(Protocol[DataT]):
+    """What `pipeline`, `retrain` and `evaluation` ask of a task, whose rows are a `Table` or `Samples`."""
 
     task: str
     threshold: float | None
     """Scores above it are positive; None where the task has no classes."""
 
-    def check_target(self, table: Table, side: str = "") -> None:
-        """Refuse a target that the task cannot learn or measure (DataError); `side` says which rows of a file."""
+    def read(self, data: DataConfig) -> DataT:
+        """Return the configured rows; DataError where they cannot be used."""
 
-    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+    def check(self, data: DataT, side: str = "") -> None:
+        """Refuse rows that the task cannot learn from or measure (DataError); `side` says which rows of a file."""
+
+    def create_network(self, network: NetworkConfig, train: DataT, seed: int) -> InputConvexNetwork:
         """Return a new network, standardised by the training rows."""
 
-    def loss(self, model: Any, x: Any, y: Any) -> Any:
-        """Return the mean loss of a batch as a scalar tensor: x float32 [n, d], y float32 [n]."""
+    def start(self, network: InputConvexNetwork, train: DataT, validation: DataT, settings: TrainerConfig) -> Run:
+        """Return a run that fits `network` in place."""
 
-    def metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
-        """Return the task's metrics (`config.METRICS`) of scores [n] against targets [n]."""
+    def metrics(self, answers: Answers, held_out: DataT) -> dict[str, float]:
+        """Return the task's metrics (`config.METRICS`) of answers to the held-out rows (DataError: not defined)."""
 
-    def baselines(self, train: Table, held_out: Table, seed: int) -> Mapping[str, dict[str, float]]:
+    def baselines(self, train: DataT, held_out: DataT, seed: int) -> Mapping[str, dict[str, float]]:
         """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""
 
-
-_OBJECTIVES: Mapping[str, type[Classification] | type[Regression]] = {
-    "classification": Classification,
-    "regression": Regression,
-}
+    def compare(self, champion: Answers | None, challenger: Answers, held_out: DataT, metric: str) -> Comparison:
+        """Return one metric of both versions' answers to the same rows, with its standard errors."""
 
 
-def create_objective(task: str) -> Objective:
-    """Return the objective of a configured task, one of `config.METRICS`."""
-    return _OBJECTIVES[task]()
+def create_objective(config: TrainingConfig) -> Objective[Any]:
+    """Return the objective of a job's task, one of `config.METRICS`."""
+    objectives: Mapping[str, type[Classification | Regression]] = {
+        "classification": Classification,
+        "regression": Regression,
+    }
+    return objectives[config.model.task]()

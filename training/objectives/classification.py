@@ -1,6 +1,6 @@
 """Two classes by a convex score: the rows with a small score form a convex acceptance region.
 
-Over `icnn`; `objectives` picks it by the task's name.
+Over `supervised`, which runs it; `objectives` picks it by the task's name.
 """
 
 from typing import Any
@@ -17,12 +17,13 @@ from sklearn.preprocessing import StandardScaler
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
 from training.icnn import InputConvexNetwork, create_network
+from training.objectives.supervised import Supervised
 
 _CALIBRATION_BINS = 10
 _MANY_ROWS = 10_000
 
 
-class Classification:
+class Classification(Supervised):
     r"""Logistic loss on a convex score; label 1 = outside the convex acceptance region.
 
     .. math:: P(y = 1 \mid x) = \sigma(f(x)), \qquad \ell = \log(1 + e^{f(x)}) - y\,f(x)
@@ -34,24 +35,24 @@ class Classification:
     task = "classification"
     threshold: float | None = 0.0
 
-    def check_target(self, table: Table, side: str = "") -> None:
+    def check(self, data: Table, side: str = "") -> None:
         """Refuse targets other than 0 and 1, and rows of one class only.
 
         Args:
-            table: the rows.
+            data: the rows.
             side: which of a file's rows they are, e.g. `held-out`; empty: all.
 
         Raises:
             DataError: names the first such target, or the class that is missing.
         """
-        other = (table.y != 0.0) & (table.y != 1.0)
+        other = (data.y != 0.0) & (data.y != 1.0)
         if other.any():
-            message = f"{table.file}: classification expects targets 0 and 1, received {table.y[other][0]:g}."
+            message = f"{data.file}: classification expects targets 0 and 1, received {data.y[other][0]:g}."
             raise DataError(message + " Encode label 1 = outside the acceptance region.")
         for label in (0.0, 1.0):
-            if not (table.y == label).any():
-                message = f"{table.file}: expected {side} rows of both classes, received no row with target {label:g}"
-                raise DataError(f"{' '.join(message.split())} among {len(table)}. Give more rows of that class.")
+            if not (data.y == label).any():
+                message = f"{data.file}: expected {side} rows of both classes, received no row with target {label:g}"
+                raise DataError(f"{' '.join(message.split())} among {len(data)}. Give more rows of that class.")
 
     def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
         """Return a new network whose score is a logit."""
@@ -62,7 +63,7 @@ class Classification:
         scores = model(x)
         return ops.mean(ops.softplus(scores) - y * scores)
 
-    def metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
+    def score_metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
         """Return how well scores [n] tell and predict the labels [n].
 
         `roc_auc`; `log_loss` in nats; `brier`, the mean squared error of the probability; `calibration_error`, the
@@ -94,7 +95,7 @@ class Classification:
             "gradient boosting": boosting(random_state=seed),
         }
         return {
-            name: self.metrics(model.fit(train.x, train.y).decision_function(held_out.x), held_out.y)
+            name: self.score_metrics(model.fit(train.x, train.y).decision_function(held_out.x), held_out.y)
             for name, model in models.items()
         }
 

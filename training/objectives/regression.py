@@ -1,6 +1,6 @@
 """Convex least-squares regression: the convex function nearest to the targets.
 
-Over `icnn`; `objectives` picks it by the task's name.
+Over `supervised`, which runs it; `objectives` picks it by the task's name.
 """
 
 from typing import Any
@@ -16,11 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
 from training.icnn import InputConvexNetwork, create_network
+from training.objectives.supervised import Supervised
 
 _MANY_ROWS = 10_000
 
 
-class Regression:
+class Regression(Supervised):
     r"""Squared loss of a convex score in the target's own units.
 
     .. math:: \ell = \left((f(x) - y) / s\right)^2
@@ -32,20 +33,20 @@ class Regression:
     task = "regression"
     threshold: float | None = None
 
-    def check_target(self, table: Table, side: str = "") -> None:
+    def check(self, data: Table, side: str = "") -> None:
         """Refuse targets that are all equal.
 
         Args:
-            table: the rows.
+            data: the rows.
             side: which of a file's rows they are, e.g. `held-out`; empty: all.
 
         Raises:
             DataError: there is nothing to learn, or to measure.
         """
-        if (table.y == table.y[0]).all():
-            message = f"{table.file}: regression expects {side} targets that vary, received {table.y[0]:g} in each of"
+        if (data.y == data.y[0]).all():
+            message = f"{data.file}: regression expects {side} targets that vary, received {data.y[0]:g} in each of"
             advice = "Give more rows." if side else "Look at the target column."
-            raise DataError(f"{' '.join(message.split())} {len(table)} rows. {advice}")
+            raise DataError(f"{' '.join(message.split())} {len(data)} rows. {advice}")
 
     def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
         """Return a new network whose score is in the target's units."""
@@ -55,7 +56,7 @@ class Regression:
         """Return the mean squared error of a batch over the variance of the training targets."""
         return ops.mean(ops.square((model(x) - y) / model.target_scaling.scale))
 
-    def metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
+    def score_metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
         """Return `r2` (0 where the targets do not vary), and `rmse` and `mae` in the target's units.
 
         Args:
@@ -79,6 +80,6 @@ class Regression:
             "gradient boosting": boosting(random_state=seed),
         }
         return {
-            name: self.metrics(model.fit(train.x, train.y).predict(held_out.x), held_out.y)
+            name: self.score_metrics(model.fit(train.x, train.y).predict(held_out.x), held_out.y)
             for name, model in models.items()
         }

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from training.datasets import DataError, Table
-from training.objectives import create_objective
 from training.objectives.classification import Classification, calibration
 
 SCORES = np.array([-2.0, 0.0, 3.0, -0.5, 40.0, -800.0])
@@ -31,7 +30,7 @@ def test_loss_is_the_logistic_loss_of_the_score():
 
 def test_metrics_equal_their_definitions():
     """Each number is that of its textbook formula, computed here from the probabilities and pairs."""
-    metrics = Classification().metrics(SCORES.astype(np.float32), LABELS)
+    metrics = Classification().score_metrics(SCORES.astype(np.float32), LABELS)
     p = probability(SCORES)
     pairs = [(a > b) + 0.5 * (a == b) for a in SCORES[LABELS == 1] for b in SCORES[LABELS == 0]]
     losses = [np.log1p(np.exp(-2.0)), np.log(2.0), np.log1p(np.exp(-3.0)), np.log1p(np.exp(0.5)), 0.0, 0.0]
@@ -46,26 +45,28 @@ def test_calibration_error_is_the_mean_gap_over_bins():
     """Four rows of probability 1/2 with one positive and six of 3/4 with six: (4 * 1/4 + 6 * 1/4) / 10."""
     scores = np.array([0.0] * 4 + [np.log(3.0)] * 6)
     labels = np.array([1.0, 0.0, 0.0, 0.0] + [1.0] * 6)
-    assert 0.25 == pytest.approx(Classification().metrics(scores, labels)["calibration_error"])
+    assert 0.25 == pytest.approx(Classification().score_metrics(scores, labels)["calibration_error"])
 
 
 def test_perfectly_calibrated_scores_have_no_calibration_error():
     """Half of the rows of probability 1/2 are positive."""
-    assert 0.0 == pytest.approx(Classification().metrics(np.zeros(4), np.array([1.0, 0, 1, 0]))["calibration_error"])
+    assert 0.0 == pytest.approx(
+        Classification().score_metrics(np.zeros(4), np.array([1.0, 0, 1, 0]))["calibration_error"]
+    )
 
 
 def test_threshold_is_probability_one_half():
     """A score of 0 is not positive; the next number above it is."""
-    objective = create_objective("classification")
+    objective = Classification()
     assert 0.0 == objective.threshold
-    metrics = objective.metrics(np.array([0.0, np.nextafter(0.0, 1.0)]), np.array([0.0, 1.0]))
+    metrics = objective.score_metrics(np.array([0.0, np.nextafter(0.0, 1.0)]), np.array([0.0, 1.0]))
     assert 1.0 == metrics["accuracy"]
 
 
 def test_metrics_of_one_class_are_refused():
     """There is no ROC curve, and no number is made up for it."""
     with pytest.raises(DataError, match="rows of both classes"):
-        Classification().metrics(SCORES, np.ones(6))
+        Classification().score_metrics(SCORES, np.ones(6))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +77,13 @@ def test_metrics_of_one_class_are_refused():
 def test_target_that_is_no_label_is_refused(y, said):
     """Targets are 0 and 1, and both must occur."""
     with pytest.raises(DataError, match=rf"rows\.csv: .*{said}"):
-        Classification().check_target(table_of(y))
+        Classification().check(table_of(y))
 
 
 def test_missing_class_of_one_side_names_the_side():
     """With few rows it is a side of the split that lacks a class, not the file."""
     with pytest.raises(DataError, match=r"expected held-out rows of both classes, .* target 1 among 2\. Give"):
-        Classification().check_target(table_of([0, 0]), "held-out")
+        Classification().check(table_of([0, 0]), "held-out")
 
 
 def test_calibration_is_the_share_of_ones_by_tenth():
@@ -97,7 +98,7 @@ def test_calibration_is_the_share_of_ones_by_tenth():
 
 def test_good_target_passes():
     """Both labels, nothing else."""
-    Classification().check_target(table_of([0, 1, 1]))
+    Classification().check(table_of([0, 1, 1]))
 
 
 def test_baselines_learn_a_separable_problem_and_repeat_themselves():

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
-from training.objectives import create_objective
 from training.objectives.regression import Regression
 
 X = np.random.default_rng(0).normal(size=(200, 2))
@@ -16,7 +15,7 @@ TABLE = Table(("a", "b"), X, 1000.0 + 50.0 * (X**2).sum(axis=1), "rows.csv", "",
 def test_metrics_equal_their_definitions():
     """R2, RMSE and MAE of errors 1, -1, 2, 0 on targets 0, 2, 4, 6 (variance 5)."""
     y = np.array([0.0, 2.0, 4.0, 6.0])
-    metrics = Regression().metrics(y + np.array([1.0, -1.0, 2.0, 0.0]), y)
+    metrics = Regression().score_metrics(y + np.array([1.0, -1.0, 2.0, 0.0]), y)
     assert 1.0 - 1.5 / 5.0 == pytest.approx(metrics["r2"])
     assert np.sqrt(1.5) == pytest.approx(metrics["rmse"])
     assert 1.0 == pytest.approx(metrics["mae"])
@@ -25,7 +24,7 @@ def test_metrics_equal_their_definitions():
 
 def test_r2_of_targets_that_do_not_vary_is_zero():
     """There is no variance to explain, and no division by it."""
-    assert 0.0 == Regression().metrics(np.ones(3), np.zeros(3))["r2"]
+    assert 0.0 == Regression().score_metrics(np.ones(3), np.zeros(3))["r2"]
 
 
 def test_loss_is_the_squared_error_over_the_variance_of_the_training_targets():
@@ -44,7 +43,7 @@ def test_loss_is_the_squared_error_over_the_variance_of_the_training_targets():
 
 def test_new_network_scores_in_the_targets_units():
     """Before any step the scores already lie around the targets."""
-    model = create_objective("regression").create_network(NetworkConfig(hidden=(4,)), TABLE, seed=1)
+    model = Regression().create_network(NetworkConfig(hidden=(4,)), TABLE, seed=1)
     assert abs(float(np.mean(model(X.astype(np.float32)))) - TABLE.y.mean()) < 3.0 * TABLE.y.std()
 
 
@@ -53,15 +52,15 @@ def test_constant_target_is_refused():
     with pytest.raises(
         DataError, match=r"rows\.csv: .* expects targets that vary, received 7 in each of 2 rows\. Look"
     ):
-        Regression().check_target(Table(("a",), np.ones((2, 1)), np.full(2, 7.0), "rows.csv"))
+        Regression().check(Table(("a",), np.ones((2, 1)), np.full(2, 7.0), "rows.csv"))
     with pytest.raises(DataError, match=r"expects held-out targets that vary, .* Give more rows"):
-        Regression().check_target(Table(("a",), np.ones((1, 1)), np.full(1, 7.0), "rows.csv"), "held-out")
-    Regression().check_target(TABLE)
+        Regression().check(Table(("a",), np.ones((1, 1)), np.full(1, 7.0), "rows.csv"), "held-out")
+    Regression().check(TABLE)
 
 
 def test_regression_has_no_threshold():
     """No class is decided by a regression's score."""
-    assert create_objective("regression").threshold is None
+    assert Regression().threshold is None
 
 
 def test_baselines_are_measured_by_the_same_metrics():

@@ -1,0 +1,189 @@
+"""What the tasks with a target share: their rows, their run (a compiled Adam step), and scores against targets.
+
+Over `icnn` and `runs`; `classification` and `regression` add the loss, the metrics and the baselines.
+"""
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from training.answers import Answers
+from training.config import DataConfig, NetworkConfig, TrainerConfig
+from training.datasets import DataError, Table, read_table
+from training.icnn import InputConvexNetwork
+from training.objectives.comparison import Comparison, compare_scores
+
+_EVALUATION_ROWS = 65_536
+
+Loss = Callable[[Any, Any, Any], Any]
+"""Network, x float32 [n, d] and y float32 [n] to the mean loss of these rows, a scalar tensor."""
+
+
+class Supervised(abc.ABC):
+    """A task that learns a target, one number a row, from the score."""
+
+    task: str
+    threshold: float | None
+
+    def read(self, data: DataConfig) -> Table:
+        """Return the rows of `data.file` with the target `data.target`.
+
+        Raises:
+            DataError: the file or its columns cannot be used.
+        """
+        return read_table(
+            data.file, target=data.target, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent
+        )
+
+    @abc.abstractmethod
+    def check(self, data: Table, side: str = "") -> None:
+        """Refuse a target that the task cannot learn or measure (DataError); `side` says which rows of a file."""
+
+    @abc.abstractmethod
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+        """Return a new network, standardised by the training rows."""
+
+    @abc.abstractmethod
+    def loss(self, model: Any, x: Any, y: Any) -> Any:
+        """Return the mean loss of a batch as a scalar tensor: x float32 [n, d], y float32 [n]."""
+
+    @abc.abstractmethod
+    def score_metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
+        """Return the task's metrics (`config.METRICS`) of scores [n] against targets [n]."""
+
+    @abc.abstractmethod
+    def baselines(self, train: Table, held_out: Table, seed: int) -> Mapping[str, dict[str, float]]:
+        """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""
+
+    def start(
+        self, network: InputConvexNetwork, train: Table, validation: Table, settings: TrainerConfig
+    ) -> "SupervisedRun":
+        """Return a run that fits `network` in place; every batch has min(settings.batch, n) training rows."""
+        return SupervisedRun(network, self.loss, train, validation, settings)
+
+    def metrics(self, answers: Answers, held_out: Table) -> dict[str, float]:
+        """Return the metrics of the scores against the targets of the held-out rows."""
+        return self.score_metrics(answers.score, held_out.y)
+
+    def compare(self, champion: Answers | None, challenger: Answers, held_out: Table, metric: str) -> Comparison:
+        """Return one metric of both versions on the same rows, with its standard errors."""
+
+        def value(scores: NDArray[np.floating], targets: NDArray[np.floating]) -> float:
+            try:
+                return self.score_metrics(scores, targets)[metric]
+            except DataError:
+                return float("nan")
+
+        return compare_scores(champion, challenger, held_out.y, value, is_area=metric == "roc_auc")
+
+
+class SupervisedRun:
+    """Adam on batches of rows with a target: a `training.runs.Run`.
+
+    After every step the kernels are projected to be non-negative (their Keras constraint). The loss of many rows is
+    computed in pieces, by one function that is traced once.
+
+    Args:
+        network: fitted in place.
+        loss: what is minimised.
+        train: rows to fit, in a new order each pass, the pass's last odd rows left out.
+        validation: rows to stop early on.
+        settings: batch, learning rate and seed.
+    """
+
+    def __init__(
+        self, network: InputConvexNetwork, loss: Loss, train: Table, validation: Table, settings: TrainerConfig
+    ) -> None:
+        self._network = network
+        self._train = _in_float32(train)
+        self._validation = _in_float32(validation)
+        batch = min(settings.batch, len(train))
+        self._step = compile_step(network, loss, settings.learning_rate, batch)
+        self._batches = _batches(len(train), batch, np.random.default_rng(settings.seed))
+        self._loss = _evaluator(network, loss)
+
+    def start_loss(self) -> float:
+        """Return the loss of the training rows."""
+        return mean_loss(self._loss, *self._train)
+
+    def step(self) -> float:
+        """Take one step on the next batch and return the loss before it."""
+        x, y = self._train
+        rows = next(self._batches)
+        return float(self._step(x[rows], y[rows]))
+
+    def validation(self) -> dict[str, float]:
+        """Return the loss of the validation rows."""
+        return {"loss": mean_loss(self._loss, *self._validation)}
+
+    def weights(self) -> list[NDArray[np.floating]]:
+        """Return the network's weights."""
+        weights: list[NDArray[np.floating]] = self._network.get_weights()
+        return weights
+
+    def restore(self, weights: Sequence[NDArray[Any]]) -> None:
+        """Give the network these weights."""
+        self._network.set_weights(list(weights))
+
+    def verify(self) -> None:
+        """Refuse weights with which the network need not be convex."""
+        self._network.verify()
+
+
+def compile_step(model: InputConvexNetwork, loss_of: Loss, learning_rate: float, batch: int) -> Any:
+    """Return one optimiser step as a compiled function of x [batch, d] and y [batch]; it returns the loss before it.
+
+    Adam, then the projection of every constrained variable, which the optimiser applies itself.
+    """
+    optimizer = keras.optimizers.Adam(learning_rate)
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    signature = (tf.TensorSpec((batch, model.dim), tf.float32), tf.TensorSpec((batch,), tf.float32))
+
+    @tf.function(input_signature=signature)
+    def step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = loss_of(model, x, y)
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    return step
+
+
+def mean_loss(
+    loss: Callable[[Any, Any], Any], x: NDArray[np.float32], y: NDArray[np.float32], rows: int = _EVALUATION_ROWS
+) -> float:
+    """Return the mean loss over all rows, computed in pieces of at most `rows`."""
+    total = 0.0
+    for start in range(0, len(y), rows):
+        piece = slice(start, start + rows)
+        total += float(loss(x[piece], y[piece])) * len(y[piece])
+    return total / len(y)
+
+
+def _in_float32(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return table.x.astype(np.float32), table.y.astype(np.float32)
+
+
+def _evaluator(model: InputConvexNetwork, loss_of: Loss) -> Any:
+    """Return the loss as a compiled function of any number of rows, traced once."""
+    signature = (tf.TensorSpec((None, model.dim), tf.float32), tf.TensorSpec((None,), tf.float32))
+
+    @tf.function(input_signature=signature)
+    def loss(x: Any, y: Any) -> Any:
+        return loss_of(model, x, y)
+
+    return loss
+
+
+def _batches(rows: int, batch: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield row numbers of one batch after the other: a new order each pass, the pass's last odd rows left out."""
+    while True:
+        order = generator.permutation(rows)
+        for start in range(0, rows - batch + 1, batch):
+            yield order[start : start + batch]
