@@ -35,7 +35,7 @@ def of_data(table: Table, train: Table) -> list[str]:
 
 def of_run(history: History) -> list[str]:
     """Return a sentence where more steps might have helped."""
-    if history.stopped_early or history.best_step != history.steps[-1]:
+    if not history.chosen or history.stopped_early or history.best_step != history.steps[-1]:
         return []
     return ["The validation loss was still falling at the last step. More trainer.steps may give a better version."]
 

@@ -203,6 +203,8 @@ def _features(report: TrainingReport) -> str:
 
 def _end(history: History) -> str:
     """Return why the run ended where it did."""
+    if not history.chosen:
+        return f"All {history.steps[-1]} steps were taken, and the last weights kept."
     why = "no better validation loss since" if history.stopped_early else "the whole budget"
     return f"The weights of step {history.best_step} were kept; {history.steps[-1]} steps were taken: {why}."
 

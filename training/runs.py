@@ -35,6 +35,10 @@ class Run(Protocol):
     batches from a generator of its own, so that the same run gives the same weights, bit for bit.
     """
 
+    keeps_best: bool
+    """Whether the weights that did best on the validation rows are kept, and patience may end the run; else it takes
+    all its steps and the last weights are kept."""
+
     def start_loss(self) -> float:
         """Return the training loss before any step."""
 
@@ -46,7 +50,7 @@ class Run(Protocol):
         """
 
     def validation(self) -> Mapping[str, float]:
-        """Return numbers of the validation rows: the first is minimised by early stopping, the others are curves."""
+        """Return numbers of the validation rows: the first is the validation loss, the others are curves."""
 
     def weights(self) -> Sequence[NDArray[np.floating]]:
         """Return the weights, as they are now, of the network that will be exported."""

@@ -25,10 +25,11 @@ class History:
     Args:
         steps: step of each evaluation; the first is 0, before any step.
         train_loss: mean loss of the batches since the evaluation before (at 0: of the training rows).
-        validation_loss: the number of the validation rows that early stopping minimises.
+        validation_loss: the first number of the validation rows.
         best_step: the evaluation whose weights the network now has.
         stopped_early: whether `patience` ended the run before the budget did.
         curves: by name, the other numbers of the validation rows at the same steps.
+        chosen: whether these weights were chosen by the validation loss; else they are the last ones.
     """
 
     steps: tuple[int, ...]
@@ -37,13 +38,15 @@ class History:
     best_step: int
     stopped_early: bool
     curves: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    chosen: bool = True
 
 
 def fit(run: Run, settings: TrainerConfig, report: Report = silent) -> History:
     """Take the steps of `run` and leave its network with the weights that did best on the validation rows.
 
     It starts from the weights that the network has: new ones, or those of an earlier version (a warm start). The start
-    itself is a candidate, so that the result is never worse on the validation rows than what it started from.
+    itself is a candidate, so that the result is never worse on the validation rows than what it started from. A run
+    that does not keep the best (`Run.keeps_best`) takes all its steps and keeps the last weights.
 
     The same network, rows, settings and machine type give the same weights, bit for bit: TensorFlow's deterministic
     kernels are switched on for the process, and a run draws its batches from a generator of its own. Each evaluation
@@ -107,7 +110,7 @@ class _Record:
         self.train.append(train)
         self.validation.append(numbers)
         self.evaluations_since_best += 1
-        if validation < self.best_loss:
+        if validation < self.best_loss or not self.run.keeps_best:
             self.best_loss, self.best_step, self.evaluations_since_best = validation, step, 0
             self.best_weights = self.run.weights()
         self.report(step, train, validation)
@@ -121,7 +124,8 @@ class _Record:
         """Return what was recorded."""
         curves = {name: tuple(numbers[name] for numbers in self.validation) for name in self.validation[0]}
         losses = curves.pop(next(iter(curves)))
-        return History(tuple(self.steps), tuple(self.train), losses, self.best_step, stopped_early, curves)
+        steps, train, chosen = tuple(self.steps), tuple(self.train), self.run.keeps_best
+        return History(steps, train, losses, self.best_step, stopped_early, curves, chosen)
 
 
 def _finite(step: int, quantity: str, value: float) -> float:

@@ -133,6 +133,8 @@ class Scripted:
         fails_at: the step that raises by itself.
     """
 
+    keeps_best = True
+
     def __init__(self, losses, *, distances=None, fails_at=None):
         self.losses, self.distances, self.fails_at = losses, distances or losses, fails_at
         self.weight = np.zeros(1)
@@ -171,6 +173,15 @@ def test_fit_stops_by_the_first_number_of_a_run_and_keeps_the_others_as_curves()
     assert ((5.0, 3.0, 4.0, 4.5), (9.0, 1.0, 2.0, 3.0)) == (history.validation_loss, history.train_loss)
     assert {"map_error": (50.0, 40.0, 30.0, 20.0)} == history.curves
     assert (1, True, 1.0) == (history.best_step, history.stopped_early, run.weight[0])
+
+
+def test_fit_keeps_the_last_weights_of_a_run_that_does_not_keep_the_best():
+    """Its validation loss rises from the start: no patience ends it, and the last weights are those that it has."""
+    run = Scripted([1.0, 2.0, 3.0, 4.0])
+    run.keeps_best = False
+    history = trainer.fit(run, settings(steps=3, evaluate_every=1, patience=1))
+    assert (3, False, False) == (history.best_step, history.stopped_early, history.chosen)
+    assert 3.0 == run.weights()[0]
 
 
 def test_fit_restores_the_best_weights_when_a_run_diverges_by_itself():

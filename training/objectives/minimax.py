@@ -68,6 +68,10 @@ class Minimax:
         objective: the `[objective]` section.
     """
 
+    keeps_best = False
+    """Two samples of a few rows are far apart even where their distributions are equal, and nearest to each other
+    under a map that shrinks: their distance is a curve to look at, not a judge between steps."""
+
     def __init__(
         self,
         network: InputConvexNetwork,

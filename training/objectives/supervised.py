@@ -96,6 +96,8 @@ class SupervisedRun:
         settings: batch, learning rate and seed.
     """
 
+    keeps_best = True
+
     def __init__(
         self, network: InputConvexNetwork, loss: Loss, train: Table, validation: Table, settings: TrainerConfig
     ) -> None:
