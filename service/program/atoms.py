@@ -210,7 +210,43 @@ class Square(Atom):
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return bounds from the ends, and 0 where it is inside."""
-        return _even_image(lower, upper, lambda v: v * v)
+        return _bowl_image(lower, upper, lambda v: v * v)
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredLeaky(Atom):
+    r"""The square of the leaky ReLU, without a kink.
+
+    .. math:: \phi(u) = \begin{cases} u^2 & u > 0 \\ (\alpha u)^2 & u \le 0 \end{cases}, \qquad
+              \phi'(u) = \begin{cases} 2 u & u > 0 \\ 2 \alpha^2 u & u \le 0 \end{cases}
+
+    Convex for every finite alpha: the slope is continuous and never falls, 2 alpha^2 u <= 0 below zero and 2 u above.
+    Non-decreasing on [0, inf) only, and everywhere for alpha = 0. Computed as TensorFlow does, leaky ReLU first.
+    """
+
+    alpha: float
+    name = "squared_leaky"
+    is_convex = True
+
+    def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
+        """Return v^2 and 2 v times 1 or alpha, with v = u or alpha u."""
+        leaky, factor = LeakyRelu(self.alpha).value_and_slope(u, namespace)
+        return leaky * leaky, (leaky + leaky) * factor
+
+    def is_nondecreasing_from(self, lower: float) -> bool:
+        """Where the argument is never below 0, or phi is 0 there."""
+        return self.alpha == 0.0 or lower >= 0.0
+
+    def image(
+        self, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return bounds from the ends, and 0 where it is inside."""
+        return _bowl_image(lower, upper, lambda v: np.square(np.where(v > 0, v, _scaled(self.alpha, v))))
+
+    @property
+    def text(self) -> str:
+        """The name and alpha, exactly."""
+        return f"{self.name}({float(self.alpha).hex()})"
 
 
 class Abs(Atom):
@@ -231,16 +267,17 @@ class Abs(Atom):
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return bounds from the ends, and 0 where it is inside."""
-        return _even_image(lower, upper, np.abs)
+        return _bowl_image(lower, upper, np.abs)
 
     def kink(self) -> float | None:
         """Return 0."""
         return 0.0
 
 
-def _even_image(
+def _bowl_image(
     lower: NDArray[np.float64], upper: NDArray[np.float64], value: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return bounds of a `value` that falls to 0 at 0 and rises from there."""
     with np.errstate(over="ignore"):
         ends = np.stack([value(lower), value(upper)])
     low, high = _outward(ends.min(axis=0), ends.max(axis=0))
@@ -259,7 +296,21 @@ def leaky_relu(alpha: float) -> LeakyRelu:
     Raises:
         ValueError: if alpha is not a finite number.
     """
+    _require_finite(alpha)
+    return LeakyRelu(alpha)
+
+
+def squared_leaky(alpha: float) -> SquaredLeaky:
+    """Return the square of the leaky ReLU with slope `alpha` below 0.
+
+    Raises:
+        ValueError: if alpha is not a finite number.
+    """
+    _require_finite(alpha)
+    return SquaredLeaky(alpha)
+
+
+def _require_finite(alpha: float) -> None:
     if not math.isfinite(alpha):
         message = f"alpha: expected a finite number, received {alpha}"
         raise ValueError(message)
-    return LeakyRelu(alpha)

@@ -2,7 +2,7 @@
 
 Each tensor is a constant, or rows of features [n, k] (or [n], one number a row), or the serialized examples. An op
 that reads, moves, reduces or counts the row axis is refused: a batch would mix strangers' rows. Above:
-`certification`; below: `program`.
+`certification`; below: `templates`, `program`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
-from service.program.atoms import Abs, Atom, Elu, Exp, Softplus, Square, leaky_relu, relu
+from service.program.atoms import Abs, Atom, Elu, Exp, Softplus, leaky_relu, relu
 from service.program.constants import MAX_NUMBERS, Constant, coefficients, floats, folded, refused
 from service.program.inlining import GraphNode, InlinedGraph
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
@@ -28,6 +28,7 @@ from service.program.program import (
     fuse,
     renumbered,
 )
+from service.program.templates import squared
 
 _TF_FLOATS = (1, 2)
 """TensorFlow's numbers of float32 and float64."""
@@ -120,7 +121,7 @@ class _Lifter:
             "Relu": self._atom(relu()),
             "Elu": self._atom(Elu()),
             "Exp": self._atom(Exp()),
-            "Square": self._atom(Square()),
+            "Square": self._square,
             "Abs": self._atom(Abs()),
         }
 
@@ -220,7 +221,7 @@ class _Lifter:
         if isinstance(left, Rows) and isinstance(right, Rows):
             if left != right:
                 raise refused("not-lifted", node, "multiplies two functions of the row; only a square is understood")
-            return self._append(AtomNode(left.width, left.node, Square(), node.name), left.rank)
+            return self._square(node, (left,))
         rows, constant = (left, right) if isinstance(left, Rows) else (right, left)
         return self._scaled(node, rows, constant, Scale)
 
@@ -315,6 +316,13 @@ class _Lifter:
 
     def _leaky_relu(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         return self._atom(leaky_relu(float(node.attributes.get("alpha", np.float32(0.2)))))(node, inputs)
+
+    def _square(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+        (argument,) = inputs
+        if not isinstance(argument, Rows):
+            raise refused("not-lifted", node, "is applied to a constant")
+        position, atom = squared(self.nodes, argument.node)
+        return self._append(AtomNode(argument.width, position, atom, node.name), argument.rank)
 
     def _atom(self, atom: Atom) -> Callable[[GraphNode, Sequence[Tensor]], Tensor]:
         def lift(node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:

@@ -1,10 +1,12 @@
 """Atoms: value, slope, curvature, monotonicity and range against closed forms and TensorFlow's own gradients."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from service.program.atoms import Abs, Atom, Elu, Exp, LeakyRelu, Softplus, Square, leaky_relu, relu
+from service.program.atoms import Abs, Atom, Elu, Exp, LeakyRelu, Softplus, Square, leaky_relu, relu, squared_leaky
 
 CLOSED_FORMS = {
     "softplus": (Softplus(), lambda u: np.logaddexp(0.0, u), lambda u: np.exp(-np.logaddexp(0.0, -u))),
@@ -15,6 +17,26 @@ CLOSED_FORMS = {
     "exp": (Exp(), np.exp, np.exp),
     "square": (Square(), lambda u: u**2, lambda u: 2 * u),
     "abs": (Abs(), np.abs, np.sign),
+    "squared leaky": (
+        squared_leaky(0.25),
+        lambda u: np.where(u > 0, u**2, u**2 / 16),
+        lambda u: np.where(u > 0, 2 * u, u / 8),
+    ),
+    "squared steep leaky": (
+        squared_leaky(1.5),
+        lambda u: np.where(u > 0, u**2, 2.25 * u**2),
+        lambda u: np.where(u > 0, 2 * u, 4.5 * u),
+    ),
+    "squared falling leaky": (
+        squared_leaky(-0.5),
+        lambda u: np.where(u > 0, u**2, u**2 / 4),
+        lambda u: np.where(u > 0, 2 * u, u / 2),
+    ),
+    "squared relu": (
+        squared_leaky(0.0),
+        lambda u: np.maximum(u, 0) ** 2,
+        lambda u: 2 * np.maximum(u, 0),
+    ),
 }
 TENSORFLOW = {
     "softplus": tf.nn.softplus,
@@ -25,6 +47,10 @@ TENSORFLOW = {
     "exp": tf.exp,
     "square": tf.square,
     "abs": tf.abs,
+    "squared leaky": lambda u: tf.square(tf.nn.leaky_relu(u, alpha=0.25)),
+    "squared steep leaky": lambda u: tf.square(tf.nn.leaky_relu(u, alpha=1.5)),
+    "squared falling leaky": lambda u: tf.square(tf.nn.leaky_relu(u, alpha=-0.5)),
+    "squared relu": lambda u: tf.square(tf.nn.relu(u)),
 }
 CONVEX_ATOMS = [pytest.param(atom, id=name) for name, (atom, _, _) in CLOSED_FORMS.items()]
 
@@ -83,11 +109,13 @@ def test_leaky_relu_is_not_convex_above_one(alpha: float) -> None:
     ("atom", "rises_everywhere"),
     [
         (Softplus(), True), (relu(), True), (leaky_relu(1.0), True), (Elu(), True), (Exp(), True),
-        (leaky_relu(-1e-3), False), (Square(), False), (Abs(), False),
+        (leaky_relu(-1e-3), False), (Square(), False), (Abs(), False), (squared_leaky(0.0), True),
+        (squared_leaky(5e-324), False), (squared_leaky(0.2), False), (squared_leaky(1.0), False),
+        (squared_leaky(-0.2), False),
     ],
 )  # fmt: skip
 def test_atom_knows_where_it_rises(atom: Atom, rises_everywhere: bool) -> None:
-    """Squares, absolute values and falling leaky ReLUs rise on [0, inf) only, not from the next number below."""
+    """Squares, absolute values, falling and squared leaky ReLUs rise on [0, inf) only, and from no number below."""
     assert atom.is_nondecreasing_from(-np.inf) is rises_everywhere
     assert atom.is_nondecreasing_from(-5e-324) is rises_everywhere
     assert atom.is_nondecreasing_from(0.0)
@@ -121,7 +149,7 @@ def test_image_of_the_whole_line_is_no_narrower_than_the_values(atom: Atom) -> N
 
 def test_image_never_loses_the_sign_of_what_cannot_be_negative() -> None:
     """Outward rounding does not push softplus, squares, exponentials or absolute values below 0."""
-    for atom in (Softplus(), Square(), Exp(), Abs(), relu()):
+    for atom in (Softplus(), Square(), Exp(), Abs(), relu(), squared_leaky(0.2), squared_leaky(0.0)):
         assert atom.image(np.array([-np.inf]), np.array([np.inf]))[0][0] == 0.0
 
 
@@ -137,17 +165,37 @@ def test_atom_of_linear_growth_is_finite_on_huge_and_denormal_arguments(name: st
     assert (np.abs(slope) <= 1).all()
 
 
+@pytest.mark.parametrize("make", [leaky_relu, squared_leaky])
 @pytest.mark.parametrize("alpha", [np.nan, np.inf, -np.inf])
-def test_leaky_relu_refuses_an_alpha_that_is_no_number(alpha: float) -> None:
-    """NaN compares false with everything and must not pass for a parameter."""
+def test_leaky_relu_refuses_an_alpha_that_is_no_number(alpha: float, make: Callable[[float], Atom]) -> None:
+    """NaN compares false with everything and must not pass for a parameter, of the square neither."""
     with pytest.raises(ValueError, match="alpha"):
-        leaky_relu(alpha)
+        make(alpha)
 
 
 def test_text_tells_parameters_apart_that_differ_in_the_last_bit() -> None:
-    """Two leaky ReLUs of different alpha are two programs."""
+    """Two leaky ReLUs of different alpha are two programs, and so are their squares."""
     assert LeakyRelu(0.1).text != LeakyRelu(np.nextafter(0.1, 1)).text
+    assert squared_leaky(0.1).text != squared_leaky(np.nextafter(0.1, 1)).text
+    assert "squared_leaky(0x1.0000000000000p-2)" == squared_leaky(0.25).text
     assert relu().text == LeakyRelu(0.0).text
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.0, 1.0, -0.5])
+def test_squared_leaky_relu_has_no_kink_and_a_slope_that_never_falls(alpha: float) -> None:
+    """Its slope is 0 at 0 from both sides, and grows over the line, so that no row lies next to a jump."""
+    atom = squared_leaky(alpha)
+    slope = atom.value_and_slope(np.array([-1.0, -1e-9, -0.0, 0.0, 1e-9, 1.0]), np)[1]
+    assert atom.kink() is None
+    np.testing.assert_allclose(slope, [-2 * alpha**2, -2e-9 * alpha**2, 0, 0, 2e-9, 2], rtol=1e-15, atol=0)
+    assert (np.diff(slope) >= 0).all()
+
+
+def test_image_of_the_squared_leaky_relu_keeps_alpha_exactly() -> None:
+    """On [-4, 1] it reaches (4 alpha)^2 or 1, whichever is more, and 0; on [-4, -2] it ends at (2 alpha)^2."""
+    for alpha, high in ((0.125, 1.0), (0.5, 4.0), (-0.5, 4.0), (0.0, 1.0)):
+        received = squared_leaky(alpha).image(np.array([-4.0, -4.0]), np.array([1.0, -2.0]))
+        np.testing.assert_allclose(received, [[0, 4 * alpha**2], [high, 16 * alpha**2]], rtol=1e-14, atol=1e-300)
 
 
 def test_lower_end_beyond_float64_is_its_largest_number() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.errors import VersionRefusedError
-from service.program.atoms import Abs, Elu, Exp, LeakyRelu, Softplus, Square, leaky_relu, relu
+from service.program.atoms import Abs, Atom, Elu, Exp, Softplus, Square, leaky_relu, relu, squared_leaky
 from service.program.curvature import prove
 from service.program.operators import Dense, Divide, Identity, Scale
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
@@ -123,8 +123,8 @@ def test_convex_argument_subtracted_is_refused() -> None:
     assert "node difference: a" in error.reason
 
 
-@pytest.mark.parametrize("atom", [Square(), Abs(), leaky_relu(-0.25)])
-def test_falling_atom_needs_an_argument_that_is_affine_or_never_negative(atom: Square | Abs | LeakyRelu) -> None:
+@pytest.mark.parametrize("atom", [Square(), Abs(), leaky_relu(-0.25), squared_leaky(0.2), squared_leaky(1.5)])
+def test_falling_atom_needs_an_argument_that_is_affine_or_never_negative(atom: Atom) -> None:
     """On affine arguments and on softplus (proved >= 0) it passes; on elu (>= -1) and on softplus - 1 it is refused."""
     prove(atoms_after(Dense(FREE), atom))
     prove(atoms_after(Dense(FREE), Softplus(), atom))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.program.atoms import Abs, leaky_relu, relu
+from service.program.atoms import Abs, leaky_relu, relu, squared_leaky
 from service.program.evaluation import evaluate, evaluate_both, node_values
 from service.program.operators import Dense
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
@@ -57,9 +57,9 @@ def test_score_alone_has_the_bits_of_score_with_gradient() -> None:
 
 
 def test_ties_choose_the_slopes_that_tensorflow_chooses() -> None:
-    """At 0: relu 0, leaky alpha, abs 0, and a maximum gives its slope to the first argument."""
+    """At 0: relu 0, leaky alpha, abs 0, a squared leaky ReLU 0, and a maximum gives its slope to the first argument."""
     rows = np.zeros((1, DIM))
-    for atom, slope in ((relu(), 0.0), (leaky_relu(0.25), 0.25), (Abs(), 0.0)):
+    for atom, slope in ((relu(), 0.0), (leaky_relu(0.25), 0.25), (Abs(), 0.0), (squared_leaky(0.25), 0.0)):
         assert [[slope] * DIM] == evaluate_both(atoms_after(atom), rows)[1].tolist()
     one, two = (np.full((DIM, 1), value, np.float32) for value in (1, 2))
     program = Program(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.program import intervals
-from service.program.atoms import Atom, Elu, Exp, Square, leaky_relu, relu
+from service.program.atoms import Atom, Elu, Exp, Square, leaky_relu, relu, squared_leaky
 from service.program.evaluation import node_values
 from service.program.operators import Dense, Scale
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
@@ -32,6 +32,7 @@ PROGRAMS = [
     maximum_program(),
     atoms_after(Dense(np.eye(DIM, dtype=np.float32) * -2), Elu(), Scale(np.full(DIM, 0.1, np.float32)), Exp()),
     atoms_after(leaky_relu(-0.5), Square()),
+    atoms_after(Dense(np.eye(DIM, dtype=np.float32) * -2), squared_leaky(0.2), squared_leaky(0.5)),
 ]
 
 
@@ -69,7 +70,7 @@ def test_half_bounded_box_keeps_the_known_end() -> None:
     np.testing.assert_allclose(high, [np.inf, 6.0, 0.0], atol=1e-300)
 
 
-@pytest.mark.parametrize("atom", [relu(), Exp(), Square()])
+@pytest.mark.parametrize("atom", [relu(), Exp(), Square(), squared_leaky(0.2)])
 def test_no_sign_is_lost_on_the_way_through_sums(atom: Atom) -> None:
     """A non-negative combination of non-negative numbers has the lower end 0, not a rounding below it."""
     program = atoms_after(atom, Dense(np.full((DIM, 2), 0.1, np.float32)))

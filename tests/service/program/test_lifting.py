@@ -12,11 +12,13 @@ from service.program.certification import Certified, certify
 from service.program.evaluation import evaluate_both
 from service.program.inlining import GraphNode, InlinedGraph, Reference
 from service.program.lifting import lift
+from service.program.program import AtomNode
 from tests.service.program import foreign_models as foreign
 from tests.service.program.programs import DIM
 
 TESTED = np.random.default_rng(8).standard_normal((64, DIM)).astype(np.float32) * 3
 KERNEL = np.random.default_rng(1).standard_normal((DIM, 4)).astype(np.float32)
+FULL = np.random.default_rng(3).standard_normal((DIM, DIM)).astype(np.float32)
 POSITIVE = np.abs(np.random.default_rng(2).standard_normal((4, 1)).astype(np.float32))
 
 
@@ -28,6 +30,32 @@ def total(x: Any) -> Any:
 def hidden(x: Any) -> Any:
     """Return a convex hidden layer [n, 4], at least 0."""
     return tf.nn.softplus(x @ KERNEL)
+
+
+def inner(x: Any) -> Any:
+    """Return an affine map [n, 4] of the row."""
+    return x @ KERNEL - 0.5
+
+
+def leaky(u: Any, c: Any = 0.2) -> Any:
+    """Return max(u, c u)."""
+    return tf.maximum(u, c * u)
+
+
+def leaky_reversed(u: Any) -> Any:
+    """Return max(c u, u), the argument last, with c a constant of one feature."""
+    return tf.maximum(u * tf.constant([0.2]), u)
+
+
+def squared_by_multiplication(u: Any) -> Any:
+    """Return the leaky ReLU of u times itself."""
+    v = tf.nn.leaky_relu(u, alpha=0.3)
+    return v * v
+
+
+def quadratic_form(x: Any) -> Any:
+    """Return half the squared norm of x B, [n, 1], with a full matrix B."""
+    return 0.5 * tf.reduce_sum(tf.square(x @ FULL), axis=-1, keepdims=True)
 
 
 def in_float64(x: Any) -> Any:
@@ -58,6 +86,30 @@ ACCEPTED = {
     "reshaped to [n]": lambda x: tf.reshape(hidden(x) @ POSITIVE, [-1]),
     "expanded and squeezed": lambda x: tf.squeeze(tf.expand_dims(total(tf.square(x)), -1), -1),
     "linear": lambda x: total(x),
+    "squared leaky relu": lambda x: total(tf.square(tf.nn.leaky_relu(inner(x), alpha=0.2))),
+    "squared leaky relu by multiplication": lambda x: total(squared_by_multiplication(inner(x))),
+    "squared steep leaky relu": lambda x: total(tf.square(tf.nn.leaky_relu(inner(x), alpha=1.5))),
+    "squared falling leaky relu": lambda x: total(tf.square(tf.nn.leaky_relu(inner(x), alpha=-0.5))),
+    "squared leaky relu of what is not negative": lambda x: total(tf.square(tf.nn.leaky_relu(hidden(x), alpha=0.2))),
+    "squared leaky relu in float64": lambda x: total(
+        tf.cast(tf.square(tf.nn.leaky_relu(tf.cast(x, tf.float64), alpha=0.1)), tf.float32)
+    ),
+    "squared relu": lambda x: total(tf.square(tf.nn.relu(inner(x)))),
+    "squared relu of a convex function": lambda x: total(tf.square(tf.nn.relu(hidden(x) - 1.0))),
+    "leaky by hand": lambda x: total(leaky(inner(x))),
+    "leaky by hand of a convex function": lambda x: total(leaky(hidden(x) - 1.0)),
+    "steeper than one by hand, of a convex function": lambda x: total(leaky(hidden(x) - 1.0, 1.5)),
+    "squared leaky by hand": lambda x: total(tf.square(leaky(inner(x)))),
+    "squared leaky by hand, small one first": lambda x: total(tf.square(leaky_reversed(inner(x)))),
+    "network of a squared and of leaky layers": lambda x: tf.squeeze(
+        leaky(tf.square(leaky(inner(x))) @ np.abs(KERNEL.T) + x @ FULL - 3.0) @ np.abs(KERNEL) @ POSITIVE, -1
+    ),
+    "quadratic form": quadratic_form,
+    "score of a transport network": lambda x: (
+        0.7 * (hidden(x) @ POSITIVE + quadratic_form((x - [1.0, 2, 3]) / [0.5, 2, 3]))
+        + tf.reduce_sum(x * [1.0, -2, 3], -1, keepdims=True)
+        + x @ KERNEL[:, :1]
+    ),
 }  # fmt: skip
 ROW_AXIS = {
     "mean over the rows": lambda x: total(x - tf.reduce_mean(x, 0)),
@@ -90,6 +142,22 @@ OTHER_RULES = {
     "a negative kernel": ("nonneg-matmul", lambda x: tf.squeeze(hidden(x) @ -POSITIVE, -1)),
     "leaky relu above one": ("atom-convex", lambda x: total(tf.nn.leaky_relu(x, alpha=1.5))),
     "square of what may be negative": ("atom-nondecreasing", lambda x: total(tf.square(hidden(x) - 1.0))),
+    "squared leaky relu of what may be negative": (
+        "atom-nondecreasing", lambda x: total(tf.square(tf.nn.leaky_relu(hidden(x) - 1.0, alpha=0.2))),
+    ),
+    "squared leaky by hand of what may be negative": (
+        "atom-nondecreasing", lambda x: total(tf.square(leaky(hidden(x) - 1.0))),
+    ),
+    "squared leaky by hand of two functions": (
+        "atom-nondecreasing", lambda x: total(tf.square(tf.maximum(inner(x), 0.2 * (x @ KERNEL)))),
+    ),
+    "squared maximum steeper than one": ("atom-nondecreasing", lambda x: total(tf.square(leaky(inner(x), 1.5)))),
+    "squared maximum that falls": ("atom-nondecreasing", lambda x: total(tf.square(leaky(inner(x), -0.5)))),
+    "squared maximum of many slopes": (
+        "atom-nondecreasing", lambda x: total(tf.square(leaky(inner(x), tf.constant([0.2, 0.2, 0.2, 0.3])))),
+    ),
+    "maximum that falls, of a convex function": ("nonneg-scale", lambda x: total(leaky(hidden(x) - 1.0, -0.5))),
+    "minus a quadratic form": ("nonneg-scale", lambda x: total(x) - tf.squeeze(quadratic_form(x), -1)),
     "falling leaky relu of a convex function": (
         "atom-nondecreasing", lambda x: total(tf.nn.leaky_relu(hidden(x) - 1.0, alpha=-0.5)),
     ),
@@ -157,6 +225,16 @@ def test_model_of_understood_ops_is_lifted_to_its_own_function(all_models: Path,
     expected = tape.gradient(value, x).numpy()
     np.testing.assert_allclose(score, value.numpy(), rtol=0, atol=2e-6 * np.abs(value.numpy()).max())
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_squared_leaky_relu_is_one_program_when_it_is_written_in_several_ways(all_models: Path, tmp_path: Path) -> None:
+    """By the op or by hand in either order, alpha = 0.2 in float32 is the same program to the last bit."""
+    names = ("squared leaky relu", "squared leaky by hand", "squared leaky by hand, small one first")
+    programs = [chosen(all_models, tmp_path / str(number), name).program for number, name in enumerate(names)]
+    assert ["squared_leaky(0x1.99999a0000000p-3)"] == [
+        node.atom.text for node in programs[0].nodes if isinstance(node, AtomNode)
+    ]
+    assert 1 == len({program.program_sha256 for program in programs})
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
 from service.program import intervals
-from service.program.atoms import Abs, Atom, Elu, Exp, LeakyRelu, Softplus, Square, leaky_relu, relu
+from service.program.atoms import (
+    Abs,
+    Atom,
+    Elu,
+    Exp,
+    LeakyRelu,
+    Softplus,
+    Square,
+    SquaredLeaky,
+    leaky_relu,
+    relu,
+    squared_leaky,
+)
 from service.program.curvature import Certificate, prove
 from service.program.evaluation import evaluate_both, node_values
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
@@ -26,8 +38,19 @@ Floats = NDArray[np.floating]
 SEEDS = range(240)
 MAGNITUDES = np.array([0.125, 0.25, 0.5, 1.0, 1.5])
 TINY = (0.0, -0.0, float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float64).smallest_subnormal))
-FALLING: tuple[Callable[[], Atom], ...] = (Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(-0.0))
-MISTAKEN: tuple[Callable[[], Atom], ...] = (Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(1.5))
+FALLING: tuple[Callable[[], Atom], ...] = (
+    Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(-0.0), lambda: squared_leaky(0.5),
+    lambda: squared_leaky(1.5), lambda: squared_leaky(-0.0),
+)  # fmt: skip
+MISTAKEN: tuple[Callable[[], Atom], ...] = (
+    Square, Abs, lambda: leaky_relu(-0.5), lambda: leaky_relu(1.5), lambda: squared_leaky(0.5),
+    lambda: squared_leaky(-0.5),
+)  # fmt: skip
+
+
+def squared_relu() -> SquaredLeaky:
+    """Return the square of the ReLU, the only squared leaky ReLU that rises everywhere."""
+    return squared_leaky(0.0)
 
 
 class Draw:
@@ -103,10 +126,10 @@ class Draw:
         """Append an atom; one that falls only where its argument allows it, unless careless."""
         argument = self.argument()
         anything = self.affine[argument] or self.positive[argument]
-        rising: tuple[Callable[[], Atom], ...] = (Softplus, relu, Elu, Exp, self.leaky)
+        rising: tuple[Callable[[], Atom], ...] = (Softplus, relu, Elu, Exp, self.leaky, squared_relu)
         choices = MISTAKEN if self.careless() else rising + FALLING if anything else rising
         atom = choices[self.below(len(choices))]()
-        positive = isinstance(atom, Softplus | Exp | Square | Abs) or atom == relu()
+        positive = isinstance(atom, Softplus | Exp | Square | SquaredLeaky | Abs) or atom == relu()
         node = AtomNode(self.nodes[argument].width, argument, atom, f"atom_{len(self.nodes)}")
         self.append(node, positive=positive)
 
