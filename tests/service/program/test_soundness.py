@@ -212,6 +212,40 @@ def test_refused_programs_are_mostly_not_convex() -> None:
     assert sum(refuted(case(seed).program, seed) is not None for seed in refused) >= len(refused) // 3
 
 
+def fallen(seed: int) -> Program:
+    """Return a drawn convex program, less its value at a row drawn near the origin, under an atom that may fall."""
+    draw = Draw(4 * seed)
+    drawn = Program(tuple(draw.nodes))
+    row = draw.generator.integers(-4, 5, (1, drawn.dim)) / 4
+    depth = np.nan_to_num(evaluate_both(drawn, row)[0], posinf=1.0) + draw.below(3) / 2
+    draw.append(AffineNode(1, (Term(len(drawn.nodes) - 1, Identity()),), -depth, "bowl"))
+    draw.append(AtomNode(1, len(drawn.nodes), FALLING[seed % len(FALLING)](), "fallen"))
+    draw.append(AffineNode(1, (Term(len(drawn.nodes) + 1, Identity()),), name="score"))
+    return Program(tuple(draw.nodes))
+
+
+@pytest.mark.parametrize("remainder", range(len(FALLING)))
+def test_atoms_that_fall_are_refused_wherever_they_are_refuted(remainder: int) -> None:
+    """A falling atom after a random convex function is proved only where no counterexample is found, and some are."""
+    programs = {seed: fallen(seed) for seed in range(remainder, 12 * len(FALLING), len(FALLING))}
+    rules = {seed: rule_of(program) for seed, program in programs.items()}
+    found = {seed for seed, program in programs.items() if refuted(program, seed) is not None}
+    assert {None, "atom-nondecreasing"} >= set(rules.values())
+    assert set() == {seed for seed in found if rules[seed] is None}
+    rises_everywhere = FALLING[remainder]() in {relu(), squared_relu()}
+    assert rises_everywhere == (set(rules.values()) == {None})
+    assert len(found) == 0 if rises_everywhere else len(found) >= len(programs) // 4
+
+
+def rule_of(program: Program) -> str | None:
+    """Return the rule that refuses a program, or None if it is proved."""
+    try:
+        prove(program)
+    except VersionRefusedError as err:
+        return err.rule
+    return None
+
+
 def squares(seed: int) -> Program:
     """Return a drawn convex program plus scaled squares of scaled, shifted features, which make it strongly convex."""
     draw = Draw(4 * seed)
