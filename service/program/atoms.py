@@ -7,6 +7,7 @@ Each atom carries the condition under which it is convex and non-decreasing, wit
 import abc
 import dataclasses
 import math
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -63,6 +64,11 @@ class Atom(abc.ABC):
     def kink(self) -> float | None:
         """Return the argument at which the slope jumps, or None for a smooth atom."""
         return None
+
+    @property
+    def modulus(self) -> Fraction:
+        """A number mu >= 0 such that phi(u) - mu/2 u^2 is convex on the whole line, exactly."""
+        return Fraction(0)
 
     @property
     def text(self) -> str:
@@ -196,6 +202,7 @@ class Square(Atom):
 
     name = "square"
     is_convex = True
+    modulus = Fraction(2)
 
     def value_and_slope(self, u: Array, namespace: ModuleType) -> tuple[Array, Array]:
         """Return u^2 and 2u."""
@@ -242,6 +249,11 @@ class SquaredLeaky(Atom):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return bounds from the ends, and 0 where it is inside."""
         return _bowl_image(lower, upper, lambda v: np.square(np.where(v > 0, v, _scaled(self.alpha, v))))
+
+    @property
+    def modulus(self) -> Fraction:
+        """The smaller of both sides' second derivatives, 2 and 2 alpha^2: between them the slope does not jump."""
+        return 2 * min(Fraction(1), Fraction(self.alpha) ** 2)
 
     @property
     def text(self) -> str:

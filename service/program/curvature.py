@@ -7,20 +7,15 @@ applied to the exact floats of the weights: sign checks without any tolerance. R
 import dataclasses
 import enum
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
 from service.program import intervals
-from service.program.atoms import Square
-from service.program.operators import Dense, Divide, Identity, Scale
+from service.program.operators import Dense, Divide
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
-
-_LARGEST = Fraction(float(np.finfo(np.float64).max))
-_MAX_BITS = 8192
+from service.program.strong_convexity import strong_convexity
 
 
 class Curvature(enum.IntEnum):
@@ -63,7 +58,8 @@ class Certificate:
 
     Args:
         steps: the proof, one step for each node that needed a rule.
-        strong_convexity: m >= 0 such that f(x) - m/2 |x|^2 is convex, from diagonal squares only, rounded down.
+        strong_convexity: m >= 0 such that f(x) - m/2 |x|^2 is convex, from squares of affine functions only, never
+            above what exact arithmetic confirms.
         weights_sha256: hash of the weights that the proof read.
         program_sha256: hash of the program's canonical text.
         convex_in: the inputs in which the program is jointly convex.
@@ -119,7 +115,7 @@ def prove(program: Program) -> Certificate:
                 steps.append(Step(node.name, "maximum", "convex", "a maximum of convex functions is convex"))
     return Certificate(
         steps=tuple(steps),
-        strong_convexity=_strong_convexity(program),
+        strong_convexity=strong_convexity(program),
         weights_sha256=program.weights_sha256,
         program_sha256=program.program_sha256,
     )
@@ -198,64 +194,3 @@ def _atom(node: AtomNode, argument: Curvature, lower: float, steps: list[Step]) 
     reason = f"{atom.name} is convex and never falls on its argument's range, so its composition is convex"
     steps.append(Step(node.name, "nondecreasing-of-convex", "convex", reason))
     return Curvature.CONVEX
-
-
-def _strong_convexity(program: Program) -> float:
-    r"""Return m of the squares of diagonal affine maps of x that reach the score with a known coefficient.
-
-    .. math:: f = r + \sum_j c_j (d_j x_j + e_j)^2, \ r \text{ convex} \Rightarrow m = \min_j 2 c_j d_j^2
-
-    Exact rational arithmetic, then one rounding down.
-    """
-    diagonals: dict[int, list[Fraction]] = {0: [Fraction(1)] * program.dim}
-    for position, node in enumerate(program.nodes):
-        if isinstance(node, AffineNode) and len(node.terms) == 1 and node.terms[0].argument in diagonals:
-            factors = node.terms[0].operator.exact_diagonal(node.width)
-            product = _products(diagonals[node.terms[0].argument], factors)
-            if product is not None:
-                diagonals[position] = product
-    total = [Fraction(0)] * program.dim
-    for position, weights in _score_weights(program).items():
-        node = program.nodes[position]
-        if isinstance(node, AtomNode) and isinstance(node.atom, Square) and node.argument in diagonals:
-            for j, (c, d) in enumerate(zip(weights, diagonals[node.argument], strict=True)):
-                total[j] += 2 * c * d * d
-    m = min(total)
-    if m > _LARGEST:
-        return float(_LARGEST)
-    nearest = float(m)
-    return nearest if Fraction(nearest) <= m else float(np.nextafter(nearest, -np.inf))
-
-
-def _score_weights(program: Program) -> dict[int, list[Fraction]]:
-    """Return, for nodes that reach the score through affine nodes only, their features' exact coefficients there."""
-    weights: dict[int, list[Fraction]] = {len(program.nodes) - 1: [Fraction(1)]}
-    for position in range(len(program.nodes) - 1, 0, -1):
-        node = program.nodes[position]
-        if position not in weights or not isinstance(node, AffineNode):
-            continue
-        outer = weights[position]
-        for term in node.terms:
-            width = program.nodes[term.argument].width
-            inner = _pulled_back(term, outer, width)
-            if inner is not None:
-                present = weights.get(term.argument, [Fraction(0)] * width)
-                weights[term.argument] = [a + b for a, b in zip(present, inner, strict=True)]
-    return weights
-
-
-def _pulled_back(term: Term, outer: list[Fraction], width: int) -> list[Fraction] | None:
-    operator = term.operator
-    if isinstance(operator, Scale | Divide | Identity):
-        return _products(outer, operator.exact_diagonal(width))
-    if len(outer) != 1:
-        return None
-    column: NDArray[np.floating] = operator.coefficients[:, 0]
-    return _products([outer[0]] * width, [Fraction(float(value)) for value in column])
-
-
-def _products(left: list[Fraction], right: list[Fraction] | None) -> list[Fraction] | None:
-    """Return the products, None where they are unknown or grow too long; whoever skips a square only loses strength."""
-    if right is None or any(max(a.numerator.bit_length(), a.denominator.bit_length()) > _MAX_BITS for a in left):
-        return None
-    return [a * b for a, b in zip(left, right, strict=True)]

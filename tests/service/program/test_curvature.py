@@ -184,64 +184,6 @@ def test_affine_program_is_convex_without_steps() -> None:
     assert ((), 0.0) == (certificate.steps, certificate.strong_convexity)
 
 
-def rounded_down(value: Fraction) -> float:
-    """Return the largest float64 that is not above `value`."""
-    nearest = float(value)
-    return nearest if Fraction(nearest) <= value else float(np.nextafter(nearest, -np.inf))
-
-
-def test_strong_convexity_is_the_closed_form_rounded_down() -> None:
-    """The constant is min_j 2 q_j, of q_j x_j^2; softplus adds nothing."""
-    weights = draw_weights(2)
-    expected = min(2 * Fraction(float(q)) for q in weights.quadratic)
-    assert rounded_down(expected) == prove(build(weights)).strong_convexity
-
-
-def test_strong_convexity_of_standardised_features_is_exact() -> None:
-    """It is min_j 2 c (1/s_j)^2 in rational numbers, for c sum_j ((x_j - mu_j)/s_j)^2 with thirds and sevenths."""
-    scale = np.array([3.0, 7.0, 0.3], np.float32)
-    c = np.float32(0.1)
-    program = Program(
-        (
-            InputNode(DIM),
-            AffineNode(DIM, (Term(0, Identity()),), np.array([1, -2, 3], np.float32)),
-            AffineNode(DIM, (Term(1, Divide(scale)),)),
-            AtomNode(DIM, 2, Square()),
-            AffineNode(1, (Term(3, Dense(np.ones((DIM, 1), np.float32))),)),
-            AffineNode(1, (Term(4, Scale(np.array([c]))),)),
-        )
-    )
-    expected = min(2 * Fraction(float(c)) / Fraction(float(s)) ** 2 for s in scale)
-    received = prove(program).strong_convexity
-    assert rounded_down(expected) == received
-    assert Fraction(received) <= expected < Fraction(float(np.nextafter(received, np.inf)))
-
-
-def test_strong_convexity_is_zero_where_one_feature_has_no_square() -> None:
-    """The smallest coefficient counts: a feature without a square makes m = 0."""
-    weights = draw_weights()
-    assert 0.0 == prove(build(weights.changed("quadratic", (1,), 0.0))).strong_convexity
-
-
-def test_squares_of_mixed_features_claim_no_strong_convexity() -> None:
-    """(x A)^2 is not diagonal: m = 0 is claimed, which is never wrong."""
-    square = np.eye(DIM, dtype=np.float32) + np.float32(0.5)
-    assert 0.0 == prove(atoms_after(Dense(square), Square())).strong_convexity
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(1e200, np.finfo(np.float64).max), (1e-200, 0.0)])
-def test_strong_convexity_beyond_float64_is_rounded_down(factor: float, expected: float) -> None:
-    """A constant too large for float64 is its largest number, one too small is 0."""
-    assert expected == prove(atoms_after(Scale(np.full(DIM, factor)), Square())).strong_convexity
-
-
-def test_strong_convexity_of_a_long_chain_of_scales_is_found_in_a_moment() -> None:
-    """Exact fractions that grow without end are given up for m = 0, instead of keeping the loader busy."""
-    steps = [Divide(np.full(DIM, 1.1, np.float32)) for _ in range(2000)]
-    certificate = prove(atoms_after(*steps, Square()))
-    assert 0.0 == certificate.strong_convexity
-
-
 def test_certificate_document_is_what_the_manifest_holds() -> None:
     """The document names inputs, proof, gradient, constants, steps and both hashes, as plain JSON values."""
     certificate = prove(build(draw_weights()))

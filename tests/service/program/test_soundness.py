@@ -272,6 +272,30 @@ def test_claimed_strong_convexity_is_never_refuted() -> None:
     }
 
 
+def mixed_squares(seed: int) -> Program:
+    """Return a drawn convex program plus squares, and squared leaky ReLUs, of functions of several features."""
+    draw = Draw(4 * seed)
+    dim, last = draw.nodes[0].width, len(draw.nodes) - 1
+    width = dim + draw.below(3)
+    draw.append(AffineNode(dim, (Term(0, Divide(draw.numbers((dim,), signed=True, zeros=False))),), name="scaled"))
+    terms = (Term(last + 1, Dense(draw.numbers((dim, width), signed=True))),)
+    draw.append(AffineNode(width, terms, draw.numbers((width,), signed=True), "mixed"))
+    draw.append(AtomNode(width, last + 2, (Square(), squared_leaky(0.5), squared_leaky(1.5))[draw.below(3)], "square"))
+    square = Dense(draw.numbers((width, 1), signed=False, zeros=False))
+    draw.append(AffineNode(1, (Term(last, Identity()), Term(last + 3, square)), name="score"))
+    return Program(tuple(draw.nodes))
+
+
+def test_claimed_strong_convexity_of_mixed_features_is_never_refuted() -> None:
+    """Squares of sums of features claim an eigenvalue, mostly above 0, and the score less m/2 |x|^2 stays convex."""
+    programs = {seed: mixed_squares(seed) for seed in range(16)}
+    claims = {seed: prove(program).strong_convexity for seed, program in programs.items()}
+    assert sum(claim > 0 for claim in claims.values()) >= 10
+    assert {} == {
+        seed: found for seed, program in programs.items() if (found := refuted(program, seed, claims[seed])) is not None
+    }
+
+
 def test_strong_convexity_of_twice_the_claim_is_refuted_somewhere() -> None:
     """The check of the claim has teeth: sums of squares alone are refuted with a little more than m."""
     squared = AffineNode(1, (Term(1, Dense(np.array([[0.5], [1.5]], np.float32))),))
