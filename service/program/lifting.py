@@ -294,15 +294,13 @@ class _Lifter:
         return dataclasses.replace(rows, rank=1)
 
     def _expand(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-        rows, axis = inputs
-        if (
-            not isinstance(rows, Rows)
-            or not isinstance(axis, Constant)
-            or rows.rank != 1
-            or axis.array.reshape(-1).tolist() not in ([1], [-1])
-        ):
+        tensor, axis = inputs
+        places = axis.array.reshape(-1).tolist() if isinstance(axis, Constant) else []
+        if isinstance(tensor, Constant) and len(places) == 1:
+            return tensor.reshaped(np.expand_dims(tensor.array, places[0]).shape)
+        if not isinstance(tensor, Rows) or tensor.rank != 1 or places not in ([1], [-1]):
             raise refused("row-axis", node, "must add a last axis to [n]")
-        return dataclasses.replace(rows, rank=2)
+        return dataclasses.replace(tensor, rank=2)
 
     def _cast(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         (tensor,) = inputs
@@ -319,8 +317,8 @@ class _Lifter:
 
     def _square(self, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
         (argument,) = inputs
-        if not isinstance(argument, Rows):
-            raise refused("not-lifted", node, "is applied to a constant")
+        if isinstance(argument, Constant):
+            return folded(node, argument, argument, np.multiply)
         position, atom = squared(self.nodes, argument.node)
         return self._append(AtomNode(argument.width, position, atom, node.name), argument.rank)
 

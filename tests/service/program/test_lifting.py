@@ -105,6 +105,9 @@ ACCEPTED = {
         leaky(tf.square(leaky(inner(x))) @ np.abs(KERNEL.T) + x @ FULL - 3.0) @ np.abs(KERNEL) @ POSITIVE, -1
     ),
     "quadratic form": quadratic_form,
+    "constant squared": lambda x: total(hidden(x)) * tf.square(tf.constant(-1.5)),
+    "vector expanded to a matrix": lambda x: tf.squeeze(x @ tf.expand_dims(tf.constant([1.0, -2, 3]), -1), -1),
+    "vector expanded to a row": lambda x: total(tf.nn.relu(x * tf.expand_dims(tf.constant([1.0, -2, 3]), 0))),
     "score of a transport network": lambda x: (
         0.7 * (hidden(x) @ POSITIVE + quadratic_form((x - [1.0, 2, 3]) / [0.5, 2, 3]))
         + tf.reduce_sum(x * [1.0, -2, 3], -1, keepdims=True)
@@ -269,6 +272,15 @@ MALFORMED = {
     "squeezed first axis": (
         "row-axis", np.array(-1), ("Sum", (0, 1), {"keep_dims": True}), ("Squeeze", (2,), {"squeeze_dims": (0,)}),
     ),
+    "constant squared beyond float32": (
+        "finite-weights", np.full(1, 1e30, "f4"), ("Square", (1,), {}), ("Mul", (0, 2), {}),
+    ),
+    "constant expanded past its axes": ("not-lifted", np.ones(DIM), np.array(3), ("ExpandDims", (1, 2), {})),
+    "constant expanded to rows": (
+        "row-axis", np.ones(DIM), np.array(1), ("ExpandDims", (1, 2), {}), ("AddV2", (0, 3), {}),
+    ),
+    "constant expanded along two axes": ("row-axis", np.ones(DIM), np.array([0, 1]), ("ExpandDims", (1, 2), {})),
+    "constant expanded along the row": ("row-axis", np.ones(DIM), ("ExpandDims", (1, 0), {})),
     "expanded in front": ("row-axis", np.array(1), ("Sum", (0, 1), {}), np.array(0), ("ExpandDims", (2, 3), {})),
     "mean over the rows": ("row-axis", np.array([-2]), ("Mean", (0, 1), {})),
     "reshaped by the rows": ("row-axis", ("Reshape", (0, 0), {})),
