@@ -159,9 +159,7 @@ class _Recursion(keras.Model):
     def _scaling(self) -> PotentialScaling:
         """Return the layer that puts a potential into units."""
         if self.potential_scaling is None:
-            message = (
-                f"{self.name}: expected a potential, received no such network. Make it with potential=True."
-            )
+            message = f"{self.name}: expected a potential, received no such network. Make it with potential=True."
             raise ValueError(message)
         return self.potential_scaling
 
