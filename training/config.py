@@ -9,7 +9,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,13 +17,18 @@ from urllib.parse import urlsplit
 METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "log_loss", "brier", "calibration_error", "accuracy"),
     "regression": ("r2", "rmse", "mae"),
+    "transport": ("w2_squared", "w2"),
 }
 """The metrics of each task; the first is the one that the gate compares where the file names none."""
 
 HIGHER_IS_BETTER = frozenset({"roc_auc", "accuracy", "r2"})
 """The metrics of which more is better; of all others less is better."""
 
-_LATER_TASKS = ("transport", "density")
+NAMED_SOURCES = ("sklearn:china.jpg", "sklearn:flower.jpg")
+"""Pictures that come with scikit-learn, as a configuration names them."""
+
+_LATER_TASKS = ("density",)
+_SUPERVISED, _TRANSPORT = ("classification", "regression"), ("transport",)
 _Section = TypeVar("_Section")
 
 
@@ -44,20 +49,38 @@ class ConfigError(Exception):
         self.received = received
 
 
-def _option(expected: str, read: Callable[[Any], Any], default: Any = dataclasses.MISSING) -> Any:
-    """Return a dataclass field whose TOML value is checked by `read` (None = refused) and described by `expected`."""
-    return dataclasses.field(default=default, metadata={"expected": expected, "read": read})
+def _option(
+    expected: str,
+    read: Callable[[Any], Any],
+    default: Any = dataclasses.MISSING,
+    *,
+    tasks: tuple[str, ...] = (),
+    required: bool = False,
+) -> Any:
+    """Return a dataclass field whose TOML value is checked by `read` (None = refused) and described by `expected`.
+
+    Args:
+        expected: what belongs there, for the error.
+        read: returns the value as it is kept.
+        default: without one the key is required.
+        tasks: the tasks that have this key; empty: all.
+        required: whether those tasks must have it, though there is a default for the others.
+    """
+    metadata = {"expected": expected, "read": read, "tasks": tasks, "required": required}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int | None]:
     return lambda value: value if type(value) is int and low <= value <= high else None
 
 
-def _number(low: float, high: float, *, open_low: bool = False) -> Callable[[Any], float | None]:
+def _number(
+    low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> Callable[[Any], float | None]:
     def read(value: Any) -> float | None:
         if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
             return None
-        return None if open_low and value == low else float(value)
+        return None if (open_low and value == low) or (open_high and value == high) else float(value)
 
     return read
 
@@ -68,6 +91,11 @@ def _text(pattern: str) -> Callable[[Any], str | None]:
 
 def _path(value: Any) -> Path | None:
     return Path(value) if isinstance(value, str) and value else None
+
+
+def _source(value: Any) -> Path | str | None:
+    """Return a named source as the text that it is, anything else as a path."""
+    return value if isinstance(value, str) and value.startswith("sklearn:") else _path(value)
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:
@@ -90,6 +118,9 @@ def _server(value: Any) -> str | None:
     return value.rstrip("/")
 
 
+_SOURCE = f"a path of a table or picture, relative to this file, or one of: {', '.join(NAMED_SOURCES)}"
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """`[model]`: what is trained."""
@@ -100,10 +131,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """`[data]`: the file, its columns, and the held-out rule."""
+    """`[data]`: the file or files, their columns, and the held-out rule."""
 
-    file: Path = _option("a path, relative to this file", _path)  # noqa: RUF009  # _option is dataclasses.field
-    target: str = _option("the target column's name", _text(r"(?s).+"))
+    file: Path = _option("a path, relative to this file", _path, Path(), tasks=_SUPERVISED, required=True)  # noqa: RUF009  # a field
+    target: str = _option("the target column's name", _text(r"(?s).+"), "", tasks=_SUPERVISED, required=True)
+    source: Path | str = _option(_SOURCE, _source, "", tasks=_TRANSPORT, required=True)  # noqa: RUF009  # a field
+    target_file: Path | str = _option(_SOURCE, _source, "", tasks=_TRANSPORT, required=True)  # noqa: RUF009  # a field
     features: tuple[str, ...] = _option("a list of distinct column names (empty: all others)", _names, ())
     held_out_percent: int = _option("a whole number from 1 to 90", _integer(1, 90), 20)
     salt: str = _option("a text", _text(r"(?s).*"), "convex-scoring")
@@ -123,7 +156,17 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """`[objective]`: the task's own keys; classification and regression have none."""
+    """`[objective]`: the task's own keys; classification and regression have none.
+
+    Those of transport: steps of the inverse map's network for each step of the map's; the factor of the penalty on
+    negative weights of the former; how much of the averaged weights stays at each step; and the norm of a gradient
+    above which the run counts as diverged.
+    """
+
+    inner_steps: int = _option("a whole number from 1 to 1000", _integer(1, 1000), 5, tasks=_TRANSPORT)
+    penalty: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1.0, tasks=_TRANSPORT)
+    averaging: float = _option("a number from 0, below 1", _number(0, 1, open_high=True), 0.999, tasks=_TRANSPORT)
+    max_gradient_norm: float = _option("a number above 0", _number(0, 1e300, open_low=True), 1e4, tasks=_TRANSPORT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +196,7 @@ class GateConfig:
 class PublishConfig:
     """`[publish]`: where a version goes, how many stay, and whose readiness to wait for."""
 
-    models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # the same
+    models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # a field
     keep: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 5)
     wait_available: str = _option("'' or the http(s) address of a server", _server, "")
 
@@ -173,7 +216,6 @@ class TrainingConfig:
 
 
 _SECTIONS: Mapping[str, type] = {
-    "model": ModelConfig,
     "data": DataConfig,
     "network": NetworkConfig,
     "objective": ObjectiveConfig,
@@ -206,19 +248,19 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
         ConfigError: as `load_config`, for everything but the file itself.
     """
     for section, keys in document.items():
-        if section not in _SECTIONS:
-            raise ConfigError(section, _nearest(section, _SECTIONS, "section"), "an unknown section")
+        if section not in ("model", *_SECTIONS):
+            raise ConfigError(section, _nearest(section, ("model", *_SECTIONS), "section"), "an unknown section")
         if not isinstance(keys, dict):
             raise ConfigError(section, f"a table [{section}]", _shown(keys))
     task = document.get("model", {}).get("task")
     if task in _LATER_TASKS:
         raise ConfigError("model.task", "one of: " + ", ".join(METRICS), f"'{task}', which is not offered yet")
+    model = _read_section("model", ModelConfig, document.get("model", {}), "")
     sections: dict[str, Any] = {
-        name: _read_section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+        name: _read_section(name, kind, document.get(name, {}), model.task) for name, kind in _SECTIONS.items()
     }
-    config = TrainingConfig(**sections, document=document)
-    if config.data.target in config.data.features:
-        raise ConfigError("data.features", "columns other than the target", f"the target '{config.data.target}'")
+    config = TrainingConfig(model=model, **sections, document=document)
+    _check_columns(config)
     metrics = METRICS[config.model.task]
     metric = config.gate.metric or metrics[0]
     if metric not in metrics:
@@ -226,35 +268,65 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
         raise ConfigError("gate.metric", expected, f"'{metric}'")
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, file=folder / config.data.file),
+        data=_located(config.data, folder),
         gate=dataclasses.replace(config.gate, metric=metric),
         publish=dataclasses.replace(config.publish, models_dir=folder / config.publish.models_dir),
     )
 
 
-def _read_section(section: str, kind: type[_Section], keys: Mapping[str, Any]) -> _Section:
-    """Return the dataclass of one section, each key checked by its field."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # always a dataclass
+def _check_columns(config: TrainingConfig) -> None:
+    """Refuse a target among the features, and a named source that nobody has."""
+    data = config.data
+    if data.target in data.features:
+        raise ConfigError("data.features", "columns other than the target", f"the target '{data.target}'")
+    for key, source in (("source", data.source), ("target_file", data.target_file)):
+        if source and isinstance(source, str) and source not in NAMED_SOURCES:
+            raise ConfigError(f"data.{key}", _nearest(source, NAMED_SOURCES, "named source"), f"'{source}'")
+
+
+def _located(data: DataConfig, folder: Path) -> DataConfig:
+    """Return the section with its relative paths below `folder`; a named source has no folder."""
+    paths = {
+        key: folder / path
+        for key, path in (("file", data.file), ("source", data.source), ("target_file", data.target_file))
+        if isinstance(path, Path)
+    }
+    return dataclasses.replace(data, **paths)  # type: ignore[arg-type]  # three fields that hold paths
+
+
+def _read_section(section: str, kind: type[_Section], keys: Mapping[str, Any], task: str) -> _Section:
+    """Return the dataclass of one section, each key checked by its field, and by whether the task has it."""
+    everywhere = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    fields = {
+        name: field
+        for name, field in everywhere.items()
+        if task in field.metadata["tasks"] or not field.metadata["tasks"]
+    }
     for key in keys:
-        if key not in fields:
+        if key not in everywhere:
             raise ConfigError(f"{section}.{key}", _nearest(key, fields, f"key of [{section}]"), "an unknown key")
+        if key not in fields:
+            expected = f"a key of [{section}] for task {task} ({', '.join(fields) or 'it has none'})"
+            others = " and ".join(everywhere[key].metadata["tasks"])
+            raise ConfigError(f"{section}.{key}", expected, f"a key of {others} alone")
     values = {}
     for name, field in fields.items():
         if name in keys:
             values[name] = field.metadata["read"](keys[name])
             if values[name] is None:
                 raise ConfigError(f"{section}.{name}", field.metadata["expected"], _shown(keys[name]))
-        elif field.default is dataclasses.MISSING:
+        elif field.metadata["required"] or field.default is dataclasses.MISSING:
             raise ConfigError(f"{section}.{name}", field.metadata["expected"], "nothing")
     return kind(**values)
 
 
-def _nearest(word: str, known: Mapping[str, object], what: str) -> str:
+def _nearest(word: str, known: Iterable[str], what: str) -> str:
     """Return the sentence part that names what is known, and the nearest of it."""
-    if not known:
+    names = list(known)
+    if not names:
         return f"no {what}"
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
-    return f"a known {what} ({', '.join(known)}; nearest: '{nearest}')"
+    nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.0)[0]
+    return f"a known {what} ({', '.join(names)}; nearest: '{nearest}')"
 
 
 def _shown(value: object) -> str:

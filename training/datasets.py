@@ -39,6 +39,8 @@ class Table:
         sha256: of the file's bytes, hexadecimal.
         rows_read: rows of the file, the dropped ones included.
         dropped: number of dropped rows by reason.
+        notes: sentences on what was done to the file's numbers.
+        picture: height and width, where the rows are all pixels of a picture in their order; else None.
     """
 
     features: tuple[str, ...]
@@ -48,6 +50,8 @@ class Table:
     sha256: str = ""
     rows_read: int = 0
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    picture: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -61,7 +65,7 @@ class Table:
 
     def take(self, mask: NDArray[np.bool_]) -> "Table":
         """Return the table of the rows where `mask` (bool [n]) is true."""
-        return dataclasses.replace(self, x=self.x[mask], y=self.y[mask])
+        return dataclasses.replace(self, x=self.x[mask], y=self.y[mask], picture=None)
 
 
 @final
@@ -135,7 +139,7 @@ def read_table(
         DataError: the file is missing, empty or unreadable; a column is missing, duplicate, without a name or not
             numeric (it is named); more rows than allowed are bad.
     """
-    data = _read_bytes(path)
+    data = read_bytes(path, SUFFIXES)
     try:
         columns, ragged = _READERS[path.suffix.lower()](data)
         names = columns.column_names
@@ -175,6 +179,26 @@ def read_table(
     return Table(chosen, x[good], y[good], path.name, hashlib.sha256(data).hexdigest(), rows_read, dropped)
 
 
+def read_bytes(path: Path, suffixes: Sequence[str]) -> bytes:
+    """Return the whole file, so that the bytes that are hashed are the bytes that are parsed.
+
+    Raises:
+        DataError: its name has another ending, it cannot be read, or it is empty.
+    """
+    if path.suffix.lower() not in suffixes:
+        message = f"{path.name}: expected a file that ends in {', '.join(suffixes)}. Convert it."
+        raise DataError(message)
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        message = f"{path}: expected a readable data file, received: {err.strerror or type(err).__name__}."
+        raise DataError(message + " Name one that is there.") from err
+    if not data.strip():
+        message = f"{path.name}: the file is empty. Give a file with a header and rows."
+        raise DataError(message)
+    return data
+
+
 def row_bytes(x: NDArray[np.floating]) -> list[bytes]:
     """Return the bytes that identify each row of `x` [n, d]: little-endian float32, with -0.0 written as 0.0."""
     rows = np.ascontiguousarray(x, dtype="<f4") + np.float32(0.0)
@@ -199,7 +223,9 @@ def split(data: DataT, *, percent: int, salt: str) -> Split[DataT]:
     if isinstance(data, Samples):
         source, target = (split(table, percent=percent, salt=salt) for table in (data.source, data.target))
         return Split(Samples(source.train, target.train), Samples(source.held_out, target.held_out))
-    held_out = np.array([is_held_out(row, salt, percent) for row in row_bytes(data.x)], dtype=np.bool_)
+    rows = row_bytes(data.x)
+    sides = {row: is_held_out(row, salt, percent) for row in set(rows)}  # pixels of a picture have few colours
+    held_out = np.array([sides[row] for row in rows], dtype=np.bool_)
     if held_out.all() or not held_out.any():
         side = "training" if held_out.all() else "held-out"
         message = f"{data.file or 'table'}: {len(data)} rows at {percent} percent leave no {side} row. Give more rows."
@@ -222,7 +248,8 @@ def join(first: DataT, second: DataT) -> DataT:
     """Return the rows of both, those of `first` before those of `second`; facts of the file are the first's."""
     if isinstance(first, Samples):
         return Samples(join(first.source, second.source), join(first.target, second.target))
-    return dataclasses.replace(first, x=np.concatenate([first.x, second.x]), y=np.concatenate([first.y, second.y]))
+    x, y = np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y])
+    return dataclasses.replace(first, x=x, y=y, picture=None)
 
 
 def data_fingerprint(data: Data) -> dict[str, str | int]:
@@ -232,22 +259,6 @@ def data_fingerprint(data: Data) -> dict[str, str | int]:
         return {**data_fingerprint(data.source), **target}
     dropped = sum(data.dropped.values())
     return {"file": data.file, "rows": data.rows_read, "dropped_rows": dropped, "sha256": data.sha256}
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Return the whole file, so that the bytes that are hashed are the bytes that are parsed."""
-    if path.suffix.lower() not in SUFFIXES:
-        message = f"{path.name}: expected a file that ends in {', '.join(SUFFIXES)}. Convert it."
-        raise DataError(message)
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        message = f"{path}: expected a readable data file, received: {err.strerror or type(err).__name__}."
-        raise DataError(message + " Name one that is there.") from err
-    if not data.strip():
-        message = f"{path.name}: the file is empty. Give a file with a header and rows."
-        raise DataError(message)
-    return data
 
 
 def _read_csv(data: bytes) -> tuple[pa.Table, int]:

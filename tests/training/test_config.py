@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import ConfigError, load_config, parse_config
+from training.config import NAMED_SOURCES, ConfigError, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """
@@ -23,6 +23,16 @@ def load(tmp_path: Path, text: str):
     path = tmp_path / "job.toml"
     path.write_text(text)
     return load_config(path)
+
+
+TRANSPORT = """
+[model]
+name = "m"
+task = "transport"
+[data]
+source = "p.csv"
+target_file = "q.png"
+"""
 
 
 def with_key(section: str, line: str) -> str:
@@ -116,7 +126,7 @@ def test_every_key_is_read(tmp_path):
         ("network", "activations = 1", "network.activations", "activation"),
         ("data", 'tagret = "z"', "data.tagret", "target"),
         ("network", "support = true", "network.support", ""),
-        ("objective", "penalty = 1.0", "objective.penalty", ""),
+        ("objective", "penality = 1.0", "objective.penality", ""),
     ],
 )
 def test_unknown_key_is_refused_with_the_nearest_known_one(section, line, key, nearest, tmp_path):
@@ -186,15 +196,19 @@ def test_wrong_value_error_reads_as_one_sentence(tmp_path):
     assert "trainer.steps: expected a whole number from 1 to 10000000, received 0." == str(refused.value)
 
 
-@pytest.mark.parametrize("key", ["name", "task", "file", "target"])
-def test_missing_required_key_is_refused_by_its_name(key, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [(SMALLEST, key) for key in ("name", "task", "file", "target")]
+    + [(TRANSPORT, key) for key in ("name", "task", "source", "target_file")],
+)
+def test_missing_required_key_is_refused_by_its_name(text, key, tmp_path):
     """Nothing is guessed for them."""
-    lines = [line for line in SMALLEST.splitlines() if not line.startswith(f"{key} =")]
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key} =")]
     with pytest.raises(ConfigError, match=rf"^(model|data)\.{key}: .* received nothing"):
         load(tmp_path, "\n".join(lines))
 
 
-@pytest.mark.parametrize("task", ["transport", "density"])
+@pytest.mark.parametrize("task", ["density"])
 def test_task_of_later_is_refused_as_not_offered_yet(task, tmp_path):
     """The contract names them, so the sentence is not that they are unknown."""
     with pytest.raises(ConfigError, match=rf"^model\.task: .*'{task}', which is not offered yet\.$"):
@@ -206,6 +220,58 @@ def test_model_name_outside_the_contract_is_refused(name, tmp_path):
     """It becomes a folder and part of an address."""
     with pytest.raises(ConfigError, match=r"^model\.name: "):
         load(tmp_path, SMALLEST.replace('"m"', f'"{name}"'))
+
+
+def test_transport_has_two_files_and_the_keys_of_its_minimax(tmp_path):
+    """Its defaults are those of the prototype, its metric is the distance that is left, and a target is no column."""
+    config = load(tmp_path, TRANSPORT)
+    assert (tmp_path / "p.csv", tmp_path / "q.png", "w2_squared") == (
+        config.data.source, config.data.target_file, config.gate.metric,
+    )  # fmt: skip
+    assert (5, 1.0, 0.999, 1e4) == tuple(vars(config.objective).values())
+    keys = "inner_steps = 3\npenalty = 0\naveraging = 0\nmax_gradient_norm = 0.5\n"
+    chosen = load(tmp_path, f'{TRANSPORT}[objective]\n{keys}[network]\nfirst_activation = "squared_leaky"\n')
+    assert (3, 0.0, 0.0, 0.5) == tuple(vars(chosen.objective).values())
+    assert "squared_leaky" == chosen.network.first_activation
+
+
+@pytest.mark.parametrize(
+    "line", ["inner_steps = 0", "penalty = -1", "averaging = 1.0", "max_gradient_norm = 0", "max_gradient_norm = inf"]
+)
+def test_key_of_the_minimax_out_of_range_is_refused(line, tmp_path):
+    """An average that forgets nothing would never move, and no step is no training."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, f"{TRANSPORT}[objective]\n{line}\n")
+    assert f"objective.{line.split(' = ')[0]}" == refused.value.key
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "said"),
+    [
+        (TRANSPORT, 'file = "rows.csv"', "data.file", "a key of classification and regression alone"),
+        (TRANSPORT, 'target = "y"', "data.target", "a key of classification and regression alone"),
+        (SMALLEST, 'source = "p.csv"', "data.source", "a key of transport alone"),
+        (SMALLEST, 'target_file = "q.csv"', "data.target_file", "a key of transport alone"),
+        (f"{SMALLEST}[objective]", "penalty = 1.0", "objective.penalty", "a key of transport alone"),
+    ],
+)
+def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, key, said, tmp_path):
+    """The sentence says whose key it is, and which ones this task has."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, f"{text.rstrip()}\n{line}\n")
+    assert (key, said) == (refused.value.key, refused.value.received)
+    own = {"data.file": "source, target_file", "data.source": "file, target", "objective.penalty": "it has none"}
+    assert own.get(key, "held_out_percent" if "data" in key else "") in refused.value.expected
+
+
+def test_named_source_is_kept_as_it_is_and_an_unknown_one_names_the_nearest(tmp_path):
+    """A picture of scikit-learn lies in no folder of the job."""
+    config = load(tmp_path, TRANSPORT.replace("p.csv", "sklearn:china.jpg"))
+    assert ("sklearn:china.jpg", tmp_path / "q.png") == (config.data.source, config.data.target_file)
+    with pytest.raises(ConfigError, match=r"^data\.source: .*nearest: 'sklearn:china\.jpg'.*received 'sklearn:chian"):
+        load(tmp_path, TRANSPORT.replace("p.csv", "sklearn:chian.jpg"))
+    with pytest.raises(ConfigError, match=r"^data\.target_file: .*nearest: 'sklearn:flower\.jpg'"):
+        load(tmp_path, TRANSPORT.replace("q.png", "sklearn:flowers.jpg"))
 
 
 def test_target_among_the_features_is_refused(tmp_path):
@@ -236,5 +302,6 @@ def test_shipped_example_loads_and_its_data_file_is_there(example):
     """What the README tells a stranger to run is a valid configuration."""
     config = load_config(example)
     assert example.stem == config.model.name
-    assert config.data.file.is_file()
+    files = [config.data.source, config.data.target_file] if config.model.task == "transport" else [config.data.file]
+    assert [] == [file for file in files if file not in NAMED_SOURCES and not Path(file).is_file()]
     assert (ROOT / "models") == config.publish.models_dir.resolve()
