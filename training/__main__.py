@@ -125,8 +125,15 @@ def certify(path: Path) -> None:
 
 @commands.command()
 @VERSION
-@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV, Parquet or NPY.")
-@click.option("--target", help="Target column; by default the one that the version was trained on.")
+@click.option(
+    "--data",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="CSV, Parquet or NPY; of a transport the source rows, a picture too.",
+)
+@click.option(
+    "--target", help="Target column, by default that of the training; of a transport the file of target rows."
+)
 @click.option(
     "--scores",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -140,13 +147,13 @@ def evaluate(path: Path, data: Path, target: str | None, scores: Path | None, pa
     evaluation = run(path, data, target)
     for name, value in evaluation.metrics.items():
         click.echo(f"{name}: {value:.6g}")
-    click.echo(f"rows: {len(evaluation.table)}")
-    if evaluation.table.dropped:
-        click.echo(f"dropped rows: {sum(evaluation.table.dropped.values())}")
+    click.echo(f"rows: {len(evaluation.rows)}")
+    if evaluation.dropped:
+        click.echo(f"dropped rows: {evaluation.dropped}")
     if scores is not None:
         with _replaced(scores) as file:
             writer = csv.writer(file)
-            writer.writerow(["score", *(f"gradient_{name}" for name in evaluation.table.features)])
+            writer.writerow(["score", *(f"gradient_{name}" for name in evaluation.rows.features)])
             for score, gradient in zip(evaluation.answers.score, evaluation.answers.gradient, strict=True):
                 writer.writerow([str(score), *map(str, gradient)])
     if page is not None:

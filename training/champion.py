@@ -1,7 +1,7 @@
 """The champion: the newest whole version on disk that is proved today, which tonight's challenger must match.
 
 Below `retrain`; over `export`, which reads versions, and `publish`, whose lock is held meanwhile. What it was trained
-on binds the night: its features in their order, and its held-out rule.
+on binds the night: its task, its features in their order, and its held-out rule.
 """
 
 import dataclasses
@@ -56,6 +56,18 @@ def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[st
         except VersionRefusedError as err:
             passed_over.append(f"version {version.version} is passed over: {err}")
     return None, passed_over
+
+
+def check_task(champion: Champion, task: str) -> None:
+    """Refuse another task than the champion's: its score means something else.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if champion.manifest.task != task:
+        advice = "Give the model another name, or publish the change on purpose with `train`"
+        expected = f"'{champion.manifest.task}' as in version {champion.version}"
+        raise ConfigError("model.task", expected, f"'{task}'. {advice}")
 
 
 def check_features(champion: Champion, data: Data) -> None:

@@ -11,9 +11,10 @@ from service.manifest import Manifest, VersionRefusedError
 from service.program.certification import certify
 from training import export, pipeline, report
 from training.answers import Answers
-from training.config import parse_config
-from training.datasets import DataError, Table
+from training.config import TrainingConfig, parse_config
+from training.datasets import Data, DataError, Samples, data_fingerprint
 from training.objectives import create_objective
+from training.pictures import Recoloured, recolour
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,14 +23,14 @@ class Evaluation:
 
     Args:
         manifest: the version's.
-        table: the rows.
+        rows: the rows, with their target or the target rows.
         answers: score [n] and gradient [n, dim].
-        metrics: of the scores against the target.
+        metrics: of the answers against the target.
         certificate: the proof made now.
     """
 
     manifest: Manifest
-    table: Table
+    rows: Data
     answers: Answers
     metrics: dict[str, float]
     certificate: dict[str, object]
@@ -39,14 +40,24 @@ class Evaluation:
         """The model and version."""
         return f"{self.manifest.model} version {self.manifest.version}"
 
+    @property
+    def dropped(self) -> int:
+        """The number of rows that were dropped from the scored file."""
+        table = self.rows.source if isinstance(self.rows, Samples) else self.rows
+        return sum(table.dropped.values())
+
+    def recoloured(self) -> Recoloured | None:
+        """Return the source picture with every pixel mapped, or None where the source is none."""
+        return recolour(self.rows, lambda _: self.answers.gradient) if isinstance(self.rows, Samples) else None
+
     def page(self) -> str:
         """Return the plots as one HTML page."""
         facts = report.TrainingReport(
             title=self.name,
             task=self.manifest.task,
             created=pipeline.utc_now(),
-            features=self.table.features,
-            data={"file": self.table.file, "rows": self.table.rows_read, "sha256": self.table.sha256},
+            features=self.rows.features,
+            data=data_fingerprint(self.rows),
             metrics={self.name: self.metrics},
             certificate=self.certificate,
             gate=None,
@@ -54,8 +65,9 @@ class Evaluation:
             notes=(),
             config=self.manifest.config,
             made_with={**self.manifest.packages, "processor": self.manifest.cpu},
-            score=self.answers.score,
-            target=self.table.y,
+            answers=self.answers,
+            measured=self.rows,
+            recoloured=self.recoloured(),
         )
         return report.to_html(facts, kind="evaluation report")
 
@@ -65,12 +77,15 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
 
     Args:
         path: a version's folder, with its manifest.
-        data: CSV, Parquet or NPY with the version's features and the target.
-        target: name of the target column; by default the one that the version was trained on.
+        data: CSV, Parquet or NPY with the version's features and the target; of a transport the source rows, which
+            may be a picture or a name of `config.NAMED_SOURCES` too.
+        target: name of the target column; by default the one that the version was trained on. Of a transport the
+            file of target rows, which has no default.
 
     Raises:
         VersionRefusedError: the folder is not whole, has no manifest, or is not proved.
-        DataError: the file cannot be used.
+        DataError: a file cannot be used.
+        ConfigError: a named source that nobody has.
     """
     with export.opened(path) as (folder, manifest):
         if manifest is None:
@@ -79,22 +94,36 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
             )
             raise VersionRefusedError("manifest-missing", reason)
         certified = certify(folder)
-    target = target or manifest.data.get("target")
-    if not isinstance(target, str):
-        message = "the version's manifest names no target column. Name it with --target."
-        raise DataError(message)
-    features = manifest.features or [f"column_{index}" for index in range(manifest.dim)]
-    columns = {"target": target, "features": list(features), "max_bad_rows_percent": 100.0}
-    job = {"model": {"name": manifest.model, "task": manifest.task}, "data": {"file": str(data), **columns}}
-    config = parse_config(job, folder=Path())
+    config = _job(manifest, data, target)
     objective = create_objective(config)
-    table = objective.read(config.data)
+    rows = objective.read(config.data)
     proof = certified.certificate.to_document("not run", 0.0)  # nothing is executed, so these two are not known
-    answers = pipeline.answers(certified.program, table.x)
+    answers = pipeline.answers(certified.program, rows.x)
     return Evaluation(
         manifest=manifest,
-        table=table,
+        rows=rows,
         answers=answers,
-        metrics=objective.metrics(answers, table),
+        metrics=objective.metrics(answers, rows),
         certificate={key: value for key, value in proof.items() if key not in {"gradient", "rounding_margin"}},
     )
+
+
+def _job(manifest: Manifest, data: Path, target: str | None) -> TrainingConfig:
+    """Return the configuration that reads these files as the version's task does."""
+    columns = {
+        "features": list(manifest.features) or [f"column_{index}" for index in range(manifest.dim)],
+        "max_bad_rows_percent": 100.0,
+    }
+    if manifest.task == "transport":
+        if target is None:
+            message = "a transport is measured against target rows, received none. Name their file with --target."
+            raise DataError(message)
+        places = {"source": str(data), "target_file": target}
+    else:
+        target = target or manifest.data.get("target")
+        if not isinstance(target, str):
+            message = "the version's manifest names no target column. Name it with --target."
+            raise DataError(message)
+        places = {"file": str(data), "target": target}
+    document = {"model": {"name": manifest.model, "task": manifest.task}, "data": {**places, **columns}}
+    return parse_config(document, folder=Path())

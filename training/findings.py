@@ -5,21 +5,42 @@ Below `pipeline` and `retrain`, which tell them; above `trainer`. Nothing here s
 
 import numpy as np
 
-from training.datasets import Table
+from training.datasets import DataT, Samples, Table, row_bytes
 from training.trainer import History
 
 _FEW_ROWS = 30
 _LONE_SHARE = 0.9
 
 
-def of_data(table: Table, train: Table) -> list[str]:
+def of_data(data: DataT, train: DataT) -> list[str]:
     """Return sentences on dropped rows, columns that teach nothing, and values out of all proportion.
 
     Args:
-        table: all rows of the file.
+        data: all rows of the file, or of both files.
         train: the rows to fit.
     """
-    found = []
+    if not isinstance(data, Samples):
+        return _of_table(data, train)
+    found = [
+        f"{name}, {whole.file}: {sentence}"
+        for name, whole, part in (("Source", data.source, train.source), ("Target", data.target, train.target))
+        for sentence in _of_table(whole, part)
+    ]
+    if _have_equal_rows(data.source, data.target):
+        found.append("Source and target are the same rows: the map to learn is the identity.")
+    return found
+
+
+def of_run(history: History) -> list[str]:
+    """Return a sentence where more steps might have helped."""
+    if not history.chosen or history.stopped_early or history.best_step != history.steps[-1]:
+        return []
+    return ["The validation loss was still falling at the last step. More trainer.steps may give a better version."]
+
+
+def _of_table(table: Table, train: Table) -> list[str]:
+    """Return the sentences on one file."""
+    found = list(table.notes)
     if table.dropped:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in table.dropped.items())
         found.append(f"Rows that were dropped: {reasons}.")
@@ -33,11 +54,11 @@ def of_data(table: Table, train: Table) -> list[str]:
     return found
 
 
-def of_run(history: History) -> list[str]:
-    """Return a sentence where more steps might have helped."""
-    if not history.chosen or history.stopped_early or history.best_step != history.steps[-1]:
-        return []
-    return ["The validation loss was still falling at the last step. More trainer.steps may give a better version."]
+def _have_equal_rows(first: Table, second: Table) -> bool:
+    """Tell whether two tables hold the same rows, in whatever order."""
+    if first.x.shape != second.x.shape:
+        return False
+    return first.sha256 == second.sha256 != "" or sorted(row_bytes(first.x)) == sorted(row_bytes(second.x))
 
 
 def _lone_values(table: Table) -> list[tuple[str, float]]:

@@ -195,7 +195,8 @@ def _story(report: GateReport, config: GateConfig) -> list[str]:
         return []
     reason = (
         f"the champion's {report.metric} is {report.champion:.6g} on tonight's held-out rows; it was "
-        f"{report.recorded:.6g} when it was published. The labels or the meaning of a column changed: look at the data."
+        f"{report.recorded:.6g} when it was published. The labels, the target rows or the meaning of a column changed: "
+        "look at the data."
     )
     return [reason]
 

@@ -4,18 +4,19 @@ Over `datasets`, whose tables it makes; the transport objective reads with it, `
 """
 
 import base64
+import dataclasses
 import hashlib
 import importlib.resources
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from training.datasets import DataError, Table, read_bytes
+from training.datasets import DataError, Samples, Table, read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 CHANNELS = ("red", "green", "blue")
@@ -31,6 +32,21 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError)
 
 Pixels = NDArray[np.uint8]
 """A picture, [height, width, 3]."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recoloured:
+    """A photograph in the colours of another.
+
+    Args:
+        source: the photograph.
+        mapped: the same, each pixel mapped.
+        target: where the colours come from, or None where that is no picture.
+    """
+
+    source: Pixels
+    mapped: Pixels
+    target: Pixels | None
 
 
 def is_picture(source: Path | str) -> bool:
@@ -69,6 +85,23 @@ def read_picture(source: Path | str, *, features: Sequence[str] = ()) -> Table:
         len(x),
         notes=notes,
         picture=pixels.shape[:2],
+    )
+
+
+def recolour(samples: Samples, map_rows: Callable[[NDArray[np.float64]], NDArray[np.floating]]) -> Recoloured | None:
+    """Return the source picture with every pixel mapped, or None where the source is no picture of three channels.
+
+    Args:
+        samples: all rows of both files.
+        map_rows: takes rows of red, green and blue [n, 3] to such rows.
+    """
+    source, target = samples.source, samples.target
+    if source.picture is None or source.features != CHANNELS:
+        return None
+    return Recoloured(
+        pixels_of(source.x, source.picture),
+        pixels_of(map_rows(source.x), source.picture),
+        None if target.picture is None else pixels_of(target.x, target.picture),
     )
 
 

@@ -25,9 +25,10 @@ from service.program.verification import verify
 from training import export, findings, publish, report
 from training.answers import Answers
 from training.config import TrainingConfig
-from training.datasets import DataError, DataT, data_fingerprint, join, split, validation_split
+from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
 from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
+from training.pictures import Recoloured, recolour
 from training.progress import Report, reporting
 from training.trainer import History, fit
 
@@ -122,8 +123,9 @@ class Result:
             notes=(*self.notes, *self.findings()),
             config=self.config.document,
             made_with={**packages(), "processor": processor()},
-            score=self.proved.held_out.score,
-            target=self.rows.held_out.y,
+            answers=self.proved.held_out,
+            measured=self.rows.held_out,
+            recoloured=recoloured(self.proved.program, self.rows.data),
         )
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
@@ -233,6 +235,18 @@ def answers(program: Program, x: NDArray[np.floating]) -> Answers:
     return Answers(found["score"], found["gradient"])
 
 
+def recoloured(program: Program, data: Data) -> Recoloured | None:
+    """Return the source picture with every pixel mapped by the program's gradient, or None where there is none."""
+    if not isinstance(data, Samples):
+        return None
+
+    def gradient(x: NDArray[np.floating]) -> NDArray[np.floating]:
+        rows = np.asarray(x, np.float32)
+        return np.asarray(evaluate_in_tiles(program, rows, ("gradient",))["gradient"], np.float32)
+
+    return recolour(data, gradient)
+
+
 def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: int) -> dict[str, dict[str, float]]:
     """Return the held-out metrics of the version and of the usual models, the version first.
 
@@ -249,14 +263,21 @@ def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: in
 
 
 def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
-    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation."""
+    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation.
+
+    Of two samples these are the source's, which is what a server gets; the target's file and rows stand beside them.
+    """
     train = rows.train.x.astype(np.float64)
+    sides = {"train_rows": rows.train, "validation_rows": rows.validation, "held_out_rows": rows.held_out}
+    counts = {name: len(side) for name, side in sides.items()}
+    if isinstance(rows.data, Samples):
+        other: dict[str, Any] = {f"target_{name}": len(side.target) for name, side in sides.items()}
+    else:
+        other = {"target": config.data.target}
     return {
         **data_fingerprint(rows.data),
-        "target": config.data.target,
-        "train_rows": len(rows.train),
-        "validation_rows": len(rows.validation),
-        "held_out_rows": len(rows.held_out),
+        **counts,
+        **other,
         "feature_means": _rounded(train.mean(axis=0)),
         "feature_deviations": _rounded(train.std(axis=0)),
     }

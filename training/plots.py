@@ -5,6 +5,7 @@ Below `report`, which places them; equal data give equal text.
 
 import html
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -21,6 +22,7 @@ from training.trainer import History
 Floats = NDArray[np.floating]
 
 _BLUE, _RED, _GREY = "#2b6cb0", "#c05621", "#8a8f98"
+_COLORS = (_BLUE, _RED, "#2f855a", "#6b46c1", _GREY)
 _MAX_POINTS = 2000
 _LARGEST_MARK = 160.0
 _SETTINGS: Any = {
@@ -47,14 +49,64 @@ def curves(history: History, loss: str) -> str:
         axes.plot(history.steps, history.train_loss, color=_BLUE, label="training")
         axes.plot(history.steps, history.validation_loss, color=_RED, label="validation")
         axes.axvline(history.best_step, color=_GREY, linestyle=":", label=f"kept: step {history.best_step}")
-        if min(*history.train_loss, *history.validation_loss) > 0:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _log_scale(axes, (history.train_loss, history.validation_loss))
         axes.set(xlabel="step", ylabel=loss)
         axes.legend()
         return _svg(figure, "Training and validation loss by step")
+
+
+def map_curves(history: History) -> str:
+    """Return the curves of a transport: the minimax's estimate, the distances that its maps leave, and the rest.
+
+    Args:
+        history: `validation_loss` is the map's distance; `curves` may have `inverse_w2_squared` and others.
+    """
+    others = dict(history.curves)
+    distances = {"map": history.validation_loss}
+    if "inverse_w2_squared" in others:
+        distances["inverse map"] = others.pop("inverse_w2_squared")
+    panels = [
+        ({"training batches": history.train_loss}, "estimate of half W2 squared", ""),
+        (distances, "W2 squared that is left", "validation rows"),
+        ({name.replace("_", " "): curve for name, curve in others.items()}, "penalty and gradient norms", ""),
+    ]
+    panels = [panel for panel in panels if panel[0]]
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+        for axes, (found, what, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for (name, curve), color in zip(found.items(), _COLORS, strict=False):
+                axes.plot(history.steps, curve, color=color, label=name)
+            axes.axvline(history.best_step, color=_GREY, linestyle=":")
+            _log_scale(axes, tuple(found.values()))
+            axes.set(xlabel="step", ylabel=what, title=title)
+            axes.legend()
+        return _svg(figure, "The minimax's estimate, and the distances that its maps leave, by step")
+
+
+def maps(source: Floats, mapped: Floats, target: Floats, features: Sequence[str]) -> str:
+    """Return source and target rows, and mapped and target rows, in the two features that vary most.
+
+    Args:
+        source: [n, d].
+        mapped: [n, d], where each source row goes.
+        target: [m, d].
+        features: names, [d]. A single one is drawn as histograms.
+    """
+    chosen = np.sort(np.argsort(-np.var(np.concatenate([source, target]), axis=0), kind="stable")[:2])
+    names = [features[column] for column in chosen]
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=len(names) > 1)
+        for axes, rows, title in zip(panels, (source, mapped), ("source", "mapped source"), strict=True):
+            for points, color, label in ((target, _RED, "target"), (rows, _BLUE, title)):
+                some = points[:: max(1, len(points) // _MAX_POINTS), chosen]
+                if len(names) == 1:
+                    axes.hist(some[:, 0], bins=_bins(len(some)), color=color, alpha=0.5, density=True, label=label)
+                else:
+                    axes.plot(*some.T, ".", color=color, markersize=3, alpha=0.4, label=label)
+            axes.set(title=f"{title} and target", xlabel=names[0], ylabel=names[1] if len(names) > 1 else "density")
+            axes.legend()
+        return _svg(figure, "Source, mapped and target rows in the features that vary most")
 
 
 def classes(score: Floats, target: Floats) -> str:
@@ -119,6 +171,16 @@ def _calibration(axes: Axes, score: Floats, target: Floats) -> None:
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
     axes.scatter(across, up, s=size, color=_BLUE, alpha=0.7, clip_on=False)
     axes.set(title="calibration", xlabel="probability of label 1", ylabel="share of label 1", xlim=(0, 1), ylim=(0, 1))
+
+
+def _log_scale(axes: Axes, curves: Sequence[Sequence[float]]) -> None:
+    """Use a logarithmic scale with plain numbers, where every value has a logarithm."""
+    if min(min(curve) for curve in curves) <= 0:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _bins(rows: int) -> int:

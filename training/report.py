@@ -1,7 +1,8 @@
 """The training report: what was trained on what, how well it does, why it is convex; as JSON and as one HTML page.
 
-Below `pipeline` and `retrain`, which gather the facts; `plots` draws. The page is self-contained: no script, no address
-to load from, figures as inline SVG; a server may show it under `Content-Security-Policy: sandbox`.
+Below `pipeline` and `retrain`, which gather the facts; `figures` has each task's words and figures. The page is
+self-contained: no script, no address to load from, figures inline; a server may show it under
+`Content-Security-Policy: sandbox`.
 """
 
 import dataclasses
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service import manifest
-from training import plots
-from training.config import HIGHER_IS_BETTER
+from training import figures
+from training.answers import Answers
+from training.config import HIGHER_IS_BETTER, METRICS
+from training.datasets import Data, Table
 from training.objectives.classification import calibration
+from training.objectives.transport import FLOOR
+from training.pictures import Recoloured
 from training.trainer import History
 
 JSON_FILE = "report.json"
@@ -35,22 +39,20 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: left; padding: .25rem 1.1rem .25rem 0; border-bottom: 1px solid #e4e7eb; vertical-align: top }
 th { color: #616e7c; font-weight: 600 } td { overflow-wrap: anywhere } .best { font-weight: 700 }
 .yes { color: #17692c } .no { color: #a3171a } summary { cursor: pointer; color: #2b6cb0 }
+.pictures { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 } figure { margin: 0; flex: 1 1 14rem }
+img { max-width: 100%; height: auto; border-radius: 4px } figcaption { color: #616e7c; font-size: .85rem }
 """
 
-_LOSS = {"classification": "logistic loss (nats)", "regression": "squared error / variance"}
-_MEANING = {
-    "classification": "The score is the log-odds of label 1: its probability is 1 / (1 + exp(-score)). Rows with a "
-    "score of at most 0, the threshold, form a convex region: whatever lies between two of them is in it.",
-    "regression": "The score is an estimate of the target, in the target's own unit.",
-}
-_METRICS = {
-    "classification": "Log loss in nats; Brier: mean squared error of the probability; calibration error: mean gap "
-    "between probability and share of label 1 over ten bins; accuracy at the threshold.",
-    "regression": "R2: share of the variance that is explained; RMSE and MAE in the target's unit.",
-}
-
 _MORE, _LESS = "↑", "↓"
-_NAMES = {"roc_auc": "ROC-AUC", "brier": "Brier", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
+_NAMES = {
+    "roc_auc": "ROC-AUC",
+    "brier": "Brier",
+    "r2": "R2",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "w2_squared": "W2 squared",
+    "w2": "W2",
+}
 _FACTS = {
     "strong_convexity": "strong convexity m, for raw features: f(z) >= f(x) + <g, z - x> + m/2 |z - x|^2",
     "rounding_margin": "rounding margin: largest float32 rounding error seen, as a share of max(1, |score|)",
@@ -82,8 +84,9 @@ class TrainingReport:
         notes: sentences worth reading: bad rows, constant columns, a cold start.
         config: the job's TOML.
         made_with: packages and processor.
-        score: [n], scores of the measured rows.
-        target: [n], their targets.
+        answers: to the measured rows.
+        measured: those rows, with their target or the target rows.
+        recoloured: photographs, where the rows are pixels of one.
     """
 
     title: str
@@ -98,8 +101,9 @@ class TrainingReport:
     notes: Sequence[str]
     config: Mapping[str, Any]
     made_with: Mapping[str, str]
-    score: NDArray[np.floating]
-    target: NDArray[np.floating]
+    answers: Answers
+    measured: Data
+    recoloured: Recoloured | None = None
 
 
 def write(report: TrainingReport, folder: Path) -> None:
@@ -117,11 +121,11 @@ def to_document(report: TrainingReport) -> dict[str, Any]:
     document: dict[str, Any] = {
         field.name: getattr(report, field.name)
         for field in dataclasses.fields(report)
-        if field.name not in {"history", "score", "target"}
+        if field.name not in {"history", "answers", "measured", "recoloured"}
     }
     document["history"] = None if report.history is None else dataclasses.asdict(report.history)
-    if report.task == "classification":
-        document["calibration"] = calibration(report.score, report.target)
+    if report.task == "classification" and isinstance(report.measured, Table):
+        document["calibration"] = calibration(report.answers.score, report.measured.y)
     plain: dict[str, Any] = _plain(document)
     return plain
 
@@ -157,21 +161,21 @@ def _parts(report: TrainingReport, title: str) -> Iterator[str]:
     measured = "held-out " if report.history is not None else ""
     yield f"<h1>{title}</h1>"
     yield f"<p>{html.escape(report.task)} · {html.escape(report.created)}</p>"
-    lead = summary(report.metrics, len(report.target), kind=measured)
+    lead = summary(report.metrics, len(report.measured), kind=measured)
     if report.gate is not None and not report.gate["passed"]:
         lead = f"Refused by the gate, nothing was published. {lead}"
     if report.certificate is not None:
         lead += f". The score is proved convex in {_features(report)}, in {len(report.certificate['steps'])} steps"
-    yield f'<p class="lead">{html.escape(lead)}.</p><p>{_MEANING[report.task]}</p>'
+    yield f'<p class="lead">{html.escape(lead)}.</p><p>{html.escape(figures.MEANINGS[report.task])}</p>'
     yield from (f'<p class="note">{html.escape(note)}</p>' for note in report.notes)
     if report.gate is not None:
         yield f"<h2>Gate</h2>{_gate(report.gate)}"
-    yield f"<h2>Metrics on {len(report.target)} {measured}rows</h2>{_metrics_table(report.metrics)}"
-    yield f'<p class="small">{_MORE} more is better, {_LESS} less is better. {_METRICS[report.task]}</p>'
-    drawing = plots.classes if report.task == "classification" else plots.residuals
-    yield drawing(report.score, report.target)
+    yield f"<h2>Metrics on {len(report.measured)} {measured}rows</h2>{_metrics_table(report.task, report.metrics)}"
+    note = html.escape(figures.metrics_note(report.task, report.measured))
+    yield f'<p class="small">{_MORE} more is better, {_LESS} less is better. {note}</p>'
+    yield from figures.of_answers(report.task, report.answers, report.measured, report.recoloured)
     if report.history is not None:
-        yield f"<h2>Training</h2>{plots.curves(report.history, _LOSS[report.task])}"
+        yield f"<h2>Training</h2>{figures.of_training(report.task, report.history)}"
         yield f'<p class="small">{_end(report.history)}</p>'
     if report.certificate is not None:
         yield f"<h2>Why it is convex</h2>{_certificate(report.certificate)}"
@@ -238,17 +242,19 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Return who does how well, the best of each metric marked."""
+def _metrics_table(task: str, metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return who does how well, the best of each metric marked: of models only, and only where one can be better."""
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    rivals = [row for who, row in metrics.items() if who != FLOOR]
     best = {}
-    for name in names:
-        values = [row[name] for row in metrics.values() if name in row and math.isfinite(row[name])]
+    for name in set(names) & set(METRICS[task]):
+        values = [row[name] for row in rivals if name in row and math.isfinite(row[name])]
         best[name] = (max if name in HIGHER_IS_BETTER else min)(values) if len(values) > 1 else None
-    head = [f"{_name(name)} {_MORE if name in HIGHER_IS_BETTER else _LESS}" for name in names]
+    arrows = {name: f" {_MORE if name in HIGHER_IS_BETTER else _LESS}" for name in best}
+    head = [f"{_name(name)}{arrows.get(name, '')}" for name in names]
     lines = [f"<tr><th></th>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>"]
     for who, row in metrics.items():
-        cells = "".join(_number(row.get(name), best[name]) for name in names)
+        cells = "".join(_number(row.get(name), None if who == FLOOR else best.get(name)) for name in names)
         lines.append(f"<tr><td>{html.escape(who)}</td>{cells}</tr>")
     return "<table>" + "\n".join(lines) + "</table>"
 

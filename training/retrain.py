@@ -13,7 +13,15 @@ from typing import Any
 from training import gate, pipeline, publish, report
 from training.answers import Answers
 from training.availability import WAIT_SECONDS, wait_available
-from training.champion import Champion, check_features, check_held_out, data_drift, find_champion, recorded_metric
+from training.champion import (
+    Champion,
+    check_features,
+    check_held_out,
+    check_task,
+    data_drift,
+    find_champion,
+    recorded_metric,
+)
 from training.config import TrainingConfig
 from training.gate import GateReport
 from training.icnn import InputConvexNetwork
@@ -57,7 +65,7 @@ def retrain(
 
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
-        ConfigError: the held-out rule is not the champion's.
+        ConfigError: the task or the held-out rule is not the champion's.
         DivergenceError, LockHeldError, ExportError, PublishError, VersionRefusedError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
@@ -66,6 +74,7 @@ def retrain(
         rows = pipeline.read_rows(config, objective)
         champion, notes = find_champion(folder)
         if champion is not None:
+            check_task(champion, config.model.task)
             check_features(champion, rows.data)
             check_held_out(champion, config.data)
         model, start = _start(config, objective, rows, champion)

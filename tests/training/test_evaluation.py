@@ -15,8 +15,8 @@ from training.datasets import DataError, read_table
 def test_evaluate_gives_the_metrics_of_the_answers(trained_once):
     """The metric is scikit-learn's of the very scores, on all rows of the file."""
     found = evaluation.evaluate(trained_once / "models" / "small" / "1", trained_once / "rows.csv")
-    expected = roc_auc_score(found.table.y, found.answers.score)
-    assert (300, pytest.approx(expected)) == (len(found.table), found.metrics["roc_auc"])
+    expected = roc_auc_score(found.rows.y, found.answers.score)
+    assert (300, pytest.approx(expected)) == (len(found.rows), found.metrics["roc_auc"])
 
 
 def test_evaluate_answers_as_the_service_does(trained_once):

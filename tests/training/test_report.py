@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from training import report
+from training.answers import Answers
+from training.datasets import Table
 from training.trainer import History
 
 CERTIFICATE = {
@@ -35,8 +37,8 @@ FACTS = report.TrainingReport(
     notes=("A note.",),
     config={"trainer": {"seed": 7}},
     made_with={"keras": "3.15.1"},
-    score=np.array([-3.0, -1.0, 1.0, 3.0]),
-    target=np.array([0.0, 1.0, 0.0, 1.0]),
+    answers=Answers(np.array([-3.0, -1.0, 1.0, 3.0]), np.zeros((4, 2))),
+    measured=Table(("height", "width"), np.zeros((4, 2)), np.array([0.0, 1.0, 0.0, 1.0])),
 )
 
 
@@ -117,7 +119,9 @@ def test_metrics_table_marks_the_best_of_each_column():
 def test_page_is_made_also_of_one_row_or_of_scores_that_are_all_equal(task):
     """A report never fails because there is little to draw, and Matplotlib warns of nothing."""
     for score, target in (([1.0], [1.0]), ([2.0, 2.0, 2.0], [0.0, 1.0, 1.0])):
-        facts = dataclasses.replace(FACTS, task=task, score=np.array(score), target=np.array(target))
+        rows = np.zeros((len(score), 2))
+        answers, measured = Answers(np.array(score), rows), Table(FACTS.features, rows, np.array(target))
+        facts = dataclasses.replace(FACTS, task=task, answers=answers, measured=measured)
         assert report.to_html(facts).endswith("</html>\n")
 
 

@@ -14,6 +14,7 @@ from training.icnn import InputConvexNetwork
 from training.objectives.classification import Classification
 from training.objectives.comparison import Comparison
 from training.objectives.regression import Regression
+from training.objectives.transport import Transport
 from training.runs import Run
 
 
@@ -37,7 +38,7 @@ class Objective(Protocol[DataT]):
         """Return a run that fits `network` in place."""
 
     def metrics(self, answers: Answers, held_out: DataT) -> dict[str, float]:
-        """Return the task's metrics (`config.METRICS`) of answers to the held-out rows (DataError: not defined)."""
+        """Return the metrics of answers to the held-out rows, `config.METRICS` at least (DataError: not defined)."""
 
     def baselines(self, train: DataT, held_out: DataT, seed: int) -> Mapping[str, dict[str, float]]:
         """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""
@@ -48,8 +49,10 @@ class Objective(Protocol[DataT]):
 
 def create_objective(config: TrainingConfig) -> Objective[Any]:
     """Return the objective of a job's task, one of `config.METRICS`."""
-    objectives: Mapping[str, type[Classification | Regression]] = {
+    if config.model.task == "transport":
+        return Transport(config.objective, config.trainer.batch)
+    supervised: Mapping[str, type[Classification | Regression]] = {
         "classification": Classification,
         "regression": Regression,
     }
-    return objectives[config.model.task]()
+    return supervised[config.model.task]()

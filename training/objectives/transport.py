@@ -1,0 +1,223 @@
+"""Optimal transport: a convex score whose gradient maps source rows to target rows.
+
+Over `minimax`, which trains the map, and `gaussian`, the baseline; `objectives` picks it by the task's name.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.answers import Answers
+from training.assignment import w2_squared
+from training.config import DataConfig, NetworkConfig, ObjectiveConfig, TrainerConfig
+from training.datasets import DataError, Samples, Table, read_table
+from training.icnn import InputConvexNetwork, create_potential
+from training.objectives.comparison import Comparison
+from training.objectives.gaussian import fit_map
+from training.objectives.minimax import Minimax
+from training.pictures import is_picture, read_picture
+
+LINEAR, IDENTITY, FLOOR = "linear (Gaussian) map", "identity", "two draws of the target"
+"""The baselines; the last is no map: it is what is left between target rows and others of theirs."""
+
+DRAWS = 5
+DRAW_ROWS = 2000
+_SEED = 20_260_101
+
+Floats = NDArray[np.floating]
+
+
+class Transport:
+    r"""The Wasserstein-2 map between two samples, as the gradient of a convex score.
+
+    .. math:: T = \nabla f, \qquad W_2^2(P, Q) = \min_{T_\# P = Q} E|X - T(X)|^2
+
+    By Brenier's theorem (Y. Brenier, Polar factorization and monotone rearrangement of vector-valued functions, Comm.
+    Pure Appl. Math. 44, 1991) the optimal map is the gradient of a convex function, and every gradient of a convex
+    function is the optimal map to where it leads. So a score that is proved convex is an optimal map for certain; what
+    training has to reach, and the metrics measure, is that it leads to the target.
+
+    Args:
+        objective: the `[objective]` section, of the minimax.
+        batch: rows of a batch, which each training side must have.
+    """
+
+    task = "transport"
+    threshold: float | None = None
+
+    def __init__(self, objective: ObjectiveConfig, batch: int) -> None:
+        self.objective = objective
+        self.batch = batch
+
+    def read(self, data: DataConfig) -> Samples:
+        """Return the rows of `data.source` and `data.target_file`: tables, pictures, or one of each.
+
+        Raises:
+            DataError: a file cannot be used, or the features are not the same, in the same order.
+        """
+        source, target = (_read(place, data) for place in (data.source, data.target_file))
+        if source.features != target.features:
+            message = (
+                f"{source.file} and {target.file}: expected the same columns in both, received {_listed(source)} and "
+                f"{_listed(target)}. Name the common ones in data.features."
+            )
+            raise DataError(message)
+        return Samples(source, target)
+
+    def check(self, data: Samples, side: str = "") -> None:
+        """Refuse sides of too few rows: training ones need a batch, the others two each, to be measured by halves.
+
+        Args:
+            data: the rows.
+            side: which of the files' rows they are, e.g. `held-out`; empty: all.
+
+        Raises:
+            DataError: names the file, what it has and what it needs.
+        """
+        fits = side in {"", "training"}
+        for name, table in (("source", data.source), ("target", data.target)):
+            needed = self.batch if fits else 2
+            if len(table) < needed:
+                what = f"{needed} {side} {name} rows".replace("  ", " ")
+                why = f"at least trainer.batch = {what}" if fits else f"at least {what}"
+                advice = "Give more rows, or lower trainer.batch." if fits else "Give more rows."
+                message = f"{table.file}: expected {why}, received {len(table)}. {advice}"
+                raise DataError(message)
+
+    def create_network(self, network: NetworkConfig, train: Samples, seed: int) -> InputConvexNetwork:
+        """Return a new network, whose gradient starts as the shift from the source's mean to the target's."""
+        return create_potential(network, train.source.x, train.target.x, seed=seed)
+
+    def start(
+        self, network: InputConvexNetwork, train: Samples, validation: Samples, settings: TrainerConfig
+    ) -> Minimax:
+        """Return a run of the minimax that fits `network` in place."""
+        return Minimax(network, train, validation, settings, self.objective)
+
+    def metrics(self, answers: Answers, held_out: Samples) -> dict[str, float]:
+        """Return how near the mapped source rows are to the target rows, and how far the map moves them.
+
+        `w2_squared`: the squared Wasserstein-2 distance (no factor one half), in the square of the features' unit, mean
+        over `DRAWS` draws (`draws`); `w2`, its root, in their unit; `transport_cost`, the mean of |T(x) - x|^2 over all
+        rows, which is W2^2 of source and target where the map is exact.
+
+        Args:
+            answers: to the held-out source rows; the gradient is T.
+            held_out: the rows.
+
+        Raises:
+            DataError: fewer than two rows on a side, so that nothing can be drawn, or a gradient that is not finite.
+        """
+        if min(len(held_out.source), len(held_out.target)) < 2 or not np.isfinite(answers.gradient).all():
+            message = f"{held_out.file}: transport is measured on two or more rows a side with finite gradients, "
+            raise DataError(message + "received fewer rows, or others. Give more rows, or look for extreme values.")
+        cost = np.mean(np.sum((answers.gradient.astype(np.float64) - held_out.x) ** 2, axis=1))
+        return {**_named(distances(answers.gradient, held_out)), "transport_cost": float(cost)}
+
+    def baselines(
+        self,
+        train: Samples,
+        held_out: Samples,
+        seed: int,  # noqa: ARG002  # of models that draw; none here does
+    ) -> dict[str, dict[str, float]]:
+        """Return the same metrics of the best affine map and of no map, and what two draws of the target differ by."""
+        x = held_out.x
+        maps = {LINEAR: fit_map(train.source.x, train.target.x)(x), IDENTITY: x}
+        found = {name: self.metrics(Answers(np.zeros(len(x)), mapped), held_out) for name, mapped in maps.items()}
+        floor = [w2_squared(held_out.target.x[drawn], held_out.target.x[rest]) for _, drawn, rest in draws(held_out)]
+        return {**found, FLOOR: _named(np.array(floor))}
+
+    def compare(self, champion: Answers | None, challenger: Answers, held_out: Samples, metric: str) -> Comparison:
+        """Return one metric of both versions over the same draws, with its standard errors (`error_of_mean`)."""
+        after = _distances_or_nan(challenger, held_out)
+        value = _named(after)[metric]
+        if champion is None:
+            return Comparison(None, value)
+        before = _distances_or_nan(champion, held_out)
+        old = _named(before)[metric]
+        rows = draw_rows(held_out)
+        share = rows / min(len(held_out.source), len(held_out.target))
+        if metric == "w2":
+            after, before = np.sqrt(after), np.sqrt(before)
+        return Comparison(
+            old,
+            value,
+            error_of_mean(after - before, share),
+            error_of_mean(before, share),
+            f"{DRAWS} paired draws of {rows} rows a side",
+        )
+
+
+def draw_rows(held_out: Samples) -> int:
+    """Return how many rows of each side are drawn: half of the smaller side, at most `DRAW_ROWS`.
+
+    Half, so that draws differ, and a second draw of the target has as many rows that the first has not.
+    """
+    return min(DRAW_ROWS, len(held_out.source) // 2, len(held_out.target) // 2)
+
+
+def draws(held_out: Samples) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield `DRAWS` times the numbers of drawn source rows, of target rows, and of as many other target rows.
+
+    Rows are drawn without replacement, by a fixed seed: versions and baselines are measured on the same ones.
+    """
+    generator = np.random.default_rng(_SEED)
+    rows = draw_rows(held_out)
+    for _ in range(DRAWS):
+        source = generator.permutation(len(held_out.source))[:rows]
+        target = generator.permutation(len(held_out.target))[: 2 * rows]
+        yield source, target[:rows], target[rows:]
+
+
+def distances(mapped: Floats, held_out: Samples) -> NDArray[np.float64]:
+    """Return the squared Wasserstein-2 distance of each draw, [DRAWS].
+
+    Args:
+        mapped: [n, d], where the map leads each held-out source row.
+        held_out: the rows.
+    """
+    return np.array([w2_squared(mapped[source], held_out.target.x[target]) for source, target, _ in draws(held_out)])
+
+
+def error_of_mean(values: NDArray[np.float64], share: float) -> float:
+    r"""Return the standard error of the mean of values from overlapping draws of the same rows.
+
+    .. math:: s \sqrt{\frac1D + \frac{q}{1 - q}}
+
+    with s the standard deviation over the D draws, each of a share q of the rows: the first term is for the draws, the
+    second for the rows that all of them come from (the delete-d jackknife: J. Shao, C. Wu, A general theory for
+    jackknife variance estimation, Annals of Statistics 17, 1989).
+
+    Args:
+        values: [D], a number of each draw.
+        share: q, of the smaller side, above 0 and below 1.
+    """
+    return float(values.std(ddof=1) * np.sqrt(1.0 / len(values) + share / (1.0 - share)))
+
+
+def _distances_or_nan(answers: Answers, held_out: Samples) -> NDArray[np.float64]:
+    """Return the distances of the draws, NaN where a gradient is not finite."""
+    if not np.isfinite(answers.gradient).all():
+        return np.full(DRAWS, np.nan)
+    return distances(answers.gradient, held_out)
+
+
+def _named(values: NDArray[np.float64]) -> dict[str, float]:
+    """Return the metrics that the draws' distances are."""
+    mean = float(values.mean())
+    return {"w2_squared": mean, "w2": mean**0.5}
+
+
+def _read(place: Path | str, data: DataConfig) -> Table:
+    """Return the rows of one side."""
+    if isinstance(place, str) or is_picture(place):
+        return read_picture(place, features=data.features)
+    return read_table(place, target=None, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent)
+
+
+def _listed(table: Table) -> str:
+    """Return how many columns a table has, and the first of their names."""
+    names = ", ".join(table.features[:6]) + (", ..." if len(table.features) > 6 else "")
+    return f"{len(table.features)} ({names})"
