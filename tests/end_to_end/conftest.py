@@ -130,6 +130,17 @@ def browser():
         started.close()
 
 
+@pytest.fixture(scope="module")
+def shipped(wait_until):
+    """Serve the shipped models in a process; return its address."""
+    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
+    try:
+        wait_until(server.is_ready, 60)
+        yield server.address("rest")
+    finally:
+        server.kill()
+
+
 @pytest.fixture
 def open_tab(browser):
     """Return a function that opens a tab; at the end none complained of what is not excused, or asked another host."""

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.end_to_end.page_tab import CHROMIUM, DESKTOP, Tab, digits, printed
-from tests.end_to_end.server_process import ROOT, ServerProcess
+from tests.end_to_end.server_process import ROOT
 from tests.service.quadratic_versions import make_service
 
 if CHROMIUM is None:
@@ -20,17 +20,6 @@ if CHROMIUM is None:
 PHONE = (390, 844)
 GRID = 48
 NOTHING = "\N{EN DASH}"
-
-
-@pytest.fixture(scope="module")
-def shipped(wait_until):
-    """Serve the shipped models in a process; return its address."""
-    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
-    try:
-        wait_until(server.is_ready, 60)
-        yield server.address("rest")
-    finally:
-        server.kill()
 
 
 def assert_point_is_the_servers(tab):

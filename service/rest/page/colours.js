@@ -1,5 +1,7 @@
 // Colours: numbers 0..255 for red, green, blue. A gradient of a function of these three is a colour again.
 
+import { say } from "/page/elements.js";
+
 const FEATURES = JSON.stringify(["red", "green", "blue"]);
 
 /** Whether a version's gradient maps a colour to a colour: its features are red, green and blue. */
@@ -12,7 +14,7 @@ export const shown = (numbers) => Array.from(Uint8ClampedArray.from(numbers));
 export function showColour(swatch, words, numbers) {
   const colour = numbers && shown(numbers);
   swatch.style.setProperty("--colour", colour ? `rgb(${colour.join(" ")})` : "transparent");
-  words.textContent = colour ? colour.join(" ") : "–";
+  say(words, colour ? colour.join(" ") : "–");
 }
 
 /**
@@ -49,7 +51,7 @@ export class Palette {
   next(count) {
     const wanted = this.first.subarray(this.numKnown, this.numKnown + count);
     const rows = new Float32Array(3 * wanted.length);
-    wanted.forEach((pixel, k) => rows.set(this.pixels.subarray(4 * pixel, 4 * pixel + 3), 3 * k));
+    for (let k = 0; k < rows.length; k += 1) rows[k] = this.pixels[4 * wanted[Math.floor(k / 3)] + (k % 3)];
     return rows;
   }
 
@@ -68,9 +70,9 @@ export class Palette {
   paint(into, from, to) {
     for (let pixel = from; pixel < to; pixel += 1) {
       const at = 4 * pixel;
-      const image = 3 * this.colourOf[pixel];
-      const source = this.pixels[at + 3] === 0 ? this.pixels.subarray(at, at + 3) : this.images.subarray(image, image + 3);
-      into.set(source, at);
+      const isTransparent = this.pixels[at + 3] === 0;
+      const [source, start] = isTransparent ? [this.pixels, at] : [this.images, 3 * this.colourOf[pixel]];
+      for (let k = 0; k < 3; k += 1) into[at + k] = source[start + k];
       into[at + 3] = this.pixels[at + 3];
     }
   }

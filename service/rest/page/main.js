@@ -1,6 +1,7 @@
 // The page: what is chosen, what is asked, what is shown. The other modules know nothing of each other's state.
 
 import { showCertificate } from "/page/certificate.js";
+import { mapsColours } from "/page/colours.js";
 import { byId, element } from "/page/elements.js";
 import { firstChoice, live, showModels, showVersions } from "/page/models.js";
 import { exact } from "/page/numbers.js";
@@ -81,8 +82,8 @@ const look = server.latestOnly(() => telling("models", async () => {
 const load = server.latestOnly(() => telling("version", async () => {
   showModels(state.models, state.model, choose);
   const model = state.models.find(({ name }) => name === state.model);
-  byId("explore").hidden = byId("trust").hidden = byId("version-row").hidden = !model;
   if (!model) {
+    byId("explore").hidden = byId("trust").hidden = byId("version-row").hidden = true;
     panel.show(null);
     return;
   }
@@ -100,7 +101,9 @@ const load = server.latestOnly(() => telling("version", async () => {
     byId("search").value = "";
   }
   Object.assign(state, { details, features });
+  byId("explore").hidden = false;
   showCertificate(details);
+  byId("point-colours").hidden = !mapsColours(details);
   byId("threshold-key").hidden = details.threshold === null;
   byId("picture-key").textContent = PICTURE_KEYS[state.axes.length - 1];
   showAxes();

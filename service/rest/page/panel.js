@@ -1,7 +1,7 @@
 // The panel "Recolour a picture": which picture, by which version, how far the work is, how to stop it and go on.
 
 import { mapsColours, Palette } from "/page/colours.js";
-import { byId } from "/page/elements.js";
+import { byId, say } from "/page/elements.js";
 import { PictureError, read } from "/page/pictures.js";
 import { recolour } from "/page/recolouring.js";
 import { file, scorePath } from "/page/server.js";
@@ -65,6 +65,7 @@ export class Panel {
       this.phase = "stopped";
       return;
     }
+    byId("recolour-route").textContent = `POST ${scorePath(shown.model, shown.version, "gradient")}`;
     if (this.picture && !isSame) this.begin();
     else if (this.picture && this.phase === "failed") this.goOn();
     if (!this.isReading && (!this.picture || this.isMissing)) this.choosePhotograph();
@@ -115,7 +116,7 @@ export class Panel {
   }
 
   sayPicture(text, isProblem = false) {
-    byId("picture-said").textContent = text;
+    say(byId("picture-said"), text);
     byId("picture-said").classList.toggle("refused", isProblem);
   }
 
@@ -130,7 +131,6 @@ export class Panel {
     this.views.begin(this.picture);
     URL.revokeObjectURL(byId("save").href);
     byId("save").removeAttribute("href"); // which hides it, without moving anything
-    byId("recolour-route").textContent = `POST ${scorePath(this.version.model, this.version.version, "gradient")}`;
     this.run();
   }
 
@@ -209,7 +209,7 @@ export class Panel {
   }
 
   say(words) {
-    if (byId("colours-said").textContent !== words) byId("colours-said").textContent = words;
+    say(byId("colours-said"), words);
   }
 
   /** Offer the recoloured picture as a file, unless another began meanwhile. */

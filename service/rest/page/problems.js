@@ -1,6 +1,6 @@
 // What went wrong, at the top of the page: the last problem of each thing that is asked, until that goes well.
 
-import { byId } from "/page/elements.js";
+import { byId, say } from "/page/elements.js";
 import { AwayError, RefusedError } from "/page/server.js";
 
 const PASSING = new Set([404, 429, 503]); // what may be otherwise at the next look
@@ -13,7 +13,7 @@ export function tell(what, error) {
   else if (error instanceof RefusedError) problems.set(what, `${error.code}: ${error.message}`);
   else throw error;
   const [first = null] = problems.values();
-  if (first !== null && byId("problem").textContent !== first) byId("problem").textContent = first;
+  if (first !== null) say(byId("problem"), first);
   byId("problem").hidden = first === null;
   return error instanceof AwayError || PASSING.has(error?.status);
 }

@@ -18,7 +18,6 @@ export function showAnswer(answer, details, features) {
   byId("verdict").hidden = verdict === null;
   byId("verdict").textContent = verdict ?? "";
   byId("verdict").classList.toggle("inside", score <= details.threshold);
-  byId("point-colours").hidden = !mapsColours(details);
   if (mapsColours(details)) showPointColours(answer.point, answer.gradients);
   const largest = showGradient(answer, features);
   clearTimeout(speaking);

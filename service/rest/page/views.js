@@ -1,7 +1,7 @@
 // Two canvases of equal size, the original beside the recoloured picture, and the pixel that is looked at in both.
 
 import { showColour } from "/page/colours.js";
-import { byId } from "/page/elements.js";
+import { byId, say } from "/page/elements.js";
 import { onKeys, placeOf } from "/page/pointer.js";
 
 const TINY = 96; // pixels: a picture below this is shown with its pixels as squares
@@ -82,7 +82,7 @@ export class Views {
   /** Show where the pixel is and what its colours are. */
   mark() {
     const where = this.pixel ? `Pixel ${this.pixel.x} across, ${this.pixel.y} down` : "No pixel is chosen";
-    byId("pixel-place").textContent = `${where}.`;
+    say(byId("pixel-place"), `${where}.`);
     byId("pixel-colours").hidden = this.pixel === null;
     this.canvases[0].setAttribute("aria-label", `Original: ${this.name}. ${where}`);
     this.canvases.forEach((canvas) => {
