@@ -1,5 +1,7 @@
 """The page: its files as they lie in `page/`, and `GET /`, which is the page for people and an index for programs.
 
+Scripts, styles and pictures come from here alone; `blob:` lets the page look at a picture of the user's own.
+
 Above: `app`. Below: nothing but the files; the page gets its numbers from the same routes as every other client.
 """
 
@@ -20,10 +22,13 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".ico": "image/x-icon",
+    ".jpg": "image/jpeg",
+    ".txt": "text/plain; charset=utf-8",
 }
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+        "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "object-src 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +71,7 @@ def routes(folder: Path = FOLDER) -> flask.Blueprint:
     def icon() -> flask.Response:
         return _respond(files[_ICON])
 
-    @blueprint.get("/page/<name>")
+    @blueprint.get("/page/<path:name>")
     def file(name: str) -> flask.Response:
         if name not in files:
             message = f"the page has no file '{name[:40]}'. GET / with Accept: text/html is the page."
@@ -77,12 +82,13 @@ def routes(folder: Path = FOLDER) -> flask.Blueprint:
 
 
 def _read(folder: Path) -> Mapping[str, _File]:
-    """Return {name: file} of the files that have a type of the web."""
+    """Return {path below the folder: file} of the files that have a type of the web."""
     files = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         if path.suffix in _TYPES:
             data = path.read_bytes()
-            files[path.name] = _File(data, _TYPES[path.suffix], hashlib.sha256(data).hexdigest()[:32])
+            name = path.relative_to(folder).as_posix()
+            files[name] = _File(data, _TYPES[path.suffix], hashlib.sha256(data).hexdigest()[:32])
     return files
 
 

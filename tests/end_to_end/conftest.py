@@ -1,4 +1,7 @@
-"""Two small models trained once a session, copies of them as any version, servers that are ended whatever happens."""
+"""Two small models trained once a session, copies of them as any version, servers that are ended whatever happens.
+
+For the tests of the page: a browser, its tabs, and servers of versions in closed form.
+"""
 
 import json
 import shutil
@@ -8,9 +11,14 @@ import uuid
 
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 
 from service import manifest
+from service.rest.app import create_app
+from service.rest.server import HttpServer
+from tests.end_to_end.page_tab import ARGUMENTS, CHROMIUM, Tab
 from tests.end_to_end.server_process import ROOT, ServerProcess
+from tests.service.quadratic_versions import make_service
 
 _CONFIG = """
 [model]
@@ -111,3 +119,60 @@ def serve():
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium once for a module."""
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def shipped(wait_until):
+    """Serve the shipped models in a process; return its address."""
+    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
+    try:
+        wait_until(server.is_ready, 60)
+        yield server.address("rest")
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def open_tab(browser):
+    """Return a function that opens a tab; at the end none complained of what is not excused, or asked another host."""
+    tabs = []
+
+    def make(*arguments):
+        tabs.append(Tab(browser, *arguments))
+        return tabs[-1]
+
+    yield make
+    for tab in tabs:
+        assert [] == [fault for fault in tab.faults if tab.excused is None or tab.excused not in fault]
+        assert {tab.address} == {host for request in tab.requests if (host := host_of(request.url)) is not None}
+        tab.context.close()
+
+
+def host_of(url):
+    """Return host and port of an address, or None for a picture that the page itself holds."""
+    return None if url.startswith("blob:") else url.split("/")[2]
+
+
+@pytest.fixture
+def quadratic():
+    """Return a function that serves a service of closed-form versions on a port, and returns its server."""
+    servers = []
+
+    def start(service, port=0):
+        app = create_app(service.scorer, service.registry, service.metrics, make_service(rest_port=port).settings)
+        servers.append(HttpServer(app, make_service(rest_port=port).settings))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop(5.0)

@@ -32,6 +32,7 @@ class Tab:
         self.context = browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True)))
         self.page = self.context.new_page()
         self.faults = []
+        self.excused = None  # words of a fault that the test causes
         self.requests = []
         self.page.on("console", lambda message: self.faults.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))

@@ -8,12 +8,10 @@ import re
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from service.rest.app import create_app
-from service.rest.server import HttpServer
-from tests.end_to_end.page_tab import ARGUMENTS, CHROMIUM, DESKTOP, Tab, digits, printed
-from tests.end_to_end.server_process import ROOT, ServerProcess
+from tests.end_to_end.page_tab import CHROMIUM, DESKTOP, Tab, digits, printed
+from tests.end_to_end.server_process import ROOT
 from tests.service.quadratic_versions import make_service
 
 if CHROMIUM is None:
@@ -22,58 +20,6 @@ if CHROMIUM is None:
 PHONE = (390, 844)
 GRID = 48
 NOTHING = "\N{EN DASH}"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start Chromium once for this module."""
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def shipped(wait_until):
-    """Serve the shipped models in a process; return its address."""
-    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
-    try:
-        wait_until(server.is_ready, 60)
-        yield server.address("rest")
-    finally:
-        server.kill()
-
-
-@pytest.fixture
-def open_tab(browser):
-    """Return a function that opens a tab; at the end none of them complained or asked another host."""
-    tabs = []
-
-    def make(*arguments):
-        tabs.append(Tab(browser, *arguments))
-        return tabs[-1]
-
-    yield make
-    for tab in tabs:
-        assert [] == tab.faults
-        assert {tab.address} == {request.url.split("/")[2] for request in tab.requests}
-        tab.context.close()
-
-
-@pytest.fixture
-def quadratic():
-    """Return a function that serves a service of closed-form versions on a port, and returns its server."""
-    servers = []
-
-    def start(service, port=0):
-        app = create_app(service.scorer, service.registry, service.metrics, make_service(rest_port=port).settings)
-        servers.append(HttpServer(app, make_service(rest_port=port).settings))
-        servers[-1].start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop(5.0)
 
 
 def assert_point_is_the_servers(tab):

@@ -1,4 +1,7 @@
-"""Live versions in closed form, and a service around them: score = 1/2 |x|^2 * version, gradient = x * version."""
+"""Live versions in closed form, and a service around them: score = 1/2 |x|^2 * version, gradient = x * version.
+
+Where a test wants another map for its gradient: `AffineGradientEngine`.
+"""
 
 import dataclasses
 from types import SimpleNamespace
@@ -40,6 +43,27 @@ class QuadraticEngine:
         return {name: values[name] for name in outputs}
 
 
+class AffineGradientEngine(QuadraticEngine):
+    """score = 1/2 x.A x + b.x, gradient = A x + b; exact in float32 where A, b and the rows have few binary digits.
+
+    Args:
+        matrix: A, symmetric and positive semidefinite, [dim, dim].
+        shift: b, [dim].
+    """
+
+    def __init__(self, matrix: NDArray[np.floating], shift: NDArray[np.floating]) -> None:
+        super().__init__(1)
+        self.matrix, self.shift = np.float32(matrix), np.float32(shift)
+
+    def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return the wanted outputs."""
+        self.calls.append((len(rows), outputs))
+        with np.errstate(over="ignore"):
+            gradient = rows @ self.matrix + self.shift
+            values = {"score": np.float32(0.5) * (rows * (gradient + self.shift)).sum(axis=1), "gradient": gradient}
+        return {name: values[name] for name in outputs}
+
+
 def make_version(
     model: str = "m",
     version: int = 1,
@@ -47,9 +71,13 @@ def make_version(
     features: tuple[str, ...] = FEATURES,
     proved: bool = True,
     dim: int = DIM,
+    engine: QuadraticEngine | None = None,
     **manifest: object,
 ) -> ModelVersion:
-    """Return a live version of a closed-form convex function; `manifest` changes what its manifest says."""
+    """Return a live version of a closed-form convex function; `manifest` changes what its manifest says.
+
+    Without an `engine` it is QuadraticEngine(version).
+    """
     strong = float(np.float32(version))
     step = Step("quadratic/Square", "convex-of-affine", "convex", "a square of an affine function is convex")
     said = {
@@ -67,7 +95,7 @@ def make_version(
         verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6) if proved else None,
         unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
-    return ModelVersion(loaded, QuadraticEngine(version))
+    return ModelVersion(loaded, engine or QuadraticEngine(version))
 
 
 @dataclasses.dataclass

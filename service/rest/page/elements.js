@@ -2,6 +2,11 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** Set a text where it changes: screen readers speak every text that is set anew in a live region. */
+export function say(where, text) {
+  if (where.textContent !== text) where.textContent = text;
+}
+
 /** A new element: attributes by name (`text` and `class` among them), then children. */
 export function element(name, { text, ...attributes } = {}, ...children) {
   const made = document.createElement(name);

@@ -1,11 +1,14 @@
 // The page: what is chosen, what is asked, what is shown. The other modules know nothing of each other's state.
 
 import { showCertificate } from "/page/certificate.js";
+import { mapsColours } from "/page/colours.js";
 import { byId, element } from "/page/elements.js";
 import { firstChoice, live, showModels, showVersions } from "/page/models.js";
 import { exact } from "/page/numbers.js";
+import { Panel } from "/page/panel.js";
 import { Plot } from "/page/plot.js";
 import { listen } from "/page/pointer.js";
+import { tell as tellProblem } from "/page/problems.js";
 import { showAnswer, showCurl, showHyperplane, showNoAnswer } from "/page/readings.js";
 import * as server from "/page/server.js";
 import { onNumber, showSliders } from "/page/sliders.js";
@@ -13,7 +16,6 @@ import { features as featuresOf, grid } from "/page/space.js";
 
 const LOOK_AGAIN_MILLISECONDS = 3000;
 const LOOK_SOON_MILLISECONDS = 1000; // while something is missing
-const PASSING = new Set([404, 429, 503]); // what may be otherwise at the next look
 
 const PICTURE_KEYS = [
   "The straight line is the tangent at the point.",
@@ -21,6 +23,7 @@ const PICTURE_KEYS = [
 ];
 
 const plot = new Plot(byId("plot"));
+const panel = new Panel({ tell, take: moveAll });
 const state = {
   text: "", // of GET /models
   models: [],
@@ -35,8 +38,14 @@ const state = {
 };
 
 // ------------------------------------------------------------------------------------------------------- problems
-const problems = new Map(); // what was asked -> what went wrong with it last
 let numAsking = 0;
+
+/** Tell a problem of `what`, or that there is none (null); what may pass is looked at again soon. */
+function tell(what, error) {
+  if (!tellProblem(what, error)) return;
+  state.text = ""; // the next look asks all anew
+  lookLater();
+}
 
 /** Run some work that asks the server for `what`; tell its errors. Return whether it went well. */
 async function telling(what, work) {
@@ -44,23 +53,14 @@ async function telling(what, work) {
   document.querySelector("main").setAttribute("aria-busy", "true");
   try {
     await work();
-    problems.delete(what);
+    tell(what, null);
     return true;
   } catch (error) {
-    if (error instanceof server.AwayError) problems.set(what, `${error.message} This page tries again every few seconds.`);
-    else if (error instanceof server.RefusedError) problems.set(what, `${error.code}: ${error.message}`);
-    else throw error;
-    if (error instanceof server.AwayError || PASSING.has(error.status)) {
-      state.text = ""; // the next look asks all anew
-      lookLater();
-    }
+    tell(what, error);
     return false;
   } finally {
     numAsking -= 1;
     if (!numAsking) document.querySelector("main").setAttribute("aria-busy", "false");
-    const [first = null] = problems.values();
-    if (first !== null && byId("problem").textContent !== first) byId("problem").textContent = first;
-    byId("problem").hidden = first === null;
   }
 }
 
@@ -82,8 +82,11 @@ const look = server.latestOnly(() => telling("models", async () => {
 const load = server.latestOnly(() => telling("version", async () => {
   showModels(state.models, state.model, choose);
   const model = state.models.find(({ name }) => name === state.model);
-  byId("explore").hidden = byId("trust").hidden = byId("version-row").hidden = !model;
-  if (!model) return;
+  if (!model) {
+    byId("explore").hidden = byId("trust").hidden = byId("version-row").hidden = true;
+    panel.show(null);
+    return;
+  }
   const answering = live(model).map(({ version }) => version);
   if (!answering.includes(state.wanted)) state.wanted = null;
   showVersions(model, state.wanted);
@@ -98,10 +101,13 @@ const load = server.latestOnly(() => telling("version", async () => {
     byId("search").value = "";
   }
   Object.assign(state, { details, features });
+  byId("explore").hidden = false;
   showCertificate(details);
+  byId("point-colours").hidden = !mapsColours(details);
   byId("threshold-key").hidden = details.threshold === null;
   byId("picture-key").textContent = PICTURE_KEYS[state.axes.length - 1];
   showAxes();
+  panel.show(details);
   await Promise.all([askPicture(), askPoint()]);
 }));
 
@@ -215,10 +221,13 @@ const showOthers = () =>
 byId("search").addEventListener("input", showOthers);
 byId("unit").addEventListener("change", () => state.answer && showAnswer(state.answer, state.details, state.features));
 
-function home() {
-  move(Object.fromEntries(state.features.map(({ index, start }) => [index, start])));
+/** Move the point to a whole row. */
+function moveAll(row) {
+  move({ ...row });
   showOthers();
 }
+
+const home = () => moveAll(state.features.map(({ start }) => start));
 
 byId("reset").addEventListener("click", home);
 

@@ -1,5 +1,6 @@
 // What the server answered at the point, in numbers and words.
 
+import { mapsColours, showColour } from "/page/colours.js";
 import { byId, element } from "/page/elements.js";
 import { exact, rough } from "/page/numbers.js";
 import { scorePath } from "/page/server.js";
@@ -17,6 +18,7 @@ export function showAnswer(answer, details, features) {
   byId("verdict").hidden = verdict === null;
   byId("verdict").textContent = verdict ?? "";
   byId("verdict").classList.toggle("inside", score <= details.threshold);
+  if (mapsColours(details)) showPointColours(answer.point, answer.gradients);
   const largest = showGradient(answer, features);
   clearTimeout(speaking);
   speaking = setTimeout(() => {
@@ -24,11 +26,17 @@ export function showAnswer(answer, details, features) {
   }, SPEAK_AFTER_MILLISECONDS);
 }
 
+function showPointColours(point, gradient) {
+  showColour(byId("point-from"), byId("point-from-words"), point);
+  showColour(byId("point-to"), byId("point-to-words"), gradient);
+}
+
 /** Show that there is no answer at the point: what was shown belongs to another one. */
 export function showNoAnswer() {
   clearTimeout(speaking);
   byId("score").textContent = "–";
   byId("verdict").hidden = true;
+  showPointColours(null, null);
   byId("spoken").textContent = "No score.";
   byId("gradient").replaceChildren();
   byId("hyperplane").textContent = "–";

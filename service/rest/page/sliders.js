@@ -11,7 +11,7 @@ export function showSliders(features, axes, point, move) {
   const wanted = byId("search").value.trim().toLowerCase();
   const found = others.filter(({ name }) => name.toLowerCase().includes(wanted));
   byId("others").hidden = others.length === 0;
-  byId("others-title").textContent = `The other ${others.length} features`;
+  byId("others-title").textContent = others.length === 1 ? "The other feature" : `The other ${others.length} features`;
   byId("others-count").textContent = found.length > MAX_SHOWN
     ? `${MAX_SHOWN} of ${found.length} are shown. Search for the others.`
     : found.length === others.length ? "" : `${found.length} found.`;

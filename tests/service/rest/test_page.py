@@ -9,8 +9,17 @@ from service.rest.app import create_app
 from tests.service.quadratic_versions import make_service
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
-TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "ico": "image/x-icon"}
-NAMES = sorted(path.name for path in files.FOLDER.iterdir())
+TYPES = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "ico": "image/x-icon",
+    "jpg": "image/jpeg",
+    "txt": "text/plain",
+}
+NAMES = sorted(path.relative_to(files.FOLDER).as_posix() for path in files.FOLDER.rglob("*.*"))
+PROGRAMS = [name for name in NAMES if name.endswith((".html", ".css", ".js"))]
+CREDIT = re.compile(r'<a href="https://(?:www\.flickr\.com/photos|creativecommons\.org/licenses)/[\w./]+"')
 
 
 @pytest.fixture
@@ -48,7 +57,8 @@ def test_file_is_served_with_its_type_and_the_headers_that_keep_it_safe(client, 
     response = client.get(f"/page/{name}")
     assert (200, TYPES[name.rpartition(".")[2]]) == (response.status_code, response.mimetype)
     assert (files.FOLDER / name).read_bytes() == response.data
-    assert response.headers["Content-Security-Policy"].startswith("default-src 'self';")
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' blob:;")
+    assert 1 == response.headers["Content-Security-Policy"].count("blob:")
     assert "unsafe" not in response.headers["Content-Security-Policy"]
     assert "nosniff" == response.headers["X-Content-Type-Options"]
     assert "no-cache" == response.headers["Cache-Control"]
@@ -71,6 +81,10 @@ def test_page_is_the_same_file_and_the_icon_is_where_browsers_look(client):
         "/page/nothing.js",
         "/page/../files.py",
         "/page/..%2ffiles.py",
+        "/page/photographs",
+        "/page/photographs/",
+        "/page/photographs/../index.html",
+        "/page/photographs%2f..%2findex.html",
         "/page/%2e%2e/files.py",
         "/page//etc/passwd",
         "/page/%2fetc%2fpasswd",
@@ -85,16 +99,28 @@ def test_nothing_else_is_served_when_a_path_tries_to_leave_the_folder(client, pa
 
 
 def test_files_load_nothing_from_elsewhere_and_hold_no_inline_script(client):
-    """No address of another host, no inline script or style, and every module that is named is there."""
-    for name in NAMES:
-        if name.endswith(".ico"):
-            continue
-        text = (files.FOLDER / name).read_text()
+    """But for links to the photographers no address of another host, no inline script or style, no missing file."""
+    assert 5 <= len(PROGRAMS)
+    for name in PROGRAMS:
+        text = CREDIT.sub("<a", (files.FOLDER / name).read_text())
         assert [] == re.findall(r"https?:|//\w+\.\w+/|\bon\w+=\"|<style|\sstyle=|\beval\(|innerHTML", text)
-        for path in re.findall(r"[\"'(](/page/[\w.]+)", text):
+        for path in re.findall(r"[\"'(](/page/[\w./]+)", text):
             assert 200 == client.get(path).status_code, path
     index = (files.FOLDER / "index.html").read_text()
     assert [] == [script for script in re.findall(r"<script[^>]*>", index) if " src=" not in script]
+
+
+def test_photographs_are_credited_beside_them_and_on_the_page():
+    """Photographer and licence of each picture stand in a file of its folder and as links in the page."""
+    credits = (files.FOLDER / "photographs" / "CREDITS.txt").read_text()
+    index = (files.FOLDER / "index.html").read_text()
+    pictures = {path.name for path in (files.FOLDER / "photographs").iterdir()} - {"CREDITS.txt"}
+    assert {"china.jpg", "flower.jpg"} == pictures
+    for link in ("danielbuechele/6061409035/", "vultilion/6056698931/"):
+        assert f"https://www.flickr.com/photos/{link}" in credits
+        assert f'href="https://www.flickr.com/photos/{link}"' in index
+    assert "https://creativecommons.org/licenses/by/2.0/" in credits
+    assert 'href="https://creativecommons.org/licenses/by/2.0/"' in index
 
 
 def test_version_is_described_by_its_manifest_and_the_proof_made_at_load(service, client):
