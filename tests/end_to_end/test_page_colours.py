@@ -303,17 +303,27 @@ def test_file_that_is_no_picture_is_refused_in_one_sentence_and_the_former_resul
     num_before = len(tab.requests)
     whole = encoded(noise(200, 200, 3))
     said = tab.page.locator("#picture-said")
+    tab.page.evaluate("""() => {
+      window.numDecoded = 0;
+      window.Image = class extends Image { constructor() { super(); window.numDecoded += 1; } };
+    }""")
     for name, data in {
         "empty.png": b"",
         "text.png": b"no picture",
         "drawing.svg": SVG,
         "drawing.png": SVG,
+    }.items():
+        choose_file(tab, name, data)
+        expect(said).to_have_text(f"{name} is no picture that can be read. {UNREADABLE}")
+    assert 0 == tab.page.evaluate("numDecoded")  # a drawing is a program: no decoder sees it
+    for name, data in {
         "cut.png": whole[: len(whole) // 2],
         "cut.jpg": encoded(noise(200, 200, 3), "JPEG")[:300],
         "broken.png": whole[:100] + bytes(500) + whole[600:],
     }.items():
         choose_file(tab, name, data)
         expect(said).to_have_text(f"{name} is no picture that can be read. {UNREADABLE}")
+    assert 3 == tab.page.evaluate("numDecoded")
     choose_file(tab, "bomb.png", black(20_000, 20_000))
     expect(said).to_have_text(
         "bomb.png has 400 megapixels, expected at most 100. Choose a smaller picture. own.png stays."
@@ -382,6 +392,14 @@ def test_chosen_pixel_becomes_the_point_by_pointer_and_by_keyboard(colours):
     assert_point_is(294, 426)
     tab.page.keyboard.press("Home")
     assert_point_is(320, 213)
+    original = noise(60, 20, 3)
+    choose_file(tab, "upright.png", encoded(original))
+    expect(tab.page.locator("#pixel-place")).to_have_text("No pixel is chosen.")
+    done(tab)
+    scale = box["height"] / 60
+    place = {"x": 5.5 * scale + (box["width"] - 20 * scale) / 2, "y": 40.5 * scale}
+    tab.page.locator("#recoloured").click(position=place)
+    assert_point_is(5, 40)
 
 
 def test_old_work_ends_when_another_picture_version_or_model_is_chosen(colours):
@@ -520,8 +538,36 @@ def test_fewer_colours_are_asked_at_a_time_when_the_server_takes_fewer(colours):
 
 def test_photograph_is_asked_for_again_when_it_did_not_come(colours):
     """A page whose photograph fails says so, works above it, and fetches it at its next look."""
-    tab = colours(excused="status of 503", photograph_stub=in_sequence(BUSY), has_own_clock=True)
-    expect(tab.page.locator("#problem")).to_have_text("UNAVAILABLE: draining")
+    tab = colours(excused="status of 503", photograph_stub=in_sequence(BUSY, None, BUSY), has_own_clock=True)
+    problem = tab.page.locator("#problem")
+    expect(problem).to_have_text("UNAVAILABLE: draining")
     assert NOTHING_YET == tab.text("colours-said")
     tab.page.clock.run_for(5_000)
     assert_recovered(tab)
+    tab.page.locator("input[value='flower.jpg']").check()
+    expect(problem).to_have_text("UNAVAILABLE: draining")
+    assert (f"china.jpg: 200 {TIMES} 200 pixels.", "100 %") == (tab.text("picture-said"), tab.text("percent"))
+    tab.page.clock.run_for(5_000)
+    expect(tab.page.locator("#picture-said")).to_have_text(f"flower.jpg: 200 {TIMES} 200 pixels.")
+    expect(problem).to_be_hidden()
+
+
+def test_picture_that_comes_late_is_dropped_when_another_was_chosen_meanwhile(colours):
+    """The last choice wins, in whatever order the pictures come."""
+    held = Holding(2)
+    tab = colours(photograph_stub=held)
+    done(tab)
+    tab.page.locator("input[value='flower.jpg']").check()
+    choose_file(tab, "own.png", encoded(noise(8, 8, 3)))
+    expect(tab.page.locator("#picture-said")).to_contain_text("own.png")
+    with tab.page.expect_response("**/flower.jpg"):
+        held.routes[1].fallback()
+    # The same work once more, begun later: when it has ended, so has the page's own.
+    script = """async () => {
+      const { read } = await import("/page/pictures.js");
+      return (await read(await (await fetch("/page/photographs/china.jpg")).blob(), "later")).note;
+    }"""
+    assert f"200 {TIMES} 200 pixels." == tab.page.evaluate(script)
+    done(tab)
+    assert f"own.png: 8 {TIMES} 8 pixels." == tab.text("picture-said")
+    assert [] == tab.page.locator("input[name=photograph]:checked").all()

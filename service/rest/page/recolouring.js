@@ -16,7 +16,7 @@ const LONGEST_WAIT_SECONDS = 30;
  *
  * @param palette is asked from where it stands: to go on, call this again with the same one
  * @param version { model, version } that is asked
- * @param signal ends it: rejects with the signal's reason
+ * @param signal ends it: what comes after is dropped, and this rejects
  * @param told onAnswer() after every answer, onWait(seconds) before the same colours are asked again
  */
 export async function recolour(palette, { model, version }, signal, { onAnswer, onWait }) {
@@ -25,7 +25,7 @@ export async function recolour(palette, { model, version }, signal, { onAnswer, 
     const rows = palette.next(count);
     try {
       const images = await patiently(() => gradients(model, version, rows, DIM, signal), signal, onWait);
-      signal.throwIfAborted();
+      signal.throwIfAborted(); // others may ask for this palette by now
       palette.take(images);
       onAnswer();
     } catch (error) {

@@ -15,7 +15,7 @@ export class RefusedError extends Error {
 /** The server did not answer. */
 export class AwayError extends Error {}
 
-/** Ask, and read the answer with `read(response)`; a `cancel` signal ends it with the signal's reason. */
+/** Ask, and read the answer with `read(response)`; a `cancel` signal ends the wait as if the server were away. */
 async function ask(path, read, { cancel = null, ...options } = {}) {
   let response;
   const timeout = AbortSignal.timeout(TIMEOUT_MILLISECONDS);
@@ -24,7 +24,6 @@ async function ask(path, read, { cancel = null, ...options } = {}) {
     response = await fetch(path, { cache: "no-store", ...options, signal });
     if (response.ok) return await read(response);
   } catch (error) {
-    cancel?.throwIfAborted();
     throw new AwayError("The server does not answer.", { cause: error });
   }
   throw await refusal(response);
