@@ -34,11 +34,8 @@ def table(rows: np.ndarray) -> Table:
 
 @pytest.mark.parametrize(("dim", "percent"), [(2, 1.0), (8, 3.0), (32, 8.0)])
 def test_map_between_gaussians_is_within_a_few_percent_of_the_closed_form(dim, percent):
-    """From the shift of the means, in a few hundred steps: E|T(x) - T*(x)|^2 is a small share of the target's variance.
-
-    T*(x) = m_Q + A (x - m_P) with A = S_P^-1/2 (S_P^1/2 S_Q S_P^1/2)^1/2 S_P^-1/2 (Olkin, Pukelsheim 1982). The shift
-    alone misses by more than twice the share, so that the test can fail.
-    """
+    """In a few hundred steps from the shift of the means, which misses by over twice the share, T is near T*."""
+    # T*(x) = m_Q + A (x - m_P), A = S_P^-1/2 (S_P^1/2 S_Q S_P^1/2)^1/2 S_P^-1/2: Olkin, Pukelsheim (1982)
     generator = np.random.default_rng(dim)
     first, second = covariance(dim, generator), covariance(dim, generator)
     means = generator.normal(scale=3.0, size=(2, dim))
