@@ -138,7 +138,7 @@ class Minimax:
         found = {
             "w2_squared": self._distance(self._map(u), v, "the map"),
             "inverse_w2_squared": self._distance(self._inverse(v), u, "the inverse map"),
-            "penalty": sum(float(loss) for loss in self._penalties()),
+            "penalty": sum(float(loss) for loss in self.g.losses),
             **{f"gradient_norm_{name}": norm for name, norm in self._largest.items()},
         }
         self._largest = dict.fromkeys(self._largest, 0.0)
@@ -248,12 +248,6 @@ class Minimax:
         if not np.isfinite(points).all():
             raise DivergenceError(self._steps, what, math.nan)
         return self._units.scale**2 * w2_squared(points, rows)
-
-    def _penalties(self) -> list[Any]:
-        """Return the penalty of each layer of g as it is now."""
-        self.g(tf.zeros((1, self.g.dim)))
-        found: list[Any] = self.g.losses
-        return found
 
     def _fix_constant(self) -> None:
         """Give the exported network the output bias with which it is 0 at the source mean."""
