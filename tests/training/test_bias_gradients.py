@@ -4,8 +4,10 @@ Most networks here are plain TensorFlow functions, as the question was asked; th
 docs/bias-gradients.md tells the same in words.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,6 +18,7 @@ import tensorflow as tf
 from training.gradients import input_gradient
 from training.icnn import InputConvexNetwork, PenalizedNetwork
 
+PAGE = Path(__file__).parents[2] / "docs" / "bias-gradients.md"
 ROWS, DIM, WIDTH = 64, 3, 5
 NONE, ZERO, OTHER = "None", "0", "non-zero"
 
@@ -127,25 +130,30 @@ def biases(g: Plain, *, compiled: bool = False) -> list[str]:
 EAGER_AND_COMPILED = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 
 
+TABLE = {
+    "maximum": (NONE, NONE, NONE),
+    "leaky_relu": (ZERO, NONE, ZERO),
+    "relu": (ZERO, NONE, ZERO),
+    "softplus": (OTHER, NONE, OTHER),
+    "elu": (OTHER, NONE, OTHER),
+    "smooth_leaky": (OTHER, NONE, OTHER),
+}
+"""Per activation after a squared first layer: hidden bias, bias of a linear output, bias of an activated output."""
+
+
 @EAGER_AND_COMPILED
-@pytest.mark.parametrize(
-    ("activation", "hidden", "activated_output"),
-    [
-        ("maximum", NONE, NONE),
-        ("leaky_relu", ZERO, ZERO),
-        ("relu", ZERO, ZERO),
-        ("softplus", OTHER, OTHER),
-        ("elu", OTHER, OTHER),
-        ("smooth_leaky", OTHER, OTHER),
-    ],
-)
-def test_biases_of_g_get_the_gradients_of_the_table_when_the_first_layer_is_squared(
-    activation, hidden, activated_output, compiled
-):
+@pytest.mark.parametrize("activation", TABLE)
+def test_biases_of_g_get_the_gradients_of_the_table_when_the_first_layer_is_squared(activation, compiled):
     """The first bias always gets one, a later bias only where its activation is curved, a linear output's never."""
-    phi = ACTIVATIONS[activation]
-    assert [OTHER, hidden, NONE] == biases(Plain([squared, phi, linear], seed=2), compiled=compiled)
+    phi, (hidden, linear_output, activated_output) = ACTIVATIONS[activation], TABLE[activation]
+    assert [OTHER, hidden, linear_output] == biases(Plain([squared, phi, linear], seed=2), compiled=compiled)
     assert [OTHER, hidden, activated_output] == biases(Plain([squared, phi, phi], seed=2), compiled=compiled)
+
+
+def test_table_of_the_page_is_the_table_of_these_tests():
+    """What docs/bias-gradients.md tells of each activation is what the tests here see."""
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert TABLE == {activation: tuple(states) for activation, *states in rows}
 
 
 @EAGER_AND_COMPILED
@@ -162,6 +170,32 @@ def test_none_becomes_zero_when_only_the_activation_is_compiled(compiled):
     phi = tf.function(by_maximum, autograph=False)
     assert [OTHER, ZERO, NONE] == biases(Plain([squared, phi, linear], seed=2), compiled=compiled)
     assert [OTHER, ZERO, ZERO] == biases(Plain([squared, phi, phi], seed=2), compiled=compiled)
+
+
+def test_none_becomes_zero_when_unconnected_gradients_are_asked_for_as_zeros():
+    """The argument changes the word, and only for what had no gradient."""
+    f, g = Plain([tf.math.softplus, linear], seed=1), Plain([squared, by_maximum, linear], seed=2)
+    states = []
+    for unconnected in (tf.UnconnectedGradients.NONE, tf.UnconnectedGradients.ZERO):
+        with tf.GradientTape() as tape:
+            value = transport_loss(f, g, *rows())
+        found = tape.gradient(value, g.variables, unconnected_gradients=unconnected)
+        states.append([state(found[name]) for name in ("b0", "b1", "b2")])
+    assert [[OTHER, NONE, NONE], [OTHER, ZERO, ZERO]] == states
+
+
+def test_gradients_explode_when_every_layer_squares_a_relu():
+    """A bend in every layer is no cure if it is that of a square: slopes of g multiply, and f squares them."""
+
+    def square(x: Any) -> Any:
+        return tf.square(tf.nn.relu(x))
+
+    largest = {}
+    for phi in (tf.math.softplus, square):
+        f, g = (Plain([phi, phi, phi], seed=seed) for seed in (1, 2))
+        of_g = gradients(f, g, compiled=False)[2]
+        largest[phi] = max(float(tf.reduce_max(tf.abs(of_g[name]))) for name in ("b0", "b1", "b2"))
+    assert largest[square] > 1e3 * largest[tf.math.softplus]
 
 
 def test_loss_is_the_same_number_whatever_is_compiled():
