@@ -20,7 +20,13 @@ def w2_squared(first: NDArray[np.floating], second: NDArray[np.floating]) -> flo
     Args:
         first: [n, d].
         second: [n, d].
+
+    Raises:
+        ValueError: the samples differ in shape: some rows would find no partner.
     """
+    if first.ndim != 2 or first.shape != second.shape:
+        message = f"expected two samples of one shape [n, d], received {list(first.shape)} and {list(second.shape)}."
+        raise ValueError(message)
     costs = cdist(np.asarray(first, np.float64), np.asarray(second, np.float64), "sqeuclidean")
     rows, columns = linear_sum_assignment(costs)
     return float(costs[rows, columns].mean())

@@ -15,6 +15,7 @@ def input_gradient(function: Callable[[Any], Any], x: Any) -> Any:
     Each score depends on its own row alone, so the gradient of their sum is row by row theirs. The result is an
     ordinary tensor: an outer tape differentiates it again, into second derivatives.
     """
+    x = tf.convert_to_tensor(x)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         scores = function(x)

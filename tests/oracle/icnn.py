@@ -1,10 +1,12 @@
 """Forward pass and gradient of an input-convex network in float64 NumPy, from plain arrays: imports nothing of ours.
 
-The formulas are those of Amos, Xu, Kolter (ICML 2017), eq. 2, with standardised inputs, a quadratic term and a scaled
+The formulas are those of Amos, Xu, Kolter (ICML 2017), eq. 2, with standardised inputs, quadratic terms and a scaled
 target:
 
-    x' = (x - mean) / scale,  z_0 = phi(x' A_0 + b_0),  z_k = phi(z_{k-1} W_k + x' A_k + b_k),
-    f = s (z_{L-1} w + x' a + b + m |x'|^2 / 2) + t.
+    x' = (x - mean) / scale,  z_0 = phi_0(x' A_0 + b_0),  z_k = phi(z_{k-1} W_k + x' A_k + b_k),
+    core = z_{L-1} w + x' a + b + m |x'|^2 / 2 + |x' B|^2 / 2,  f = s core + t.
+
+For a potential, with the target's mean t [d] and one scale S, f = S^2 core + S <x', t>.
 """
 
 import dataclasses
@@ -45,6 +47,9 @@ def activation(name: str) -> tuple[Callable[[Array], Array], Callable[[Array], A
     if base == "smooth_leaky":
         a, b = numbers
         return lambda p: a * p + (1 - a) * _softplus(b * p) / b, lambda p: a + (1 - a) * _sigmoid(b * p)
+    if base == "squared_leaky":
+        (a,) = numbers
+        return lambda p: np.where(p > 0.0, p**2, (a * p) ** 2), lambda p: 2.0 * np.where(p > 0.0, p, a * a * p)
     raise KeyError(name)
 
 
@@ -60,6 +65,9 @@ class Checkpoint:
         activation: name of the hidden activation.
         quadratic: m.
         target: t and s.
+        first_activation: name of phi_0; empty: as `activation`.
+        form: B [d, d], or None for none.
+        potential: t [d] and S of a potential, or None where it is none.
     """
 
     mean: Array
@@ -69,6 +77,9 @@ class Checkpoint:
     activation: str
     quadratic: float
     target: tuple[float, float]
+    first_activation: str = ""
+    form: Array | None = None
+    potential: tuple[Array, float] | None = None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -87,6 +98,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             mean, scale = arrays("layers/standardization")
             kernel, bias = arrays("first")
             shift, stretch = arrays("layers/target_scaling") if config["target_scaling"] else (0.0, 1.0)
+            form, potential = None, None
+            if config.get("potential"):
+                (form,) = arrays("layers/quadratic_form")
+                centre, common = arrays("layers/potential_scaling")
+                potential = centre, float(common)
     return Checkpoint(
         mean,
         scale,
@@ -95,36 +111,53 @@ def read_checkpoint(path: Path) -> Checkpoint:
         config["activation"],
         float(np.float32(0.5 * config["quadratic"])) * 2.0,
         (float(shift), float(stretch)),
+        config.get("first_activation", ""),
+        form,
+        potential,
     )
 
 
 def score(network: Checkpoint, rows: NDArray[np.floating]) -> Array:
     """Return the scores [n] of raw rows [n, d]."""
     phi, _ = activation(network.activation)
+    first, _ = activation(network.first_activation or network.activation)
     x = (rows.astype(np.float64) - network.mean) / network.scale
-    z = phi(x @ network.first[0] + network.first[1])
+    z = first(x @ network.first[0] + network.first[1])
     for w, a, b in network.constrained[:-1]:
         z = phi(z @ w + x @ a + b)
     w, a, b = network.constrained[-1]
     core = (z @ w + x @ a + b)[:, 0] + 0.5 * network.quadratic * np.sum(x * x, axis=1)
+    if network.form is not None:
+        core = core + 0.5 * np.sum((x @ network.form) ** 2, axis=1)
+    if network.potential is not None:
+        centre, common = network.potential
+        return np.asarray(common**2 * core + common * (x @ centre))
     return network.target[1] * core + network.target[0]
 
 
 def gradient(network: Checkpoint, rows: NDArray[np.floating]) -> Array:
     """Return df/dx [n, d] at raw rows [n, d], by the chain rule, layer by layer from the output."""
     phi, slope = activation(network.activation)
+    first, first_slope = activation(network.first_activation or network.activation)
     x = (rows.astype(np.float64) - network.mean) / network.scale
-    pre = [x @ network.first[0] + network.first[1]]
+    lowest = x @ network.first[0] + network.first[1]
+    pre, z = [], first(lowest)
     for w, a, b in network.constrained[:-1]:
-        pre.append(phi(pre[-1]) @ w + x @ a + b)
+        pre.append(z @ w + x @ a + b)
+        z = phi(pre[-1])
     w, a, _ = network.constrained[-1]
     into_x = np.tile(a[:, 0], (len(x), 1)) + network.quadratic * x
+    if network.form is not None:
+        into_x = into_x + x @ network.form @ network.form.T
     into_z = np.tile(w[:, 0], (len(x), 1))
-    for (w, a, _), p in zip(reversed(network.constrained[:-1]), reversed(pre[1:]), strict=True):
+    for (w, a, _), p in zip(reversed(network.constrained[:-1]), reversed(pre), strict=True):
         into_p = into_z * slope(p)
         into_x = into_x + into_p @ a.T
         into_z = into_p @ w.T
-    into_x = into_x + (into_z * slope(pre[0])) @ network.first[0].T
+    into_x = into_x + (into_z * first_slope(lowest)) @ network.first[0].T
+    if network.potential is not None:
+        centre, common = network.potential
+        return np.asarray((common**2 * into_x + common * centre) / network.scale)
     result: Array = network.target[1] * into_x / network.scale
     return result
 

@@ -5,6 +5,7 @@ Over `icnn`, `gradients` and `assignment`; `objectives.transport` starts it, `tr
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -138,7 +139,7 @@ class Minimax:
         found = {
             "w2_squared": self._distance(self._map(u), v, "the map"),
             "inverse_w2_squared": self._distance(self._inverse(v), u, "the inverse map"),
-            "penalty": sum(float(loss) for loss in self._penalties()),
+            "penalty": sum(float(loss) for loss in self.g.losses),
             **{f"gradient_norm_{name}": norm for name, norm in self._largest.items()},
         }
         self._largest = dict.fromkeys(self._largest, 0.0)
@@ -160,26 +161,31 @@ class Minimax:
 
     # ------------------------------------------------------------------------------------------------ compiled parts
     def _compile(self) -> None:
-        """Make the steps as compiled functions of rows in standard units."""
+        """Make the steps as compiled functions of rows in standard units.
+
+        Without autograph, which would hide a `MissingGradientError` in an error of its own.
+        """
         rows = tf.TensorSpec((None, self.network.dim), tf.float32)
         batches = tf.TensorSpec((None, self._batch, self.network.dim), tf.float32)
         share = tf.TensorSpec((), tf.float32)
-        self._descend = tf.function(self._descend_g, input_signature=[batches])
-        self._ascend = tf.function(self._ascend_f, input_signature=[rows, rows, share])
-        self._value = tf.function(self._value_of, input_signature=[rows, rows])
-        self._map = tf.function(lambda u: input_gradient(self.network.standard_score, u), input_signature=[rows])
-        self._inverse = tf.function(lambda v: input_gradient(self.g.standard_score, v), input_signature=[rows])
+        compiled = partial(tf.function, autograph=False)
+        self._descend = compiled(self._descend_g, input_signature=[batches])
+        self._ascend = compiled(self._ascend_f, input_signature=[rows, rows, share])
+        self._value = compiled(self._value_of, input_signature=[rows, rows])
+        self._map = compiled(partial(input_gradient, self.network.standard_score), input_signature=[rows])
+        self._inverse = compiled(partial(input_gradient, self.g.standard_score), input_signature=[rows])
 
     def _descend_g(self, batches: Any) -> Any:
         """Take one step of g for each batch of target rows; return the largest norm of a gradient."""
         variables = _trained(self.g)
-        largest = tf.constant(0.0)
-        for v in batches:
+
+        def step(largest: Any, v: Any) -> Any:
             with tf.GradientTape() as tape:
                 x = input_gradient(self.g.standard_score, v)
                 loss = ops.mean(self.f.standard_score(x) - ops.sum(v * x, axis=-1)) + sum(self.g.losses)
-            largest = tf.maximum(largest, self._apply("g", tape.gradient(loss, variables), variables))
-        return largest
+            return tf.maximum(largest, self._apply("g", tape.gradient(loss, variables), variables))
+
+        return tf.foldl(step, batches, tf.constant(0.0))
 
     def _ascend_f(self, u: Any, v: Any, keep: Any) -> Any:
         """Take one step of f and move the average towards it; return V before it, and the norm of its gradient."""
@@ -248,12 +254,6 @@ class Minimax:
         if not np.isfinite(points).all():
             raise DivergenceError(self._steps, what, math.nan)
         return self._units.scale**2 * w2_squared(points, rows)
-
-    def _penalties(self) -> list[Any]:
-        """Return the penalty of each layer of g as it is now."""
-        self.g(tf.zeros((1, self.g.dim)))
-        found: list[Any] = self.g.losses
-        return found
 
     def _fix_constant(self) -> None:
         """Give the exported network the output bias with which it is 0 at the source mean."""
