@@ -56,8 +56,8 @@ def _of_table(table: Table, train: Table) -> list[str]:
 
 def _have_equal_rows(first: Table, second: Table) -> bool:
     """Tell whether two tables hold the same rows, in whatever order."""
-    if first.x.shape != second.x.shape:
-        return False
+    if first.x.shape != second.x.shape or (np.sort(first.x, axis=0) != np.sort(second.x, axis=0)).any():
+        return False  # columns of other values need no look at rows
     return first.sha256 == second.sha256 != "" or sorted(row_bytes(first.x)) == sorted(row_bytes(second.x))
 
 

@@ -24,6 +24,7 @@ Floats = NDArray[np.floating]
 _BLUE, _RED, _GREY = "#2b6cb0", "#c05621", "#8a8f98"
 _COLORS = (_BLUE, _RED, "#2f855a", "#6b46c1", _GREY)
 _MAX_POINTS = 2000
+_CLOUD_POINTS = 600
 _LARGEST_MARK = 160.0
 _SETTINGS: Any = {
     "svg.hashsalt": "convex-scoring",
@@ -99,7 +100,7 @@ def maps(source: Floats, mapped: Floats, target: Floats, features: Sequence[str]
         panels = figure.subplots(1, 2, sharex=True, sharey=len(names) > 1)
         for axes, rows, title in zip(panels, (source, mapped), ("source", "mapped source"), strict=True):
             for points, color, label in ((target, _RED, "target"), (rows, _BLUE, title)):
-                some = points[:: max(1, len(points) // _MAX_POINTS), chosen]
+                some = points[:: max(1, len(points) // _CLOUD_POINTS), chosen]
                 if len(names) == 1:
                     axes.hist(some[:, 0], bins=_bins(len(some)), color=color, alpha=0.5, density=True, label=label)
                 else:
