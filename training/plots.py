@@ -104,7 +104,7 @@ def maps(source: Floats, mapped: Floats, target: Floats, features: Sequence[str]
                 if len(names) == 1:
                     axes.hist(some[:, 0], bins=_bins(len(some)), color=color, alpha=0.5, density=True, label=label)
                 else:
-                    axes.plot(*some.T, ".", color=color, markersize=3, alpha=0.4, label=label)
+                    axes.plot(*some.T, ".", color=color, markersize=3, alpha=0.4, label=label, rasterized=True)
             axes.set(title=f"{title} and target", xlabel=names[0], ylabel=names[1] if len(names) > 1 else "density")
             axes.legend()
         return _svg(figure, "Source, mapped and target rows in the features that vary most")

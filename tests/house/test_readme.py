@@ -111,7 +111,7 @@ def test_every_configuration_of_the_readme_is_accepted() -> None:
     """The TOML blocks parse, with the keys that training knows."""
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     names = [parse_config(tomllib.loads(block), folder=ROOT).model.name for block in blocks]
-    assert ["churn", "prices"] == names
+    assert ["churn", "prices", "people"] == names
 
 
 def test_missing_test_is_found_when_a_guarantee_names_one() -> None:
