@@ -8,7 +8,7 @@ export function showCertificate(details) {
   byId("trust").hidden = false;
   byId("certificate").replaceChildren(...(details.certificate ? words(details) : [unproved(details)]));
   const held = Object.entries(details.metrics.held_out ?? {}).filter(([, value]) => typeof value === "number");
-  const entries = held.map(([name, value]) => [name.replaceAll("_", " "), rough(value)]);
+  const entries = held.map(([name, value]) => [name.replaceAll("_", " "), Number.isInteger(value) ? String(value) : rough(value)]);
   byId("metrics").replaceChildren(...pairs(entries.length ? entries : [["held-out rows", "none recorded"]]));
 }
 
