@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import repository
+from service import model_version, repository
 from service.engines.program import ProgramEngine
 from service.loader import load
 from service.manifest import VersionRefusedError
@@ -203,9 +203,9 @@ def test_transport_goes_the_same_way(moved_once):
     metrics = found["metrics"]
     assert {"linear (Gaussian) map", "identity", "two draws of the target"} == metrics["baselines"].keys()
     assert metrics["held_out"]["w2_squared"] < 2.0 * metrics["baselines"]["two draws of the target"]["w2_squared"]
-    score, gradient = load(path, model="moved", version=1).run(np.zeros((1, 2), np.float32), ("score", "gradient"))
-    assert [[3.0, -4.0]] == pytest.approx(gradient, abs=0.3)
-    assert abs(float(score[0])) < 1.0  # 0 at the mean of the source rows, which is near 0
+    served = model_version.load(path).score_and_gradient(np.zeros((1, 2), np.float32))
+    assert [[3.0, -4.0]] == [pytest.approx(row, abs=0.3) for row in served[1].tolist()]
+    assert abs(float(served[0][0])) < 1.0  # 0 at the mean of the source rows, which is near 0
 
 
 def test_transport_with_itself_says_that_the_map_is_the_identity(moved):
@@ -250,5 +250,5 @@ def test_answers_that_are_not_finite_are_refused_before_they_are_measured(traine
     rows = pipeline.read_rows(config, objective)
     count = len(rows.held_out)
     answers = Answers(np.full(count, np.nan), np.zeros((count, 3)))
-    with pytest.raises(datasets.DataError, match="expected finite scores and gradients on the held-out rows"):
+    with pytest.raises(datasets.DataError, match="expected finite answers to the held-out rows"):
         pipeline.measure(objective, pipeline.Proved(None, {}, answers), rows, 7)
