@@ -254,9 +254,7 @@ def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: in
         DataError: a score or gradient left float32, or a metric is not defined.
     """
     if not proved.held_out.are_finite():
-        message = (
-            "the new version's answers to the held-out rows are not all finite in float32: look for extreme values."
-        )
+        message = "expected finite answers to the held-out rows, received NaN or infinity. Look for extreme values."
         raise DataError(message)
     own = objective.metrics(proved.held_out, rows.held_out)
     return {OWN: own, **objective.baselines(join(rows.train, rows.validation), rows.held_out, seed)}

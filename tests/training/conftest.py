@@ -1,4 +1,4 @@
-"""A small job that trains in a second, and one version trained by it once for all tests that only read."""
+"""Two small jobs that train in seconds, and one version of each trained once for all tests that only read."""
 
 import csv
 import shutil
@@ -34,6 +34,31 @@ max_score_drift = 0.5
 models_dir = "models"
 keep = 3
 """
+
+MOVED = """
+[model]
+name = "moved"
+task = "transport"
+[data]
+source = "p.csv"
+target_file = "q.csv"
+held_out_percent = 25
+salt = "moved"
+[network]
+hidden = [4]
+[objective]
+inner_steps = 1
+[trainer]
+steps = 20
+batch = 32
+learning_rate = 0.001
+evaluate_every = 10
+[gate]
+tolerance = 0.3
+min_rows = 20
+max_score_drift = 0.5
+"""
+SHIFT = (3.0, -4.0)
 
 FEATURES = ("left", "right", "height")
 
@@ -77,3 +102,31 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(trained_once: Path, tmp_path: Path) -> Path:
     """Return a copy of `trained_once` of one's own."""
     return Path(shutil.copytree(trained_once, tmp_path / "job"))
+
+
+def write_samples(folder: Path, counts: tuple[int, int] = (300, 280)) -> None:
+    """Write so many rows of a standard normal source, and of the same distribution moved by `SHIFT` as the target."""
+    for name, mean, count, seed in zip(("p.csv", "q.csv"), ((0.0, 0.0), SHIFT), counts, (5, 6), strict=True):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["left", "right"])
+            writer.writerows((np.random.default_rng(seed).normal(size=(count, 2)) + mean).tolist())
+
+
+@pytest.fixture(scope="session")
+def moved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a transport job's folder with its version 1 published. Read only: copy it with `moved`."""
+    from training import pipeline
+    from training.config import load_config
+
+    folder = tmp_path_factory.mktemp("moved")
+    write_samples(folder)
+    (folder / "job.toml").write_text(MOVED)
+    pipeline.train(load_config(folder / "job.toml"))
+    return folder
+
+
+@pytest.fixture
+def moved(moved_once: Path, tmp_path: Path) -> Path:
+    """Return a copy of `moved_once` of one's own."""
+    return Path(shutil.copytree(moved_once, tmp_path / "moved"))

@@ -67,3 +67,21 @@ def test_evaluate_takes_a_copied_folder_of_any_name(trained):
     """The folder's name does not matter here: the version is what its manifest says."""
     shutil.copytree(trained / "models" / "small" / "1", trained / "copy")
     assert "small version 1" == evaluation.evaluate(trained / "copy", trained / "rows.csv").name
+
+
+def test_evaluate_measures_a_map_against_target_rows(moved_once):
+    """Both files are named; all their rows are used, and the page has the map's figures."""
+    path = moved_once / "models" / "moved" / "1"
+    found = evaluation.evaluate(path, moved_once / "p.csv", str(moved_once / "q.csv"))
+    assert (300, 280, 0) == (len(found.rows), len(found.rows.target), found.dropped)
+    assert {"w2_squared", "w2", "transport_cost"} == found.metrics.keys()
+    assert found.metrics["w2_squared"] < 1.0
+    assert 25.0 == pytest.approx(found.metrics["transport_cost"], rel=0.1)
+    assert "mapped source and target" in found.page()
+
+
+def test_evaluate_asks_for_the_target_rows_of_a_map(moved_once):
+    """Which rows a map should lead to is not in its manifest, only what they were called."""
+    path = moved_once / "models" / "moved" / "1"
+    with pytest.raises(DataError, match=r"received none\. Name their file with --target"):
+        evaluation.evaluate(path, moved_once / "p.csv")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from training import findings
-from training.datasets import Table
+from training.datasets import Samples, Table
 from training.trainer import History
 
 X = np.random.default_rng(0).normal(size=(100, 3))
@@ -58,3 +58,21 @@ def test_budget_that_ended_too_early_is_told():
     assert 1 == len(findings.of_run(cut))
     assert [] == findings.of_run(dataclasses.replace(cut, best_step=0))
     assert [] == findings.of_run(dataclasses.replace(cut, stopped_early=True))
+
+
+def test_findings_of_two_samples_name_the_side_and_the_file():
+    """A constant column of the source, and a greyscale target, are told where they are."""
+    source, target = table_of(X * [0, 1, 1], file="p.csv"), table_of(X[:50] + 9.0, file="q.png", notes=("It is grey.",))
+    told = findings.of_data(Samples(source, target), Samples(source, target))
+    flat = "Source, p.csv: Columns with one value in all training rows, which teach nothing: a."
+    assert [flat, "Target, q.png: It is grey."] == told
+
+
+def test_same_rows_on_both_sides_are_told_whatever_their_order():
+    """The map is then the identity; rows that share each column's values, but not the rows, are others."""
+    for target, same in ((X, True), (X[::-1], True), (X + 1.0, False), (X[:50], False)):
+        samples = Samples(table_of(X), table_of(target))
+        assert same == any("the identity" in sentence for sentence in findings.of_data(samples, samples))
+    turned = np.column_stack([X[:, 0], X[::-1, 1], X[:, 2]])
+    samples = Samples(table_of(X), table_of(turned))
+    assert [] == findings.of_data(samples, samples)

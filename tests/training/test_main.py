@@ -215,3 +215,39 @@ def test_help_imports_no_tensorflow():
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert 0 == ended.returncode, ended.stderr
     assert "130/143" in ended.stdout
+
+
+def test_evaluate_prints_the_distance_of_a_map_and_writes_the_map(moved_once, tmp_path, capsys):
+    """--target is the file of target rows; the gradient columns of the CSV are the mapped rows."""
+    version, scores = str(moved_once / "models" / "moved" / "1"), tmp_path / "mapped.csv"
+    files = ["--data", str(moved_once / "p.csv"), "--target", str(moved_once / "q.csv")]
+    assert 0 == main(["evaluate", version, *files, "--scores", str(scores)])
+    out = capsys.readouterr().out
+    assert ["w2_squared", "w2", "transport_cost", "rows"] == [line.split(":")[0] for line in out.splitlines()]
+    rows = list(csv.reader(scores.read_text().splitlines()))
+    assert (["score", "gradient_left", "gradient_right"], 301) == (rows[0], len(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (('target_file = "q.csv"', ""), 2, "data.target_file: expected a path"),
+        (('source = "p.csv"', 'source = "p.csv"\nfile = "p.csv"'), 2, "a key of classification and regression alone"),
+        (('source = "p.csv"', 'source = "sklearn:chima.jpg"'), 2, "nearest: 'sklearn:china.jpg'"),
+        (("hidden = [4]", 'hidden = [4]\nactivation = "relu"'), 2, "network.activation"),
+        (('source = "p.csv"', 'source = "none.png"'), 1, "none.png: expected a readable data file"),
+        (('source = "p.csv"', 'source = "job.png"'), 1, "job.png: expected a whole picture"),
+        (('source = "p.csv"', 'source = "sklearn:china.jpg"'), 1, "expected the same columns in both"),
+        (("batch = 32", "batch = 290"), 1, "q.csv: expected at least trainer.batch = 290 target rows, received 280"),
+        (("inner_steps = 1", "max_gradient_norm = 1e-9"), 1, "training diverged at step 0: the norm of the gradient"),
+    ],
+)
+def test_transport_ends_with_one_sentence_and_nothing_published(moved, capsys, change, code, said):
+    """A wrong configuration is exit 2; data that cannot be used, and a run that diverges, are exit 1."""
+    path = moved / "job.toml"
+    (moved / "job.png").write_bytes(path.read_bytes())
+    path.write_text(path.read_text().replace(*change))
+    assert code == main(["train", str(path)])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (True, True) == (error.startswith("error: "), said in error)
+    assert ["1"] == os.listdir(moved / "models" / "moved")

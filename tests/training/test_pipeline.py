@@ -2,19 +2,22 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from service import repository
+from service import model_version, repository
 from service.engines.program import ProgramEngine
 from service.loader import load
 from service.manifest import VersionRefusedError
 from service.program.certification import certify
 from training import datasets, export, pipeline, publish
+from training.answers import Answers
 from training.config import TrainingConfig, load_config
 from training.objectives import create_objective
 from training.progress import reporting
@@ -182,3 +185,70 @@ def test_regression_goes_the_same_way(tmp_path):
     assert (None, "regression", "bowl") == (found["threshold"], found["task"], found["model"])
     assert found["metrics"]["held_out"]["r2"] > 0.8
     assert found["metrics"]["baselines"]["ridge"]["r2"] < 0.3
+
+
+def test_transport_goes_the_same_way(moved_once):
+    """The manifest has both files and the source's statistics; the served gradient is the map, and nearly exact."""
+    path = moved_once / "models" / "moved" / "1"
+    found = json.loads((path / "manifest.json").read_text())
+    assert ("transport", None, {"proved": True, "gradient": "checked"}) == (
+        found["task"], found["threshold"], {key: found["certificate"][key] for key in ("proved", "gradient")},
+    )  # fmt: skip
+    data = found["data"]
+    assert ("p.csv", 300, "q.csv", 280) == (data["file"], data["rows"], data["target_file"], data["target_rows"])
+    assert hashlib.sha256((moved_once / "q.csv").read_bytes()).hexdigest() == data["target_sha256"]
+    assert "target" not in data
+    assert 280 == sum(data[f"target_{side}_rows"] for side in ("train", "validation", "held_out"))
+    assert [0.0, 0.0] == pytest.approx(data["feature_means"], abs=0.3)
+    metrics = found["metrics"]
+    assert {"linear (Gaussian) map", "identity", "two draws of the target"} == metrics["baselines"].keys()
+    assert metrics["held_out"]["w2_squared"] < 2.0 * metrics["baselines"]["two draws of the target"]["w2_squared"]
+    served = model_version.load(path).score_and_gradient(np.zeros((1, 2), np.float32))
+    assert [[3.0, -4.0]] == [pytest.approx(row, abs=0.3) for row in served[1].tolist()]
+    assert abs(float(served[0][0])) < 1.0  # 0 at the mean of the source rows, which is near 0
+
+
+def test_transport_with_itself_says_that_the_map_is_the_identity(moved):
+    """The same file on both sides is no error, and no secret."""
+    config = load_config(moved / "job.toml")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, target_file=config.data.source))
+    told = []
+    pipeline.train(config, tell=told.append)
+    assert "Source and target are the same rows: the map to learn is the identity." in told
+
+
+def test_photograph_is_recoloured_by_the_gradient_on_every_pixel(moved_once, tmp_path):
+    """Each pixel of the source picture is the program's gradient there, rounded and cut; tables have no picture."""
+    generator = np.random.default_rng(1)
+    config = load_config(moved_once / "job.toml")
+    trainer = dataclasses.replace(config.trainer, steps=2)
+    places = {}
+    for name, (low, high) in {"source": (0, 120), "target_file": (100, 256)}.items():
+        places[name] = tmp_path / f"{name}.png"
+        Image.fromarray(generator.integers(low, high, (20, 30, 3), dtype=np.uint8)).save(places[name])
+    data = dataclasses.replace(config.data, **places)
+    publishing = dataclasses.replace(config.publish, models_dir=tmp_path / "models")
+    published = pipeline.train(dataclasses.replace(config, data=data, trainer=trainer, publish=publishing))
+    samples = create_objective(config).read(data)
+    program = certify(published).program
+    found = pipeline.recoloured(program, samples)
+    gradient = pipeline.answers(program, samples.x).gradient
+    expected = np.clip(np.rint(gradient), 0, 255).reshape(20, 30, 3)
+    assert ((20, 30, 3), True) == (found.target.shape, np.array_equal(expected, found.mapped))
+    assert np.array_equal(np.asarray(Image.open(places["source"])), found.source)
+    assert abs(float(found.mapped.mean()) - float(found.target.mean())) < 10.0
+    assert 3 == (published / "report.html").read_text().count('<img src="data:image/jpeg;base64,')
+    assert pipeline.recoloured(program, samples.source) is None
+    tables = create_objective(config).read(config.data)
+    assert pipeline.recoloured(program, tables) is None
+
+
+def test_answers_that_are_not_finite_are_refused_before_they_are_measured(trained_once):
+    """No metric is made up of NaN, and nothing is published."""
+    config = config_of(trained_once)
+    objective = create_objective(config)
+    rows = pipeline.read_rows(config, objective)
+    count = len(rows.held_out)
+    answers = Answers(np.full(count, np.nan), np.zeros((count, 3)))
+    with pytest.raises(datasets.DataError, match="expected finite answers to the held-out rows"):
+        pipeline.measure(objective, pipeline.Proved(None, {}, answers), rows, 7)

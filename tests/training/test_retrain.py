@@ -6,16 +6,18 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service import manifest
-from tests.training.conftest import write_rows
+from tests.training.conftest import SHIFT, write_rows, write_samples
 from training import pipeline, publish, retrain
 from training.availability import WaitError
 from training.champion import find_champion
 from training.config import ConfigError, TrainingConfig, load_config
 from training.datasets import DataError
 from training.objectives import create_objective
+from training.objectives.transport import Transport
 
 
 def config_of(folder: Path, *, steps: int = 60, **publishing: object) -> TrainingConfig:
@@ -142,3 +144,77 @@ def test_retrain_prunes_nothing_while_the_server_has_not_the_new_version(trained
     with pytest.raises(WaitError):
         retrain.retrain(config_of(trained, keep=1, wait_available="http://127.0.0.1:9"), wait_seconds=0.0)
     assert ["1", "2"] == versions_of(trained)
+
+
+class Placed:
+    """A run that takes no step: it leaves a potential whose map is the shift to the target and `offset` more."""
+
+    keeps_best = False
+
+    def __init__(self, network, offset):
+        self.network, self.offset = network, np.asarray(offset)
+
+    def start_loss(self):
+        """Return a loss."""
+        return 1.0
+
+    def step(self):
+        """Set the target mean of the potential."""
+        units = self.network.units
+        self.network.set_units(dataclasses.replace(units, target_mean=units.source_mean + SHIFT + self.offset))
+        return 1.0
+
+    def validation(self):
+        """Return a number that is no judge."""
+        return {"w2_squared": 1.0}
+
+    def weights(self):
+        """Return the network's weights."""
+        return self.network.get_weights()
+
+    def restore(self, weights):
+        """Give the network these weights."""
+        self.network.set_weights(weights)
+
+    def verify(self):
+        """Look at the network's signs."""
+        self.network.verify()
+
+
+def test_transport_goes_on_from_the_champion_and_passes(moved):
+    """A night with more rows on both sides: a warm start, the paired draws in the gate's report, version 2."""
+    write_samples(moved, (500, 400))
+    outcome = retrain.retrain(load_config(moved / "job.toml"))
+    assert "start: the weights of champion version 1" == outcome.lines[0]
+    found = read_json(outcome.published / "manifest.json")
+    assert (2, 1, 500, 400) == (
+        found["version"], found["parent"], found["data"]["rows"], found["data"]["target_rows"],
+    )  # fmt: skip
+    assert "w2_squared" == outcome.gate.metric
+    assert outcome.gate.method.startswith("5 paired draws of ")
+    assert outcome.gate.data_drift < 1.0
+
+
+def test_transport_that_misses_the_target_is_refused_and_a_better_one_passes(moved, monkeypatch):
+    """By (2, 1.5) more than the shift, W2 squared is worse by 6.25, less or more by the draw; a champion that misses so is beaten."""
+    config = load_config(moved / "job.toml")
+    monkeypatch.setattr(Transport, "start", lambda _, network, *__: Placed(network, (2.0, 1.5)))
+    refused = retrain.retrain(config)
+    assert (None, False) == (refused.published, refused.gate.passed)
+    assert ["w2_squared"] == [reason.split()[0] for reason in refused.gate.reasons]
+    assert -9.0 < refused.gate.difference < -3.5
+    pipeline.train(config)  # publishes what the gate refused, as `train` may
+    monkeypatch.setattr(Transport, "start", lambda _, network, *__: Placed(network, (0.0, 0.0)))
+    passed = retrain.retrain(config)
+    assert ("3", True) == (passed.published.name, passed.gate.passed)
+    assert 3.5 < passed.gate.difference < 9.0
+
+
+def test_retrain_refuses_another_task_than_the_champions(moved):
+    """A regression's score under a transport's name would answer clients with another meaning."""
+    job = (moved / "job.toml").read_text()
+    job = job.replace("transport", "regression").replace('source = "p.csv"', 'file = "q.csv"')
+    job = job.replace('target_file = "q.csv"', 'target = "left"').replace("inner_steps = 1", "")
+    (moved / "job.toml").write_text(job)
+    with pytest.raises(ConfigError, match=r"^model\.task: expected 'transport' as in version 1, received 'regression'"):
+        retrain.retrain(load_config(moved / "job.toml"))
