@@ -32,13 +32,13 @@ class DensePartiallyConstrained(keras.layers.Layer):
     and a negative kernel is refused by every save and load. A plain `kernel.assign` goes unseen until then; `verify`
     looks at any time.
 
-    With `positivity="penalty"` nothing holds the kernel; `losses` has
+    With `positivity="penalty"` nothing holds the kernel; a call adds to `losses`
 
     .. math:: c \sum_{ij} \max(-W_{ij}, 0)^2
 
-    with c = `regularizer_constant`: zero exactly where the kernel is non-negative, and never a certificate. It is a
-    regulariser of the kernel, so that it counts once however often the layer is called. The passthrough is not
-    penalised. Networks that help in training and are not served use it.
+    with c = `regularizer_constant`: zero exactly where the kernel is non-negative, and never a certificate. It counts
+    once, however often a network uses the layer in one call. The passthrough is not penalised. Networks that help in
+    training and are not served use it.
 
     Example:
         >>> layer = DensePartiallyConstrained(8, activation="softplus")
@@ -119,7 +119,6 @@ class DensePartiallyConstrained(keras.layers.Layer):
             shape=(kernel_size, self.units),
             initializer=self.kernel_initializer or NonNegativeLogNormal(),
             constraint=NonNegative() if self.positivity == PROJECTION else None,
-            regularizer=self._penalty if self.positivity == PENALTY else None,
         )
         self.passthrough = self.add_weight(
             name="passthrough",
@@ -138,8 +137,10 @@ class DensePartiallyConstrained(keras.layers.Layer):
         ]
 
     def call(self, inputs: Sequence[Any]) -> Any:
-        """Return activation(z @ kernel + x @ passthrough + bias)."""
+        """Return activation(z @ kernel + x @ passthrough + bias), and add the penalty to `losses`."""
         z, x = inputs
+        if self.positivity == PENALTY and not self.losses:  # not empty: this call of the network has used it before
+            self.add_loss(self._penalty())
         outputs = ops.add(ops.matmul(z, self.kernel), ops.matmul(x, self.passthrough))
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
@@ -183,9 +184,9 @@ class DensePartiallyConstrained(keras.layers.Layer):
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
-    def _penalty(self, kernel: Any) -> Any:
+    def _penalty(self) -> Any:
         """Return the constant times the sum of squares of the kernel's negative part."""
-        return ops.multiply(self.regularizer_constant, ops.sum(ops.square(ops.relu(ops.negative(kernel)))))
+        return ops.multiply(self.regularizer_constant, ops.sum(ops.square(ops.relu(ops.negative(self.kernel)))))
 
     def _sizes(self, input_shape: Any) -> tuple[int, int]:
         """Return the last dimensions of the two input shapes."""

@@ -139,7 +139,7 @@ class Minimax:
         found = {
             "w2_squared": self._distance(self._map(u), v, "the map"),
             "inverse_w2_squared": self._distance(self._inverse(v), u, "the inverse map"),
-            "penalty": sum(float(loss) for loss in self.g.losses),
+            "penalty": self._penalty(),
             **{f"gradient_norm_{name}": norm for name, norm in self._largest.items()},
         }
         self._largest = dict.fromkeys(self._largest, 0.0)
@@ -254,6 +254,11 @@ class Minimax:
         if not np.isfinite(points).all():
             raise DivergenceError(self._steps, what, math.nan)
         return self._units.scale**2 * w2_squared(points, rows)
+
+    def _penalty(self) -> float:
+        """Return the penalty of g's layers, which a call of theirs adds."""
+        self.g.standard_score(tf.zeros((1, self.g.dim)))
+        return sum(float(loss) for loss in self.g.losses)
 
     def _fix_constant(self) -> None:
         """Give the exported network the output bias with which it is 0 at the source mean."""
