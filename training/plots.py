@@ -78,7 +78,8 @@ def map_curves(history: History) -> str:
             for (name, curve), color in zip(found.items(), _COLORS, strict=False):
                 axes.plot(history.steps, curve, color=color, label=name)
             axes.axvline(history.best_step, color=_GREY, linestyle=":")
-            _log_scale(axes, tuple(found.values()))
+            if found is distances:
+                _log_scale(axes, tuple(found.values()))
             axes.set(xlabel="step", ylabel=what, title=title)
             axes.legend()
         return _svg(figure, "The minimax's estimate, and the distances that its maps leave, by step")

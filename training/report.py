@@ -140,8 +140,8 @@ def summary(metrics: Mapping[str, Mapping[str, float]], rows: int, *, kind: str)
     """
     (_, own), *others = metrics.items()
     metric = next(iter(own))
-    found = f"{_name(metric)} {own[metric]:.4g} on {rows} {kind}rows"
-    beside = ", ".join(f"{who} {values[metric]:.4g}" for who, values in others if metric in values)
+    found = f"{_name(metric)} {_short(own[metric])} on {rows} {kind}rows"
+    beside = ", ".join(f"{who} {_short(values[metric])}" for who, values in others if metric in values)
     return f"{found} ({beside})" if beside else found
 
 
@@ -263,7 +263,12 @@ def _number(value: float | None, best: float | None) -> str:
     """Return a metric's cell, the best of its column in bold."""
     if value is None:
         return "<td>-</td>"
-    return f'<td class="best">{value:.4g}</td>' if value == best else f"<td>{value:.4g}</td>"
+    return f'<td class="best">{_short(value)}</td>' if value == best else f"<td>{_short(value)}</td>"
+
+
+def _short(value: float) -> str:
+    """Return a number with four digits, one of up to seven places before the point without a power of ten."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def _gate(gate: Mapping[str, Any]) -> str:
