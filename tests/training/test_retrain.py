@@ -196,7 +196,7 @@ def test_transport_goes_on_from_the_champion_and_passes(moved):
 
 
 def test_transport_that_misses_the_target_is_refused_and_a_better_one_passes(moved, monkeypatch):
-    """By (2, 1.5) more than the shift, W2 squared is worse by about 6; a champion that misses so is beaten."""
+    """By (2, 1.5) more than the shift, W2 squared is worse by about 6.25; a champion that misses so is beaten."""
     config = load_config(moved / "job.toml")
     monkeypatch.setattr(Transport, "start", lambda _, network, *__: Placed(network, (2.0, 1.5)))
     refused = retrain.retrain(config)
