@@ -283,6 +283,7 @@ def test_penalized_network_is_no_input_convex_network(tmp_path):
     again = keras.saving.load_model(tmp_path / "m.keras")
     assert PenalizedNetwork is type(again)
     assert drawn.get_config() == again.get_config()
+    again(RAW[:1])
     assert [2.5 * 20 * 0.25, 0.0] == [float(loss) for loss in again.losses]
 
 
