@@ -75,6 +75,7 @@ def test_dragged_point_shows_the_servers_numbers_to_the_last_digit(open_tab, shi
     tab = open_tab(shipped)
     tab.open()
     before, num_before = tab.text("curl"), len(tab.posts())
+    tab.page.locator("#plot").scroll_into_view_if_needed()
     box = tab.page.locator("#plot").bounding_box()
     mouse = tab.page.mouse
     mouse.move(box["x"] + 200, box["y"] + 300)
