@@ -27,8 +27,9 @@ from training.layers.target_scaling import TargetScaling
 START_SHARE = 0.01
 """Weight, in a potential, of the layers beside the identity's quadratic form when training starts."""
 
-SCALES = (1e-18, 1e18)
-"""Least and largest common standard deviation of two samples: a potential has its square for a factor."""
+SCALES = (1e-15, 1e15)
+"""Least and largest common standard deviation of two samples: a potential has its square for a factor, and float32 ends
+near 1e38 and 1e-38."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -333,7 +334,7 @@ def create_potential(
     if not SCALES[0] <= scale <= SCALES[1]:
         message = (
             f"source and target: expected rows whose common standard deviation is from {SCALES[0]:g} to {SCALES[1]:g}, "
-            f"so that float32 holds its square, received {scale:.3g}. Look for extreme values, or use another unit."
+            f"so that float32 holds the score, received {scale:.3g}. Look for extreme values, or use another unit."
         )
         raise DataError(message)
     model.set_units(Units(first.mean(axis=0), second.mean(axis=0), scale))
