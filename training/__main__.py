@@ -112,7 +112,8 @@ def certify(path: Path) -> None:
     """Prove (or not) that the SavedModel in PATH is convex, from its files alone. Exit 3: not proved."""
     certified, features = _certify(path)
     certificate = certified.certificate
-    click.echo(f"inputs: {certified.dim} numbers" + (f" ({', '.join(features[:6])}, ...)" if features else ""))
+    names = ", ".join(features[:6]) + (", ..." if len(features) > 6 else "")
+    click.echo(f"inputs: {certified.dim} numbers" + (f" ({names})" if names else ""))
     click.echo(f"signatures: {', '.join(certified.signatures)}")
     for number, step in enumerate(certificate.steps, start=1):
         weight = "" if step.min_weight is None else f"; smallest weight {step.min_weight:g}"
@@ -150,6 +151,8 @@ def evaluate(path: Path, data: Path, target: str | None, scores: Path | None, pa
     click.echo(f"rows: {len(evaluation.rows)}")
     if evaluation.dropped:
         click.echo(f"dropped rows: {evaluation.dropped}")
+    if evaluation.target_dropped:
+        click.echo(f"dropped target rows: {evaluation.target_dropped}")
     if scores is not None:
         with _replaced(scores) as file:
             writer = csv.writer(file)

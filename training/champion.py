@@ -19,6 +19,7 @@ from training import export, gate, publish
 from training.config import ConfigError, DataConfig
 from training.datasets import Data, DataError
 from training.icnn import InputConvexNetwork
+from training.objectives.transport import FLOOR
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +107,12 @@ def check_held_out(champion: Champion, data: DataConfig) -> None:
 def recorded_metric(manifest: Manifest, metric: str) -> float | None:
     """Return the metric that a manifest records for its held-out rows, or None where it has none."""
     value = manifest.metrics.get("held_out", {}).get(metric)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def recorded_floor(manifest: Manifest, metric: str) -> float | None:
+    """Return the metric's floor (`Comparison.floor`) that a manifest records, or None where it has none."""
+    value = manifest.metrics.get("baselines", {}).get(FLOOR, {}).get(metric)
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -194,7 +194,7 @@ def read_bytes(path: Path, suffixes: Sequence[str]) -> bytes:
         message = f"{path}: expected a readable data file, received: {err.strerror or type(err).__name__}."
         raise DataError(message + " Name one that is there.") from err
     if not data.strip():
-        message = f"{path.name}: the file is empty. Give a file with a header and rows."
+        message = f"{path.name}: the file is empty. Give one with content."
         raise DataError(message)
     return data
 
@@ -228,8 +228,9 @@ def split(data: DataT, *, percent: int, salt: str) -> Split[DataT]:
     held_out = np.array([sides[row] for row in rows], dtype=np.bool_)
     if held_out.all() or not held_out.any():
         side = "training" if held_out.all() else "held-out"
-        message = f"{data.file or 'table'}: {len(data)} rows at {percent} percent leave no {side} row. Give more rows."
-        raise DataError(message)
+        equal = "" if len(sides) == len(data) else f" ({len(sides)} distinct in float32; equal ones stay on one side)"
+        message = f"{data.file or 'table'}: {len(data)} rows{equal} at {percent} percent leave no {side} row."
+        raise DataError(message + f" Give more{' distinct' if equal else ''} rows.")
     return Split(data.take(~held_out), data.take(held_out))
 
 

@@ -46,6 +46,11 @@ class Evaluation:
         table = self.rows.source if isinstance(self.rows, Samples) else self.rows
         return sum(table.dropped.values())
 
+    @property
+    def target_dropped(self) -> int:
+        """The number of target rows that were dropped, 0 where there are none."""
+        return sum(self.rows.target.dropped.values()) if isinstance(self.rows, Samples) else 0
+
     def recoloured(self) -> Recoloured | None:
         """Return the source picture with every pixel mapped, or None where the source is none."""
         return recolour(self.rows, lambda _: self.answers.gradient) if isinstance(self.rows, Samples) else None

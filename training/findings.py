@@ -10,6 +10,7 @@ from training.trainer import History
 
 _FEW_ROWS = 30
 _LONE_SHARE = 0.9
+_UNSEEN_SHARE = 0.01
 
 
 def of_data(data: DataT, train: DataT) -> list[str]:
@@ -26,6 +27,7 @@ def of_data(data: DataT, train: DataT) -> list[str]:
         for name, whole, part in (("Source", data.source, train.source), ("Target", data.target, train.target))
         for sentence in _of_table(whole, part)
     ]
+    found += _unseen_columns(train)
     if _have_equal_rows(data.source, data.target):
         found.append("Source and target are the same rows: the map to learn is the identity.")
     return found
@@ -52,6 +54,19 @@ def _of_table(table: Table, train: Table) -> list[str]:
         for name, value in _lone_values(train)
     ]
     return found
+
+
+def _unseen_columns(train: Samples) -> list[str]:
+    """Return a sentence on columns that vary, but so little beside others that a distance hardly depends on them."""
+    deviations = np.sqrt((train.source.x.var(axis=0) + train.target.x.var(axis=0)) / 2.0)
+    small = (deviations > 0.0) & (deviations < _UNSEEN_SHARE * deviations.max())
+    if not small.any():
+        return []
+    names = ", ".join(name for name, one in zip(train.features, small, strict=True) if one)
+    widest = train.features[int(np.argmax(deviations))]
+    sentence = f"Columns that vary less than a hundredth of what {widest} does: {names}."
+    advice = "Distances, and so the map, hardly depend on them: give the columns in units in which they vary alike."
+    return [f"{sentence} {advice}"]
 
 
 def _have_equal_rows(first: Table, second: Table) -> bool:

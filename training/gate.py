@@ -34,7 +34,7 @@ class GateReport:
         passed: whether the challenger may be published.
         reasons: why not, one sentence each; empty where it passed.
         metric: name of the metric compared.
-        rows: number of held-out rows.
+        rows: number of held-out rows that were compared; of two samples, the smaller one's.
         champion: the champion's metric, or None without a champion.
         challenger: the challenger's metric.
         difference: challenger minus champion, turned so that positive is better.
@@ -44,7 +44,9 @@ class GateReport:
         gradient_ratio: median gradient norm of the challenger over the champion's.
         data_drift: largest shift of a feature's mean in champion's standard deviations, or None where unknown.
         recorded: the champion's metric as its manifest has it, from the night it was published.
-        champion_error: standard error of the champion's metric on tonight's rows.
+        champion_error: standard error of the champion's metric, less the floor, on tonight's rows.
+        floor: the metric of a perfect version on tonight's rows, or None where it does not depend on their number.
+        recorded_floor: the same of the night when the champion was published.
     """
 
     passed: bool
@@ -61,6 +63,8 @@ class GateReport:
     data_drift: float | None = None
     recorded: float | None = None
     champion_error: float | None = None
+    floor: float | None = None
+    recorded_floor: float | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
@@ -69,7 +73,7 @@ class GateReport:
         return {key: _finite(value) for key, value in document.items()}
 
 
-def judge(
+def judge(  # noqa: PLR0913  # two versions, their comparison, the limits, and what is known of the champion
     champion: Answers | None,
     challenger: Answers,
     comparison: Comparison,
@@ -77,13 +81,14 @@ def judge(
     config: GateConfig,
     data_drift: float | None = None,
     recorded: float | None = None,
+    recorded_floor: float | None = None,
 ) -> GateReport:
     r"""Compare challenger and champion on the same held-out rows and decide.
 
     Refused when any of these holds:
 
     - scores or gradients of the challenger are not all finite, or its metric is not defined;
-    - fewer than `config.min_rows` held-out rows;
+    - fewer than `config.min_rows` held-out rows, on the smaller side of two samples;
     - the metric is worse than the champion's by more than `config.tolerance` (in the metric's unit). The paired
       difference itself is compared; its standard error is reported so that a reader sees what chance would do;
     - score drift above `config.max_score_drift`:
@@ -92,9 +97,9 @@ def judge(
 
     - the median gradient norm more than `MAX_GRADIENT_RATIO` times the champion's, or less than its inverse;
     - `data_drift` above `MAX_DATA_DRIFT`;
-    - the champion itself fell below its recorded metric by more than the tolerance and `MAX_STORY_ERRORS` standard
-      errors: tonight's held-out rows tell another story (shuffled labels, another meaning of a column), and a
-      comparison on them says nothing.
+    - the champion itself fell below its recorded metric, each less its night's floor, by more than the tolerance and
+      `MAX_STORY_ERRORS` standard errors: tonight's held-out rows tell another story (shuffled labels, another meaning
+      of a column), and a comparison on them says nothing. A night of fewer rows does not: its floor is higher too.
 
     Without a champion only the first rule applies: there is nothing to lose.
 
@@ -105,9 +110,15 @@ def judge(
         config: limits, and the metric's name.
         data_drift: as `feature_drift` returns it.
         recorded: the champion's metric when it was published, or None where that is not known.
+        recorded_floor: the metric of a perfect version then, as `comparison.floor` is tonight's.
     """
     report = GateReport(
-        passed=True, reasons=(), metric=config.metric, rows=len(challenger.score), data_drift=data_drift
+        passed=True,
+        reasons=(),
+        metric=config.metric,
+        rows=comparison.rows,
+        data_drift=data_drift,
+        recorded_floor=recorded_floor,
     )
     if not challenger.are_finite():
         reason = "the challenger's scores or gradients are not all finite on the held-out rows."
@@ -142,6 +153,7 @@ def _compare(
         difference=sign * (comparison.challenger - value),
         standard_error=comparison.standard_error,
         champion_error=comparison.champion_error,
+        floor=comparison.floor,
         method=comparison.method,
         score_drift=_ratio(float(np.mean(np.abs(new - old))), float(np.std(old))),
         gradient_ratio=_ratio(_median_norm(challenger.gradient), _median_norm(champion.gradient)),
@@ -190,13 +202,15 @@ def _story(report: GateReport, config: GateConfig) -> list[str]:
     if report.recorded is None or report.champion is None:
         return []
     sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
-    fall = sign * (report.recorded - report.champion)
+    floor, recorded_floor = report.floor or 0.0, report.recorded_floor or 0.0
+    fall = sign * ((report.recorded - recorded_floor) - (report.champion - floor))
     if fall <= config.tolerance + MAX_STORY_ERRORS * _or_nan(report.champion_error):
         return []
+    floors = [f" ({value:.6g} of it by chance)" if value else "" for value in (floor, recorded_floor)]
     reason = (
-        f"the champion's {report.metric} is {report.champion:.6g} on tonight's held-out rows; it was "
-        f"{report.recorded:.6g} when it was published. The labels, the target rows or the meaning of a column changed: "
-        "look at the data."
+        f"the champion's {report.metric} is {report.champion:.6g}{floors[0]} on tonight's held-out rows; it was "
+        f"{report.recorded:.6g}{floors[1]} when it was published. The labels, the target rows or the meaning of a "
+        "column changed: look at the data."
     )
     return [reason]
 

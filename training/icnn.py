@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from training import activations
 from training.activations import ActivationRefusedError, Role
 from training.config import ConfigError, NetworkConfig
+from training.datasets import DataError
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
 from training.layers.dense_partially_constrained import PENALTY, PROJECTION, DensePartiallyConstrained
 from training.layers.potential_scaling import PotentialScaling
@@ -25,6 +26,10 @@ from training.layers.target_scaling import TargetScaling
 
 START_SHARE = 0.01
 """Weight, in a potential, of the layers beside the identity's quadratic form when training starts."""
+
+SCALES = (1e-15, 1e15)
+"""Least and largest common standard deviation of two samples: a potential has its square for a factor, and float32 ends
+near 1e38 and 1e-38."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -312,6 +317,7 @@ def create_potential(
         seed: of the initial weights.
 
     Raises:
+        DataError: the deviations are so large or so small that float32 does not hold their squares.
         ConfigError: as `create_network`; or the last layer's activation is piecewise linear: the second network of the
             minimax enters by its gradient alone, in which the biases of such layers do not appear.
     """
@@ -325,6 +331,12 @@ def create_potential(
         raise ConfigError(key, expected, f"{received}inverse network would get no gradient")
     first, second = (rows.astype(np.float32).astype(np.float64) for rows in (source, target))
     scale = float(np.sqrt((first.var(axis=0).mean() + second.var(axis=0).mean()) / 2.0)) or 1.0
+    if not SCALES[0] <= scale <= SCALES[1]:
+        message = (
+            f"source and target: expected rows whose common standard deviation is from {SCALES[0]:g} to {SCALES[1]:g}, "
+            f"so that float32 holds the score, received {scale:.3g}. Look for extreme values, or use another unit."
+        )
+        raise DataError(message)
     model.set_units(Units(first.mean(axis=0), second.mean(axis=0), scale))
     return model
 

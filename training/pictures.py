@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from training.datasets import DataError, Samples, Table, read_bytes
 
@@ -145,6 +145,9 @@ def _decode(data: bytes, name: str) -> tuple[Pixels, tuple[str, ...]]:
                 return _in_colour(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as err:
         raise DataError(_too_large(name, "far more")) from err
+    except UnidentifiedImageError as err:  # its own words name an object in memory
+        message = f"{name}: expected a whole picture, JPEG or PNG, received other bytes. Save the picture again."
+        raise DataError(message) from err
     except _BROKEN as err:
         message = f"{name}: expected a whole picture, JPEG or PNG, received other bytes: {str(err)[:100]}"
         raise DataError(message.rstrip(". ") + ". Save the picture again.") from err

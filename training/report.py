@@ -64,6 +64,8 @@ _FACTS = {
     "data_drift": "largest shift of a feature's mean, in standard deviations of the champion's training rows",
     "recorded": "champion when it was published",
     "champion_error": "standard error of the champion",
+    "floor": "what a perfect version would have, by the number of rows",
+    "recorded_floor": "the same when the champion was published",
 }
 
 

@@ -20,6 +20,7 @@ from training.champion import (
     check_task,
     data_drift,
     find_champion,
+    recorded_floor,
     recorded_metric,
 )
 from training.config import TrainingConfig
@@ -150,6 +151,7 @@ def _judge(
         config=config.gate,
         data_drift=data_drift(champion.manifest, rows.train),
         recorded=recorded_metric(champion.manifest, name),
+        recorded_floor=recorded_floor(champion.manifest, name),
     )
     own, *others = metrics.items()
     beside = [(pipeline.CHAMPION, objective.metrics(answers, rows.held_out))] if answers.are_finite() else []

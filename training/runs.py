@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 
 
 class DivergenceError(Exception):
-    """Training left the finite numbers (exit code 1); nothing of it may be published.
+    """Training left the finite numbers, or its limits (exit code 1); nothing of it may be published.
 
     Args:
         step: the step at which it was seen.
-        quantity: what is not finite.
+        quantity: what is not finite, or too large.
         value: its value.
+        limit: the key and value that it may not exceed, or empty where it only has to be finite.
     """
 
-    def __init__(self, step: int, quantity: str, value: float) -> None:
+    def __init__(self, step: int, quantity: str, value: float, limit: str = "") -> None:
         """Keep where and what."""
-        message = f"training diverged at step {step}: {quantity} is {value}. Lower trainer.learning_rate"
+        found = f"{value}, {limit}" if limit else f"{value}"
+        message = f"training diverged at step {step}: {quantity} is {found}. Lower trainer.learning_rate"
         super().__init__(message + ", or look for extreme values in the data.")
         self.step = step
         self.quantity = quantity

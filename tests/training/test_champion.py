@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service import manifest
 from training import publish
-from training.champion import Champion, check_held_out, data_drift, find_champion, recorded_metric
+from training.champion import Champion, check_held_out, data_drift, find_champion, recorded_floor, recorded_metric
 from training.config import ConfigError, load_config
 from training.datasets import read_table, row_bytes, split
 
@@ -62,6 +63,14 @@ def test_drift_and_recorded_metric_are_those_of_the_manifest(trained):
     document = champion.manifest
     assert document.metrics["held_out"]["brier"] == recorded_metric(document, "brier")
     assert recorded_metric(document, "rmse") is None
+    assert recorded_floor(document, "brier") is None
     moved = dataclasses.replace(table, x=np.add(table.x, [0.0, 5.0 * 20.0, 0.0]))  # the second column's deviation is 20
     assert data_drift(document, table) < 0.2
     assert data_drift(document, moved) == pytest.approx(5.0, abs=0.5)
+
+
+def test_recorded_floor_is_what_the_manifest_has_of_two_draws_of_the_target(moved_once):
+    """The floor of the night when a map was published stands among its baselines."""
+    document = manifest.parse((moved_once / "models" / "moved" / "1" / "manifest.json").read_bytes())
+    expected = document.metrics["baselines"]["two draws of the target"]["w2"]
+    assert expected == recorded_floor(document, "w2") > 0.0

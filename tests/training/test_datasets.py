@@ -225,9 +225,11 @@ def test_validation_rows_are_drawn_from_training_rows_alone_and_by_another_salt(
 
 
 def test_too_few_rows_for_two_sides_are_refused():
-    """One row is on one side only."""
-    with pytest.raises(DataError, match=r"1 rows at 20 percent leave no (training|held-out) row"):
-        datasets.split(table_of(np.ones((1, 2))), percent=20, salt="s")
+    """One row is on one side only, and so are many equal ones; the sentence says how many are not equal."""
+    for count, equal, more in ((1, "", "more"), (300, r" \(1 distinct in float32; .*\)", "more distinct")):
+        said = rf"{count} rows{equal} at 20 percent leave no (training|held-out) row\. Give {more} rows"
+        with pytest.raises(DataError, match=said):
+            datasets.split(table_of(np.ones((count, 2))), percent=20, salt="s")
 
 
 def test_rows_without_a_target_are_all_features(tmp_path):

@@ -76,3 +76,12 @@ def test_same_rows_on_both_sides_are_told_whatever_their_order():
     turned = np.column_stack([X[:, 0], X[::-1, 1], X[:, 2]])
     samples = Samples(table_of(X), table_of(turned))
     assert [] == findings.of_data(samples, samples)
+
+
+def test_columns_that_distances_do_not_see_are_named_with_the_widest():
+    """A deviation below a hundredth of the largest is told; one above it, or none at all, is not."""
+    for factors, told in (([1, 200, 0], ["a"]), ([1, 50, 0], []), ([1, 1, 1], []), ([1, 200, 1], ["a, c"])):
+        samples = Samples(table_of(X * factors), table_of((X + 1.0) * factors))
+        found = [sentence for sentence in findings.of_data(samples, samples) if "vary less" in sentence]
+        expected = [f"Columns that vary less than a hundredth of what b does: {names}. " for names in told]
+        assert expected == [sentence[: len(expected[0])] for sentence in found]

@@ -11,6 +11,7 @@ from tests.oracle import icnn as oracle
 from training.activations import ActivationRefusedError, Role, resolve
 from training.config import ConfigError, NetworkConfig
 from training.constraints import NegativeWeightError
+from training.datasets import DataError
 from training.icnn import InputConvexNetwork, PenalizedNetwork, Units, create_network, create_potential
 
 ACTIVATIONS = ("softplus", "relu", "leaky_relu(0.2)", "elu", "smooth_leaky(0.1, 2.0)")
@@ -336,6 +337,13 @@ def test_potentials_units_are_those_of_both_samples():
     np.testing.assert_array_equal([1.0, 10.0], units.swapped().target_mean)
     still = create_potential(NetworkConfig(hidden=(2,)), source[:1], target[:1], seed=1).units
     assert 1.0 == still.scale
+
+
+@pytest.mark.parametrize("factor", [1e20, 1e-20])
+def test_potential_of_samples_whose_squares_leave_float32_is_refused(factor):
+    """The scale's square is a weight: it would be infinite, or 0."""
+    with pytest.raises(DataError, match=r"common standard deviation is from 1e-15 to 1e\+15, .* received .*e.*\. Look"):
+        create_potential(NetworkConfig(hidden=(2,)), RAW * factor, RAW * factor, seed=1)
 
 
 def test_swapped_units_map_back_what_units_map():

@@ -83,7 +83,7 @@ def test_certify_prints_the_steps_and_exits_0(trained_once, capsys):
     assert 0 == main(["certify", str(trained_once / "models" / "small" / "1")])
     out = capsys.readouterr().out
     assert "proved: the score is convex in x" == out.splitlines()[-1]
-    assert all(words in out for words in ("nonneg-matmul", "hidden_1", "left, right, height", "smallest weight"))
+    assert all(words in out for words in ("nonneg-matmul", "hidden_1", "(left, right, height)", "smallest weight"))
 
 
 def test_certify_exits_3_with_the_rule_when_a_file_is_broken(trained, capsys):
@@ -228,6 +228,14 @@ def test_evaluate_prints_the_distance_of_a_map_and_writes_the_map(moved_once, tm
     assert (["score", "gradient_left", "gradient_right"], 301) == (rows[0], len(rows))
 
 
+def test_evaluate_tells_dropped_target_rows(moved_once, tmp_path, capsys):
+    """A distance to fewer target rows than the file has is told; source rows of which none was dropped are not."""
+    (tmp_path / "q.csv").write_text((moved_once / "q.csv").read_text() + "nan,1\n")
+    version = str(moved_once / "models" / "moved" / "1")
+    assert 0 == main(["evaluate", version, "--data", str(moved_once / "p.csv"), "--target", str(tmp_path / "q.csv")])
+    assert ["rows: 300", "dropped target rows: 1"] == capsys.readouterr().out.splitlines()[-2:]
+
+
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
@@ -240,12 +248,16 @@ def test_evaluate_prints_the_distance_of_a_map_and_writes_the_map(moved_once, tm
         (('source = "p.csv"', 'source = "sklearn:china.jpg"'), 1, "expected the same columns in both"),
         (("batch = 32", "batch = 290"), 1, "q.csv: expected at least trainer.batch = 290 target rows, received 280"),
         (("inner_steps = 1", "max_gradient_norm = 1e-9"), 1, "training diverged at step 0: the norm of the gradient"),
+        (("inner_steps = 1", "max_gradient_norm = 1e-9"), 1, ", objective.max_gradient_norm is 1e-09. Lower trainer."),
+        (('source = "p.csv"', 'source = "far.csv"'), 1, "source and target: expected rows whose common standard dev"),
+        (('source = "p.csv"', 'source = "job.webp"'), 1, "a table or a picture, a file that ends in .csv, .parquet, "),
     ],
 )
 def test_transport_ends_with_one_sentence_and_nothing_published(moved, capsys, change, code, said):
     """A wrong configuration is exit 2; data that cannot be used, and a run that diverges, are exit 1."""
     path = moved / "job.toml"
     (moved / "job.png").write_bytes(path.read_bytes())
+    (moved / "far.csv").write_text((moved / "p.csv").read_text() + "".join(f"{k}e30,0\n" for k in range(1, 9)))
     path.write_text(path.read_text().replace(*change))
     assert code == main(["train", str(path)])
     error = capsys.readouterr().err.splitlines()[-1]

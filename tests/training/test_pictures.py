@@ -113,10 +113,12 @@ def test_picture_of_too_many_pixels_is_refused_by_its_header(width, height, tmp_
 )
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_bytes_that_are_no_whole_picture_are_refused(content, name, tmp_path):
-    """Empty, foreign and cut files are a sentence with the file's name, whatever their ending."""
+    """Empty, foreign and cut files are a sentence with the file's name and no object in memory, whatever their end."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"^{name}: (expected a whole picture, JPEG or PNG|the file is empty)"):
+    said = rf"^{name}: (expected a whole picture, JPEG or PNG|the file is empty)"
+    with pytest.raises(DataError, match=said) as caught:
         pictures.read_picture(tmp_path / name)
+    assert " at 0x" not in str(caught.value)
 
 
 def test_cut_picture_is_refused_wherever_it_ends(tmp_path):

@@ -26,16 +26,20 @@ class Comparison:
     Args:
         champion: the champion's metric, or None without a champion.
         challenger: the challenger's metric; NaN where it is not defined.
+        rows: how many rows were compared; of two samples, the smaller one's.
         standard_error: of the paired difference, or None without a champion.
-        champion_error: standard error of the champion's metric, or None without a champion.
+        champion_error: standard error of the champion's metric less the floor, or None without a champion.
         method: how the standard error was found.
+        floor: the metric of a perfect version, where that depends on the number of rows; else None.
     """
 
     champion: float | None
     challenger: float
+    rows: int
     standard_error: float | None = None
     champion_error: float | None = None
     method: str = ""
+    floor: float | None = None
 
 
 def compare_scores(
@@ -57,16 +61,17 @@ def compare_scores(
     """
     value = metric(challenger.score, targets) if challenger.are_finite() else float("nan")
     if champion is None:
-        return Comparison(None, value)
+        return Comparison(None, value, len(targets))
     if not (champion.are_finite() and challenger.are_finite()):
-        return Comparison(float("nan"), value, float("nan"), float("nan"), "none: answers that are not finite")
+        nan = float("nan")
+        return Comparison(nan, value, len(targets), nan, nan, "none: answers that are not finite")
     old, new = (np.asarray(answers.score, dtype=np.float64) for answers in (champion, challenger))
     if is_area and 0 < np.sum(np.asarray(targets) > 0.5) < len(targets):
         error, method = delong(old, new, targets)[1], "DeLong"
     else:
         error, method = paired_bootstrap(old, new, targets, metric), f"paired bootstrap, {_RESAMPLES} resamples"
     champion_error = _bootstrap(lambda rows: metric(old[rows], targets[rows]), len(targets))
-    return Comparison(metric(old, targets), value, error, champion_error, method)
+    return Comparison(metric(old, targets), value, len(targets), error, champion_error, method)
 
 
 def delong(champion: Floats, challenger: Floats, targets: Floats) -> tuple[float, float]:

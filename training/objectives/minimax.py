@@ -270,7 +270,8 @@ class Minimax:
         for name, tensor in norms.items():
             norm = float(tensor)
             if not norm <= self._objective.max_gradient_norm:
-                raise DivergenceError(self._steps, f"the norm of the gradient of {name}", norm)
+                limit = f"objective.max_gradient_norm is {self._objective.max_gradient_norm:g}"
+                raise DivergenceError(self._steps, f"the norm of the gradient of {name}", norm, limit)
             self._largest[name] = max(self._largest[name], norm)
 
 

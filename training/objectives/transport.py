@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training import pictures
 from training.answers import Answers
 from training.assignment import w2_squared
 from training.config import DataConfig, NetworkConfig, ObjectiveConfig, TrainerConfig
-from training.datasets import DataError, Samples, Table, read_table
+from training.datasets import SUFFIXES, DataError, Samples, Table, read_table
 from training.icnn import InputConvexNetwork, create_potential
 from training.objectives.comparison import Comparison
 from training.objectives.gaussian import fit_map
@@ -112,9 +113,13 @@ class Transport:
         Raises:
             DataError: fewer than two rows on a side, so that nothing can be drawn, or a gradient that is not finite.
         """
-        if min(len(held_out.source), len(held_out.target)) < 2 or not np.isfinite(answers.gradient).all():
-            message = f"{held_out.file}: transport is measured on two or more rows a side with finite gradients, "
-            raise DataError(message + "received fewer rows, or others. Give more rows, or look for extreme values.")
+        for table in (held_out.source, held_out.target):
+            if len(table) < 2:
+                message = f"{table.file}: a transport is measured on two or more rows a side, received {len(table)}."
+                raise DataError(message + " Give more rows.")
+        if not np.isfinite(answers.gradient).all():
+            message = f"{held_out.file}: expected finite gradients at all rows, received NaN or infinity."
+            raise DataError(message + " Look for extreme values.")
         cost = np.mean(np.sum((answers.gradient.astype(np.float64) - held_out.x) ** 2, axis=1))
         return {**_named(self._distances(answers, held_out)), "transport_cost": float(cost)}
 
@@ -128,27 +133,32 @@ class Transport:
         x = held_out.x
         maps = {LINEAR: fit_map(train.source.x, train.target.x)(x), IDENTITY: x}
         found = {name: self.metrics(Answers(np.zeros(len(x)), mapped), held_out) for name, mapped in maps.items()}
-        floor = [w2_squared(held_out.target.x[drawn], held_out.target.x[rest]) for _, drawn, rest in draws(held_out)]
-        return {**found, FLOOR: _named(np.array(floor))}
+        return {**found, FLOOR: _named(floor_distances(held_out))}
 
     def compare(self, champion: Answers | None, challenger: Answers, held_out: Samples, metric: str) -> Comparison:
-        """Return one metric of both versions over the same draws, with its standard errors (`error_of_mean`)."""
+        """Return one metric of both versions over the same draws, with its standard errors (`error_of_mean`).
+
+        Its floor is that of two draws of the target: distances between fewer rows are larger, under any map.
+        """
         after = self._distances(challenger, held_out)
         value = _named(after)[metric]
+        smaller = min(len(held_out.source), len(held_out.target))
         if champion is None:
-            return Comparison(None, value)
-        before = self._distances(champion, held_out)
-        old = _named(before)[metric]
+            return Comparison(None, value, smaller)
+        before, floor = self._distances(champion, held_out), floor_distances(held_out)
+        old, least = (_named(found)[metric] for found in (before, floor))
         rows = draw_rows(held_out)
-        share = rows / min(len(held_out.source), len(held_out.target))
+        share = rows / smaller
         if metric == "w2":
-            after, before = np.sqrt(after), np.sqrt(before)
+            after, before, floor = np.sqrt(after), np.sqrt(before), np.sqrt(floor)
         return Comparison(
             old,
             value,
+            smaller,
             error_of_mean(after - before, share),
-            error_of_mean(before, share),
+            error_of_mean(before - floor, share),
             f"{DRAWS} paired draws of {rows} rows a side",
+            least,
         )
 
     def _distances(self, answers: Answers, held_out: Samples) -> NDArray[np.float64]:
@@ -192,6 +202,12 @@ def distances(mapped: Floats, held_out: Samples) -> NDArray[np.float64]:
     return np.array([w2_squared(mapped[source], held_out.target.x[target]) for source, target, _ in draws(held_out)])
 
 
+def floor_distances(held_out: Samples) -> NDArray[np.float64]:
+    """Return the squared Wasserstein-2 distance between each draw's target rows and as many others, [DRAWS]."""
+    target = held_out.target.x
+    return np.array([w2_squared(target[drawn], target[rest]) for _, drawn, rest in draws(held_out)])
+
+
 def error_of_mean(values: NDArray[np.float64], share: float) -> float:
     r"""Return the standard error of the mean of values from overlapping draws of the same rows.
 
@@ -218,6 +234,10 @@ def _read(place: Path | str, data: DataConfig) -> Table:
     """Return the rows of one side."""
     if isinstance(place, str) or is_picture(place):
         return read_picture(place, features=data.features)
+    if place.suffix.lower() not in SUFFIXES:
+        endings = ", ".join((*SUFFIXES, *pictures.SUFFIXES))
+        message = f"{place.name}: expected a table or a picture, a file that ends in {endings}. Convert it."
+        raise DataError(message)
     return read_table(place, target=None, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent)
 
 

@@ -69,7 +69,7 @@ def test_comparison_takes_delong_for_the_area_and_the_bootstrap_for_every_other_
 def test_comparison_without_a_champion_has_the_challengers_metric_alone():
     """There is no difference and no error of one."""
     found = comparison.compare_scores(None, answers_of(np.array([0.0, 1.0])), np.array([0.0, 1.0]), roc_auc)
-    assert comparison.Comparison(None, 1.0) == found
+    assert comparison.Comparison(None, 1.0, 2) == found
 
 
 def test_comparison_is_not_defined_when_an_answer_is_not_finite():

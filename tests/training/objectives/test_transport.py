@@ -159,7 +159,7 @@ def test_metrics_of_a_map_that_is_not_finite_are_refused():
     broken[2, 1] = np.inf
     with pytest.raises(DataError, match="finite gradients"):
         OBJECTIVE.metrics(answers_of(broken), held_out)
-    with pytest.raises(DataError, match="two or more rows"):
+    with pytest.raises(DataError, match=r"two or more rows a side, received 1\."):
         OBJECTIVE.metrics(answers_of(normal(1)), samples_of(normal(1), normal(4)))
 
 
@@ -247,6 +247,39 @@ def test_gate_refuses_when_the_champion_fell_on_other_target_rows():
     refused = judged(mapped + 1.0, mapped + 1.0, recorded=recorded)
     assert not refused.passed
     assert "the target rows or the meaning of a column changed" in refused.reasons[0]
+
+
+def test_gate_does_not_take_a_night_of_fewer_rows_for_another_story():
+    """Distances between fewer rows are larger under any map; rows that moved are told apart from that, however few."""
+    held_out = samples_of(normal(1200, 6), normal(1200, 6, seed=1))
+    exact = Answers(held_out.x[:, 0], held_out.x)
+    recorded, floor = (found["w2_squared"] for found in (
+        OBJECTIVE.metrics(exact, held_out), OBJECTIVE.baselines(held_out, held_out, 7)[FLOOR]
+    ))  # fmt: skip
+    for shift, passes in ((0.0, True), (1.5, False)):
+        few = samples_of(normal(120, 6, seed=2), shift + normal(120, 6, seed=3))
+        same = Answers(few.x[:, 0], few.x)
+        comparison = OBJECTIVE.compare(same, same, few, "w2_squared")
+        assert comparison.floor == OBJECTIVE.baselines(few, few, 7)[FLOOR]["w2_squared"] > 1.5 * floor
+        limits = GateConfig(metric="w2_squared")
+        verdict = gate.judge(same, same, comparison, config=limits, recorded=recorded, recorded_floor=floor)
+        assert (passes, 60) == (verdict.passed, few_rows_of(verdict.method))
+        assert passes or "of it by chance) when it was published" in verdict.reasons[0]
+
+
+def few_rows_of(method: str) -> int:
+    """Return the rows of a draw, as the comparison's method tells them."""
+    return int(method.split(" draws of ")[1].split()[0])
+
+
+@pytest.mark.parametrize("sizes", [(400, 40), (40, 400)])
+def test_gate_counts_the_rows_of_the_smaller_side(sizes):
+    """Many source rows beside few target rows are few draws, and the other way round."""
+    held_out = samples_of(normal(sizes[0]), normal(sizes[1], seed=1))
+    same = Answers(held_out.x[:, 0], held_out.x)
+    limits = GateConfig(metric="w2_squared", min_rows=41)
+    verdict = gate.judge(same, same, OBJECTIVE.compare(same, same, held_out, "w2_squared"), config=limits)
+    assert ("40 held-out rows, expected at least gate.min_rows = 41.",) == verdict.reasons
 
 
 # ------------------------------------------------------------------------------------------------------------- the run
