@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "log_loss", "brier", "calibration_error", "accuracy"),
     "regression": ("r2", "rmse", "mae"),
-    "transport": ("w2_squared", "w2"),
+    "transport": ("w2_uvp", "w2_squared", "w2"),
 }
 """The metrics of each task; the first is the one that the gate compares where the file names none."""
 
 HIGHER_IS_BETTER = frozenset({"roc_auc", "accuracy", "r2"})
 """The metrics of which more is better; of all others less is better."""
+
+TOLERANCES: Mapping[str, float] = {"classification": 0.005, "regression": 0.005, "transport": 2.0}
+"""How much worse the first metric of each task may be where the file names no tolerance."""
 
 NAMED_SOURCES = ("sklearn:china.jpg", "sklearn:flower.jpg")
 """Pictures that come with scikit-learn, as a configuration names them."""
@@ -261,7 +264,8 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
     }
     config = TrainingConfig(model=model, **sections, document=document)
     _check_columns(config)
-    metrics = METRICS[config.model.task]
+    task = config.model.task
+    metrics = METRICS[task]
     metric = config.gate.metric or metrics[0]
     if metric not in metrics:
         expected = f"a metric of {config.model.task} ({', '.join(metrics)})"
@@ -269,7 +273,7 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
     return dataclasses.replace(
         config,
         data=_located(config.data, folder),
-        gate=dataclasses.replace(config.gate, metric=metric),
+        gate=dataclasses.replace(config.gate, metric=metric, tolerance=_tolerance(config, metric)),
         publish=dataclasses.replace(config.publish, models_dir=folder / config.publish.models_dir),
     )
 
@@ -292,6 +296,20 @@ def _located(data: DataConfig, folder: Path) -> DataConfig:
         if isinstance(path, Path)
     }
     return dataclasses.replace(data, **paths)  # type: ignore[arg-type]  # three fields that hold paths
+
+
+def _tolerance(config: TrainingConfig, metric: str) -> float:
+    """Return the gate's tolerance; where none is given, that of the task's first metric.
+
+    Raises:
+        ConfigError: none is given for a transport's metric whose unit is that of the data.
+    """
+    task = config.model.task
+    if "tolerance" in config.document.get("gate", {}):
+        return config.gate.tolerance
+    if task == "transport" and metric != METRICS[task][0]:
+        raise ConfigError("gate.tolerance", f"a number in the unit of {metric}, which is that of the data", "nothing")
+    return TOLERANCES[task]
 
 
 def _read_section(section: str, kind: type[_Section], keys: Mapping[str, Any], task: str) -> _Section:

@@ -40,7 +40,8 @@ def metrics_note(task: str, measured: Data) -> str:
     return (
         "W2 squared: the exact squared Wasserstein-2 distance (no factor one half) between mapped source rows and "
         f"target rows, mean over {DRAWS} draws of {draw_rows(measured)} rows a side, in the features' unit squared; "
-        "W2: its root, in their unit; transport cost: mean squared length of the moves, not good or bad in itself. "
+        "W2: its root, in their unit; W2-UVP: W2 squared in percent of the target's variance; transport cost: mean "
+        "squared length of the moves, not good or bad in itself. "
         f"{FLOOR.capitalize()}: what is left between target rows and as many others, so no map should do better."
     )
 

@@ -50,6 +50,7 @@ _NAMES = {
     "r2": "R2",
     "rmse": "RMSE",
     "mae": "MAE",
+    "w2_uvp": "W2-UVP %",
     "w2_squared": "W2 squared",
     "w2": "W2",
 }

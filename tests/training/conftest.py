@@ -54,6 +54,7 @@ batch = 32
 learning_rate = 0.001
 evaluate_every = 10
 [gate]
+metric = "w2_squared"
 tolerance = 0.3
 min_rows = 20
 max_score_drift = 0.5

@@ -222,11 +222,19 @@ def test_model_name_outside_the_contract_is_refused(name, tmp_path):
         load(tmp_path, SMALLEST.replace('"m"', f'"{name}"'))
 
 
+def test_tolerance_of_a_transport_is_named_with_a_metric_whose_unit_is_the_datas(tmp_path):
+    """In squared metres or in squared millimetres: no default fits, while a percentage has one."""
+    with pytest.raises(ConfigError, match=r"^gate\.tolerance: expected a number in the unit of w2_squared"):
+        load(tmp_path, f'{TRANSPORT}[gate]\nmetric = "w2_squared"\n')
+    named = load(tmp_path, f'{TRANSPORT}[gate]\nmetric = "w2_squared"\ntolerance = 0.25\n')
+    assert 0.25 == named.gate.tolerance
+
+
 def test_transport_has_two_files_and_the_keys_of_its_minimax(tmp_path):
     """Its defaults are those of the prototype, its metric is the distance that is left, and a target is no column."""
     config = load(tmp_path, TRANSPORT)
-    assert (tmp_path / "p.csv", tmp_path / "q.png", "w2_squared") == (
-        config.data.source, config.data.target_file, config.gate.metric,
+    assert (tmp_path / "p.csv", tmp_path / "q.png", "w2_uvp", 2.0) == (
+        config.data.source, config.data.target_file, config.gate.metric, config.gate.tolerance,
     )  # fmt: skip
     assert (5, 1.0, 0.999, 1e4) == tuple(vars(config.objective).values())
     keys = "inner_steps = 3\npenalty = 0\naveraging = 0\nmax_gradient_norm = 0.5\n"

@@ -74,7 +74,7 @@ def test_evaluate_measures_a_map_against_target_rows(moved_once):
     path = moved_once / "models" / "moved" / "1"
     found = evaluation.evaluate(path, moved_once / "p.csv", str(moved_once / "q.csv"))
     assert (300, 280, 0) == (len(found.rows), len(found.rows.target), found.dropped)
-    assert {"w2_squared", "w2", "transport_cost"} == found.metrics.keys()
+    assert {"w2_uvp", "w2_squared", "w2", "transport_cost"} == found.metrics.keys()
     assert found.metrics["w2_squared"] < 1.0
     assert 25.0 == pytest.approx(found.metrics["transport_cost"], rel=0.1)
     assert "mapped source and target" in found.page()

@@ -223,7 +223,7 @@ def test_evaluate_prints_the_distance_of_a_map_and_writes_the_map(moved_once, tm
     files = ["--data", str(moved_once / "p.csv"), "--target", str(moved_once / "q.csv")]
     assert 0 == main(["evaluate", version, *files, "--scores", str(scores)])
     out = capsys.readouterr().out
-    assert ["w2_squared", "w2", "transport_cost", "rows"] == [line.split(":")[0] for line in out.splitlines()]
+    assert ["w2_uvp", "w2_squared", "w2", "transport_cost", "rows"] == [line.split(":")[0] for line in out.splitlines()]
     rows = list(csv.reader(scores.read_text().splitlines()))
     assert (["score", "gradient_left", "gradient_right"], 301) == (rows[0], len(rows))
 

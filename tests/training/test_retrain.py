@@ -215,6 +215,7 @@ def test_retrain_refuses_another_task_than_the_champions(moved):
     job = (moved / "job.toml").read_text()
     job = job.replace("transport", "regression").replace('source = "p.csv"', 'file = "q.csv"')
     job = job.replace('target_file = "q.csv"', 'target = "left"').replace("inner_steps = 1", "")
+    job = job.replace('metric = "w2_squared"', "")
     (moved / "job.toml").write_text(job)
     with pytest.raises(ConfigError, match=r"^model\.task: expected 'transport' as in version 1, received 'regression'"):
         retrain.retrain(load_config(moved / "job.toml"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from training import pictures
 from training.answers import Answers
 from training.assignment import w2_squared
-from training.config import DataConfig, NetworkConfig, ObjectiveConfig, TrainerConfig
+from training.config import METRICS, DataConfig, NetworkConfig, ObjectiveConfig, TrainerConfig
 from training.datasets import SUFFIXES, DataError, Samples, Table, read_table
 from training.icnn import InputConvexNetwork, create_potential
 from training.objectives.comparison import Comparison
@@ -100,11 +100,16 @@ class Transport:
         return Minimax(network, train, validation, settings, self.objective)
 
     def metrics(self, answers: Answers, held_out: Samples) -> dict[str, float]:
-        """Return how near the mapped source rows are to the target rows, and how far the map moves them.
+        r"""Return how near the mapped source rows are to the target rows, and how far the map moves them.
 
         `w2_squared`: the squared Wasserstein-2 distance (no factor one half), in the square of the features' unit, mean
-        over `DRAWS` draws (`draws`); `w2`, its root, in their unit; `transport_cost`, the mean of |T(x) - x|^2 over all
-        rows, which is W2^2 of source and target where the map is exact.
+        over `DRAWS` draws (`draws`); `w2`, its root, in their unit; `w2_uvp`, the same in percent of the target's
+        variance, of which 100 is what a map of all rows to the target's mean would leave:
+
+        .. math:: 100\,W_2^2(T_\# P, Q) \,/\, \sum_j \mathrm{Var}\, Y_j
+
+        and `transport_cost`, the mean of |T(x) - x|^2 over all rows, which is W2^2 of source and target where the map
+        is exact.
 
         Args:
             answers: to the held-out source rows; the gradient is T.
@@ -121,7 +126,7 @@ class Transport:
             message = f"{held_out.file}: expected finite gradients at all rows, received NaN or infinity."
             raise DataError(message + " Look for extreme values.")
         cost = np.mean(np.sum((answers.gradient.astype(np.float64) - held_out.x) ** 2, axis=1))
-        return {**_named(self._distances(answers, held_out)), "transport_cost": float(cost)}
+        return {**_named(self._distances(answers, held_out), held_out), "transport_cost": float(cost)}
 
     def baselines(
         self,
@@ -133,7 +138,7 @@ class Transport:
         x = held_out.x
         maps = {LINEAR: fit_map(train.source.x, train.target.x)(x), IDENTITY: x}
         found = {name: self.metrics(Answers(np.zeros(len(x)), mapped), held_out) for name, mapped in maps.items()}
-        return {**found, FLOOR: _named(floor_distances(held_out))}
+        return {**found, FLOOR: _named(floor_distances(held_out), held_out)}
 
     def compare(self, champion: Answers | None, challenger: Answers, held_out: Samples, metric: str) -> Comparison:
         """Return one metric of both versions over the same draws, with its standard errors (`error_of_mean`).
@@ -141,16 +146,15 @@ class Transport:
         Its floor is that of two draws of the target: distances between fewer rows are larger, under any map.
         """
         after = self._distances(challenger, held_out)
-        value = _named(after)[metric]
+        value = _named(after, held_out)[metric]
         smaller = min(len(held_out.source), len(held_out.target))
         if champion is None:
             return Comparison(None, value, smaller)
         before, floor = self._distances(champion, held_out), floor_distances(held_out)
-        old, least = (_named(found)[metric] for found in (before, floor))
+        old, least = (_named(found, held_out)[metric] for found in (before, floor))
         rows = draw_rows(held_out)
         share = rows / smaller
-        if metric == "w2":
-            after, before, floor = np.sqrt(after), np.sqrt(before), np.sqrt(floor)
+        after, before, floor = (_in_unit(found, metric, held_out) for found in (after, before, floor))
         return Comparison(
             old,
             value,
@@ -224,10 +228,18 @@ def error_of_mean(values: NDArray[np.float64], share: float) -> float:
     return float(values.std(ddof=1) * np.sqrt(1.0 / len(values) + share / (1.0 - share)))
 
 
-def _named(values: NDArray[np.float64]) -> dict[str, float]:
+def _named(values: NDArray[np.float64], held_out: Samples) -> dict[str, float]:
     """Return the metrics that the draws' distances are."""
-    mean = float(values.mean())
-    return {"w2_squared": mean, "w2": mean**0.5}
+    mean = values.mean(keepdims=True)
+    return {name: float(_in_unit(mean, name, held_out)[0]) for name in METRICS["transport"]}
+
+
+def _in_unit(values: NDArray[np.float64], metric: str, held_out: Samples) -> NDArray[np.float64]:
+    """Return squared distances as a metric has them; a target of one point is taken to have the variance 1."""
+    if metric == "w2":
+        return np.sqrt(values)
+    variance = float(held_out.target.x.var(axis=0).sum()) or 1.0
+    return 100.0 * values / variance if metric == "w2_uvp" else values
 
 
 def _read(place: Path | str, data: DataConfig) -> Table:

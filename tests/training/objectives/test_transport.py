@@ -117,8 +117,15 @@ def test_distance_of_points_is_the_square_of_their_distance():
     """All source rows are mapped to (3, -4), all target rows are 0: W2 squared is 25, without a factor one half."""
     held_out = samples_of(np.ones((10, 2)), np.zeros((8, 2)))
     metrics = OBJECTIVE.metrics(answers_of(np.tile(SHIFT, (10, 1))), held_out)
-    expected = {"w2_squared": 25.0, "w2": 5.0, "transport_cost": 4.0 + 25.0}
+    expected = {"w2_uvp": 2500.0, "w2_squared": 25.0, "w2": 5.0, "transport_cost": 4.0 + 25.0}
     assert pytest.approx(expected) == metrics
+
+
+def test_map_of_all_rows_to_the_targets_mean_leaves_a_hundred_percent():
+    """Of a target at (7 +- 3, 7 +- 4), each as often, it leaves the variance: 25 by any draw, 100 percent."""
+    corners = np.array([[10.0, 11.0], [10.0, 3.0], [4.0, 11.0], [4.0, 3.0]])
+    metrics = OBJECTIVE.metrics(answers_of(np.full((40, 2), 7.0)), samples_of(normal(40), np.tile(corners, (10, 1))))
+    assert (25.0, 100.0) == (pytest.approx(metrics["w2_squared"]), pytest.approx(metrics["w2_uvp"]))
 
 
 def test_distance_after_a_wrong_shift_is_its_square():
@@ -205,7 +212,7 @@ def judged(champion: np.ndarray, challenger: np.ndarray, metric: str = "w2_squar
     return gate.judge(old, new, OBJECTIVE.compare(old, new, HELD_OUT, metric), config=limits, **seen)
 
 
-@pytest.mark.parametrize("metric", ["w2_squared", "w2"])
+@pytest.mark.parametrize("metric", ["w2_uvp", "w2_squared", "w2"])
 def test_gate_refuses_a_worse_map_and_passes_a_better_one(metric):
     """The exact shift beats one that misses by (0.6, 0.8), by about 1 in W2 squared; the other way it is refused."""
     exact, missed = HELD_OUT.x + SHIFT, HELD_OUT.x + SHIFT + [0.6, 0.8]
