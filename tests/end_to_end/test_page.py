@@ -32,6 +32,12 @@ def assert_point_is_the_servers(tab):
     assert {name: float(value) for name, value in largest} == {name: float(text) for name, text in tab.bars().items()}
 
 
+def metric_rows(tab):
+    """Return {method: printed metrics} of the table of held-out metrics, in its order."""
+    rows = tab.page.locator("#metrics tbody tr").all()
+    return {row.locator("th[scope=row]").inner_text(): row.locator("td").all_inner_texts() for row in rows}
+
+
 def test_page_shows_what_the_recorded_posts_answered_when_it_opens(open_tab, shipped):
     """Grid and point come from POSTs to the scoring route, and the tangent plane lies below all of the grid."""
     tab = open_tab(shipped)
@@ -67,7 +73,91 @@ def test_page_tells_dimension_version_state_and_certificate(open_tab, shipped):
     assert "proved convex in 6 steps" in words
     assert "m = 2.99e-9" in words
     assert "0.0000133" in words
-    assert "0.9987" in tab.text("metrics")
+
+
+def test_metrics_stand_beside_those_of_the_baselines_as_the_version_route_told_them(open_tab, shipped):
+    """One row a method, one column a metric: each cell is the recorded answer's number to four digits."""
+    tab = open_tab(shipped, PHONE)
+    with tab.page.expect_response("**/models/tumours/versions/1") as answer:
+        tab.open()
+    told = answer.value.json()["metrics"]
+    own = {name: value for name, value in told["held_out"].items() if name != "rows"}
+    assert {"gradient boosting", "logistic regression"} == told["baselines"].keys()
+    assert f"This version and its baselines on {told['held_out']['rows']} held-out rows" == tab.text("metrics caption")
+    heads = tab.page.locator("#metrics thead th[scope=col]").all_inner_texts()
+    assert [name.replace("_", " ") for name in own] == heads
+    shown = metric_rows(tab)
+    assert ["this version", *told["baselines"]] == list(shown)
+    for method, numbers in {"this version": own, **told["baselines"]}.items():
+        assert [float(f"{numbers[name]:.4g}") for name in own] == [float(text) for text in shown[method]]
+    frame = tab.page.locator("#metrics")
+    assert frame.evaluate("frame => frame.scrollWidth > frame.clientWidth")  # it scrolls, the page does not
+    assert PHONE[0] == tab.page.evaluate("document.documentElement.scrollWidth")
+    frame.focus()  # by the keyboard too
+    assert "metrics" == tab.page.evaluate("document.activeElement.id")
+    left = frame.evaluate("""frame => {
+      frame.scrollLeft = frame.scrollWidth;
+      return frame.querySelector("tbody th").getBoundingClientRect().left - frame.getBoundingClientRect().left;
+    }""")
+    assert 0 == left  # the names stay in sight
+
+
+OWN_METRICS = {"rows": 1234, "w2": 49.258687, "hits": 98765, "<b>odd</b>": 0.000123456}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "caption", "expected"),
+    [
+        (
+            {"held_out": OWN_METRICS, "baselines": {"identity": {"w2": 199.46903, "rows": 5, "hits": None}}},
+            "This version and its baselines on 1,234 held-out rows",
+            {"this version": ["49.26", "98765", "0.0001235"], "identity": ["199.5", NOTHING, NOTHING]},
+        ),
+        (
+            {"held_out": {"rows": 1, "w2": 2.0}, "baselines": {}},
+            "This version on 1 held-out row",
+            {"this version": ["2"]},
+        ),
+        ({"held_out": {"w2": 0.5}}, "This version on the held-out rows", {"this version": ["0.5"]}),
+        (
+            {"held_out": {"w2": 0.5, "kind": "x"}, "baselines": {"a": 3, "b": None, "c": {"w2": "1"}}},
+            "This version and its baselines on the held-out rows",
+            {"this version": ["0.5"], "c": [NOTHING]},
+        ),
+    ],
+    ids=["baseline", "alone", "uncounted", "odd"],
+)
+def test_metrics_hold_what_is_recorded_when_baselines_or_numbers_are_missing(
+    open_tab, quadratic, metrics, caption, expected
+):
+    """Numbers have four digits, whole ones all; what is missing or no number is a dash, and names are only text."""
+    service = make_service()
+    service.publish("m", 1, metrics=metrics)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert caption == tab.text("metrics caption")
+    assert expected == metric_rows(tab)
+    names = [name for name, value in metrics["held_out"].items() if name != "rows" and not isinstance(value, str)]
+    assert names == tab.page.locator("#metrics thead th").all_inner_texts()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({}, "none recorded"),
+        ({"held_out": None, "baselines": {"identity": {"w2": 1.0}}}, "none recorded"),
+        ({"held_out": {"rows": 112}}, "112"),
+    ],
+    ids=["nothing", "baseline", "rows"],
+)
+def test_metrics_are_a_sentence_when_the_version_has_none(open_tab, quadratic, metrics, expected):
+    """Without a metric of the version itself there is no table, whatever its baselines have."""
+    service = make_service()
+    service.publish("m", 1, metrics=metrics)
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert ["held-out rows", expected] == tab.text("metrics").split("\n")
+    assert 0 == tab.page.locator("#metrics table").count()
 
 
 def test_dragged_point_shows_the_servers_numbers_to_the_last_digit(open_tab, shipped):

@@ -27,6 +27,7 @@ COLOURS = ("red", "green", "blue")
 ROUTE = "/models/colours/score?outputs=gradient&version="
 STUBBED = {"stub": "**/score?outputs=gradient*", "photograph_stub": "**/photographs/*"}
 TIMES = "\N{MULTIPLICATION SIGN}"
+NOTHING = "\N{EN DASH}"
 NOTHING_YET = "There is no picture yet."
 # Eighths: with whole numbers up to 255 every product and sum is exact in float32, and many results end in one half.
 MATRIX = {
@@ -245,9 +246,28 @@ def test_alpha_stays_and_transparent_pixels_are_neither_asked_nor_touched(colour
     assert np.abs(mapped(pixels[faint][:, :3]).astype(int) - shown[faint][:, :3]).max() <= 5 / 2 + 1
     assert {(0, 0, 0, 0)} == set(map(tuple, shown[~seen].tolist()))
     assert_each_colour_was_asked_once(tab, pixels[seen][:, :3], since=num_before)
+
+
+def test_picture_without_a_visible_pixel_is_told_in_one_sentence_and_nothing_is_asked(colours):
+    """Where all is transparent there is no share to tell and no file to save; the next picture is asked as ever."""
+    tab = colours()
+    done(tab)
+    num_before = len(tab.requests)
     choose_file(tab, "nothing.png", encoded(np.zeros((4, 4, 4), np.uint8)))
-    expect(tab.page.locator("#colours-said")).to_have_text(re.compile("^0 different colours of 16 pixels"))
+    expect(tab.page.locator("#colours-said")).to_have_text(
+        "nothing.png has no visible pixel: all of it is fully transparent, so nothing was asked."
+    )
+    done(tab)
+    assert (NOTHING, 0) == (tab.text("percent"), tab.page.locator("#share").evaluate("share => share.value"))
+    assert not tab.page.locator("#save").is_visible()
+    assert tab.page.locator("#go").is_disabled()
+    assert [] == [request.url for request in tab.requests[num_before:] if request.method == "POST"]
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[2, 1] = [8, 16, 24, 255]  # the control: one visible pixel is asked
+    choose_file(tab, "one.png", encoded(pixels))
+    expect(tab.page.locator("#colours-said")).to_contain_text("1 different colour of 16 pixels asked")
     assert "100 %" == tab.text("percent")
+    assert mapped(pixels[2, 1, :3]).tolist() == canvas(tab, "recoloured")[2, 1, :3].tolist()
 
 
 def black(width, height):

@@ -1,4 +1,4 @@
-// The certificate of a version in words, and its held-out metrics.
+// The certificate of a version in words.
 
 import { byId, element, pairs } from "/page/elements.js";
 import { rough } from "/page/numbers.js";
@@ -7,9 +7,6 @@ import { rough } from "/page/numbers.js";
 export function showCertificate(details) {
   byId("trust").hidden = false;
   byId("certificate").replaceChildren(...(details.certificate ? words(details) : [unproved(details)]));
-  const held = Object.entries(details.metrics.held_out ?? {}).filter(([, value]) => typeof value === "number");
-  const entries = held.map(([name, value]) => [name.replaceAll("_", " "), Number.isInteger(value) ? String(value) : rough(value)]);
-  byId("metrics").replaceChildren(...pairs(entries.length ? entries : [["held-out rows", "none recorded"]]));
 }
 
 function unproved({ unproved_reason: reason }) {

@@ -3,6 +3,7 @@
 import { showCertificate } from "/page/certificate.js";
 import { mapsColours } from "/page/colours.js";
 import { byId, element } from "/page/elements.js";
+import { showMetrics } from "/page/metrics.js";
 import { firstChoice, live, showModels, showVersions } from "/page/models.js";
 import { exact } from "/page/numbers.js";
 import { Panel } from "/page/panel.js";
@@ -103,6 +104,7 @@ const load = server.latestOnly(() => telling("version", async () => {
   Object.assign(state, { details, features });
   byId("explore").hidden = false;
   showCertificate(details);
+  showMetrics(details.metrics);
   byId("point-colours").hidden = !mapsColours(details);
   byId("threshold-key").hidden = details.threshold === null;
   byId("picture-key").textContent = PICTURE_KEYS[state.axes.length - 1];

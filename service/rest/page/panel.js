@@ -151,6 +151,10 @@ export class Panel {
   }
 
   async run() {
+    if (!this.palette.size) {
+      this.setPhase("done", `${this.picture.name} has no visible pixel: all of it is fully transparent, so nothing was asked.`);
+      return;
+    }
     const { palette, work } = Object.assign(this, { work: new AbortController() });
     const asking = `Asking for ${colours(palette.size)} of ${count(palette.numPixels)} pixels…`;
     this.setPhase("running", asking);
@@ -194,9 +198,9 @@ export class Panel {
 
   showShare() {
     const { numKnown, size } = this.palette ?? { numKnown: 0, size: 1 };
-    const share = size ? numKnown / size : 1;
+    const share = size ? numKnown / size : 0;
     byId("share").value = share;
-    byId("percent").textContent = `${Math.floor(100 * share)} %`;
+    byId("percent").textContent = size ? `${Math.floor(100 * share)} %` : "–";
   }
 
   setPhase(phase, words) {
