@@ -6,6 +6,7 @@ Above: `batcher`, which enters and leaves. Below: `errors`.
 import dataclasses
 import math
 import threading
+from collections.abc import Callable
 
 from service.errors import ResourceExhaustedError
 
@@ -34,13 +35,15 @@ class Room:
     Args:
         max_rows: most rows.
         max_bytes: most bytes of their float32.
+        tell_refused: called for each refusal.
 
     Thread safety: `enter` and `check` may be called from any thread. A share is written under its owner's lock.
     """
 
-    def __init__(self, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, max_rows: int, max_bytes: int, *, tell_refused: Callable[[], None] = lambda: None) -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
+        self._tell_refused = tell_refused
         self._shares: list[Share] = []
         self._lock = threading.Lock()
 
@@ -85,4 +88,5 @@ class Room:
             f"the queue is full: {held_rows} rows ({held_bytes} bytes) wait, at most {self._max_rows} rows "
             f"({self._max_bytes} bytes) may. Try again in {max(1, math.ceil(seconds))} s."
         )
+        self._tell_refused()
         raise ResourceExhaustedError(message, seconds)

@@ -61,7 +61,6 @@ class BatchStatistics:
         self.wait_seconds = Distribution(WAIT_BUCKETS_SECONDS)
         self.waiting_rows = 0
         self.dropped_rows = dict.fromkeys(DROP_REASONS, 0)
-        self.num_refused = 0
         self.num_failed_batches = 0
         self.num_threads_replaced = 0
 
@@ -81,11 +80,6 @@ class BatchStatistics:
         """Count rows that were not computed, by one of `DROP_REASONS`."""
         with self._lock:
             self.dropped_rows[reason] += num_rows
-
-    def count_refused(self) -> None:
-        """Count a request that found the queue full."""
-        with self._lock:
-            self.num_refused += 1
 
     def count_failed_batch(self) -> None:
         """Count a batch that the engine failed on."""

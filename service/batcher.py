@@ -21,7 +21,6 @@ from service.errors import (
     CancelledError,
     DeadlineExceededError,
     InternalError,
-    ResourceExhaustedError,
     ScoringError,
     UnavailableError,
 )
@@ -135,11 +134,7 @@ class Batcher:
         if self._is_closed or late is not None:
             self._statistics.count_dropped(_reason(late), request.num_rows)
             raise late or _closed()
-        try:
-            self._room.enter(self._share, request.num_rows, request.rows.nbytes)
-        except ResourceExhaustedError:
-            self._statistics.count_refused()
-            raise
+        self._room.enter(self._share, request.num_rows, request.rows.nbytes)
         self._statistics.count_waiting(request.num_rows)
         self._open[request] = None
 
@@ -345,12 +340,9 @@ class Batcher:
             self._wakes.put(None)
 
     def _lateness(self, request: Request) -> ScoringError | None:
-        caller = request.caller
-        if caller.is_cancelled:
-            return CancelledError("the caller went away.")
-        if self._clock() >= caller.deadline_seconds:
+        if self._clock() >= request.caller.deadline_seconds:
             return DeadlineExceededError("the deadline passed before the rows were computed. Allow more time.")
-        return None
+        return CancelledError("the caller went away.") if request.caller.is_cancelled else None
 
     def _drop(self, request: Request, error: ScoringError) -> None:
         self._statistics.count_dropped(_reason(error), request.num_rows - request.num_taken)

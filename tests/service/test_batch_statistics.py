@@ -12,17 +12,16 @@ def test_distribution_counts_a_bound_in_its_own_bucket():
 
 
 def test_statistics_count_what_batchers_tell_them():
-    """Rows, waits, drops, refusals, failures and replaced threads each have their own number."""
+    """Rows, waits, drops, failures and replaced threads each have their own number."""
     statistics = BatchStatistics()
     statistics.count_waiting(5)
     statistics.count_waiting(-2)
     statistics.count_batch(3, (0.0, 0.3))
     statistics.count_dropped("deadline", 2)
-    statistics.count_refused()
     statistics.count_failed_batch()
     statistics.count_thread_replaced()
     assert 3 == statistics.waiting_rows
     assert (1, 3.0) == (statistics.batch_rows.count, statistics.batch_rows.total)
     assert (2, 0.3) == (statistics.wait_seconds.count, statistics.wait_seconds.total)
     assert {"deadline": 2, "cancelled": 0, "closed": 0} == statistics.dropped_rows
-    assert (1, 1, 1) == (statistics.num_refused, statistics.num_failed_batches, statistics.num_threads_replaced)
+    assert (1, 1) == (statistics.num_failed_batches, statistics.num_threads_replaced)
