@@ -6,7 +6,7 @@ Above: `batcher` counts into it, `metrics` renders it. Below: nothing.
 import bisect
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ROW_BUCKETS = tuple(float(1 << power) for power in range(13))
 """Upper bounds of the batch sizes, in rows: 1, 2, 4 ... 4096."""
@@ -59,7 +59,7 @@ class BatchStatistics:
         self._lock = threading.Lock()
         self.batch_rows = Distribution(ROW_BUCKETS)
         self.wait_seconds = Distribution(WAIT_BUCKETS_SECONDS)
-        self.waiting_rows = 0
+        self._waiting: list[Callable[[], int]] = []
         self.dropped_rows = dict.fromkeys(DROP_REASONS, 0)
         self.num_failed_batches = 0
         self.num_threads_replaced = 0
@@ -71,10 +71,22 @@ class BatchStatistics:
             for seconds in waits_seconds:
                 self.wait_seconds.add(seconds)
 
-    def count_waiting(self, change: int) -> None:
-        """Count rows that came (positive) or that are answered or dropped (negative)."""
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait or are computed now."""
         with self._lock:
-            self.waiting_rows += change
+            return sum(read() for read in self._waiting)
+
+    def watch(self, read: Callable[[], int]) -> None:
+        """Let `read` say how many rows wait at a batcher, whenever somebody asks."""
+        with self._lock:
+            self._waiting.append(read)
+
+    def forget(self, read: Callable[[], int]) -> None:
+        """Ask that batcher no more; nothing happens where it is not known."""
+        with self._lock:
+            if read in self._waiting:
+                self._waiting.remove(read)
 
     def count_dropped(self, reason: str, num_rows: int) -> None:
         """Count rows that were not computed, by one of `DROP_REASONS`."""

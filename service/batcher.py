@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.admission import Room, Share
+from service.admission import Room
 from service.batch_statistics import BatchStatistics
 from service.caller import Caller
 from service.errors import (
@@ -85,9 +85,11 @@ class Batcher:
     ) -> None:
         self._run = run
         self._room = room
-        self._share: Share = room.open_share()
+        self._share = share = room.open_share()
         self._limits = limits
         self._statistics = statistics or BatchStatistics()
+        self._num_waiting = lambda: share.num_rows
+        self._statistics.watch(self._num_waiting)
         self._clock = clock
         self._name = name
         self._lock = threading.Lock()
@@ -135,7 +137,6 @@ class Batcher:
             self._statistics.count_dropped(_reason(late), request.num_rows)
             raise late or _closed()
         self._room.enter(self._share, request.num_rows, request.rows.nbytes)
-        self._statistics.count_waiting(request.num_rows)
         self._open[request] = None
 
     def _may_run_here(self, request: Request) -> bool:
@@ -210,6 +211,7 @@ class Batcher:
         self._wakes.put(None)
         if thread is not None:
             thread.join(timeout_seconds)
+        self._statistics.forget(self._num_waiting)
         return thread is None or not thread.is_alive()
 
     # ------------------------------------------------------------------------------------------------- batch thread
@@ -356,7 +358,6 @@ class Batcher:
         self._queue.remove(request)  # one that failed may have rows that were not taken
         self._share.num_rows -= request.num_rows
         self._share.num_bytes -= request.rows.nbytes
-        self._statistics.count_waiting(-request.num_rows)
         request.ready.release()
 
     def _note_time(self, num_rows: int, started_seconds: float) -> None:

@@ -14,8 +14,11 @@ def test_distribution_counts_a_bound_in_its_own_bucket():
 def test_statistics_count_what_batchers_tell_them():
     """Rows, waits, drops, failures and replaced threads each have their own number."""
     statistics = BatchStatistics()
-    statistics.count_waiting(5)
-    statistics.count_waiting(-2)
+    waiting = [lambda: 1, lambda: 2, lambda: 4]
+    for read in waiting:
+        statistics.watch(read)
+    for _ in range(2):
+        statistics.forget(waiting[2])
     statistics.count_batch(3, (0.0, 0.3))
     statistics.count_dropped("deadline", 2)
     statistics.count_failed_batch()

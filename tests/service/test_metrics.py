@@ -44,7 +44,7 @@ def test_batches_are_rendered_from_what_batchers_counted():
     metrics = Metrics()
     statistics = metrics.batch_statistics("m", ("score", "gradient"))
     assert statistics is metrics.batch_statistics("m", ("score", "gradient"))
-    statistics.count_waiting(7)
+    statistics.watch(lambda: 7)
     for num_rows in (1, 3, 5000):
         statistics.count_batch(num_rows, (0.002,))
     statistics.count_dropped("deadline", 4)
