@@ -122,8 +122,8 @@ class Settings:
     host: str = _setting("127.0.0.1", _TEXT, "address that both ports listen on")
     rest_port: int = _setting(8501, _integer(0, 65535), "port of REST and the page; 0: any free one")
     grpc_port: int = _setting(8500, _integer(0, 65535), "port of gRPC; 0: any free one")
-    http_threads: int = _setting(8, _integer(1, 512), "threads that answer REST requests", "threads")
-    grpc_threads: int = _setting(8, _integer(1, 512), "threads that answer gRPC requests", "threads")
+    http_threads: int = _setting(32, _integer(1, 512), "threads that answer REST requests", "threads")
+    grpc_threads: int = _setting(32, _integer(1, 512), "threads that answer gRPC requests", "threads")
     max_request_rows: int = _setting(65536, _integer(1, 1 << 31), "largest number of instances of a request", "rows")
     max_batch_rows: int = _setting(
         256, _integer(1, 1 << 20), "largest batch that rows of several requests are computed in", "rows"
