@@ -45,8 +45,8 @@ train: runtime  ## train the shipped examples into build/models and compare thei
 retrain: runtime  ## the nightly job: retrain CONFIG (default training/examples/tumours.toml), publish if it is no worse
 	@exec $(RUN) -m training retrain $(CONFIG) $(ARGS)
 
-bench:  ## measurements against other servers (none yet)
-	@if [ -e bench/__main__.py ]; then exec $(RUN) -m bench $(ARGS); else echo 'bench/ has no measurement yet.'; fi
+bench: runtime  ## measurements, each printed as one JSON document with both sides (ARGS=batching for one)
+	@exec $(RUN) -m bench $(ARGS)
 
 chaos: dev  ## the long form of the chaos suites: faults by the hundred, each of which must be refused
 	@exec $(RUN) -m pytest -q -m chaos tests/chaos $(ARGS)

@@ -8,9 +8,12 @@ The way of a request, one-way and downwards only:
 4. `registry.acquire` gives a lease on one live version. While the lease is held the version stays in memory; a request
    is answered by exactly one version, however many are published meanwhile.
 5. `signature.validate` checks shape, width and finiteness against that version. Semantic errors die here.
-6. `model_version.run` calls the version's engine (`engines`): the lifted convex program on the CPU, or the SavedModel's
-   own function on TensorFlow, and refuses an answer that left float32.
-7. `codecs` turns the arrays into bytes again, and the transport sends them.
+6. `model_version.submit` hands the rows to the `batcher` of the version and the wanted outputs, with a `caller` that
+   says until when somebody waits. `admission` refuses what has no room, `fair_queue` says whose turn it is, and what
+   waits together is computed together. Rows for which nobody waits any more are dropped here.
+7. The version's engine (`engines`) computes the batch: the lifted convex program on the CPU, or the SavedModel's own
+   function on TensorFlow. `pieces` brings each row back to its owner, and an answer that left float32 is refused.
+8. `codecs` turns the arrays into bytes again, and the transport sends them.
 
 The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk), calls
 `loader` (hashes, safety rules, lifting and proof from `program`, verification against the SavedModel), and publishes

@@ -71,6 +71,34 @@ class FailedPreconditionError(ScoringError):
     code = ErrorCode.FAILED_PRECONDITION
 
 
+class ResourceExhaustedError(ScoringError):
+    """The queue is full (HTTP 429): the caller may try again, later.
+
+    Args:
+        message: the sentence that the caller will read.
+        retry_after_seconds: estimate of the time until there is room again.
+    """
+
+    code = ErrorCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        """Keep the sentence and the estimate."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceededError(ScoringError):
+    """The deadline passed before there was an answer; rows that were not computed by then never are."""
+
+    code = ErrorCode.DEADLINE_EXCEEDED
+
+
+class CancelledError(ScoringError):
+    """The caller went away; its rows are not computed."""
+
+    code = ErrorCode.CANCELLED
+
+
 class UnavailableError(ScoringError):
     """No version is available, or the server is draining: the caller may try again."""
 

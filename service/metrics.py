@@ -1,9 +1,15 @@
 """What the server counts, in Prometheus' terms.
 
-Below the scorer, the watcher and the transports, which count into it; `rest` renders it at `/metrics`.
+Below the scorer, the watcher and the transports, which count into it; `rest` renders it at `/metrics`. Batchers count
+into `batch_statistics`, which is read when somebody asks.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import prometheus_client
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from service.batch_statistics import BatchStatistics, Distribution
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 """The content type of `Metrics.render`."""
@@ -55,6 +61,14 @@ class Metrics:
             ("model",),
             registry=self._registry,
         )
+        self._refusals = prometheus_client.Counter(
+            "convex_refusals",
+            "Requests that found the queue of their version full.",
+            ("model",),
+            registry=self._registry,
+        )
+        self._batches = _BatchCollector()
+        self._registry.register(self._batches)
         prometheus_client.ProcessCollector(registry=self._registry)
 
     def count_request(self, model: str, protocol: str, code: str, seconds: float, num_rows: int = 0) -> None:
@@ -88,6 +102,56 @@ class Metrics:
         """Count one change of the model's newest live version."""
         self._swaps.labels(model).inc()
 
+    def count_refusal(self, model: str) -> None:
+        """Count a request that found the queue of a version of `model` full."""
+        self._refusals.labels(model).inc()
+
+    def batch_statistics(self, model: str, outputs: Sequence[str]) -> BatchStatistics:
+        """Return the numbers that the batchers of a model for a set of outputs count into; the same each time."""
+        return self._batches.statistics.setdefault((model, ",".join(outputs)), BatchStatistics())
+
     def render(self) -> bytes:
         """Return everything in Prometheus' text format (`CONTENT_TYPE`)."""
         return prometheus_client.generate_latest(self._registry)
+
+
+class _BatchCollector(prometheus_client.registry.Collector):
+    """Reads the plain numbers of the batchers when they are asked for."""
+
+    def __init__(self) -> None:
+        self.statistics: dict[tuple[str, str], BatchStatistics] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        """Return one family for each number."""
+        labels = ("model", "outputs")
+        waiting = GaugeMetricFamily("convex_queue_rows", "Rows that wait or are computed.", labels=labels)
+        batches = HistogramMetricFamily("convex_batch_rows", "Rows of a batch.", labels=labels)
+        waits = HistogramMetricFamily(
+            "convex_queue_seconds", "Time that a request waited until its first row was computed.", labels=labels
+        )
+        dropped = CounterMetricFamily(
+            "convex_dropped_rows",
+            "Rows that were not computed: the deadline passed, the caller went away, the version was closed.",
+            labels=(*labels, "reason"),
+        )
+        failed = CounterMetricFamily("convex_failed_batches", "Batches that the engine failed on.", labels=labels)
+        replaced = CounterMetricFamily(
+            "convex_batch_threads_replaced", "Batch threads that died and got a successor.", labels=labels
+        )
+        for key, statistics in list(self.statistics.items()):
+            waiting.add_metric(key, statistics.waiting_rows)
+            batches.add_metric(key, list(_cumulative(statistics.batch_rows)), statistics.batch_rows.total)
+            waits.add_metric(key, list(_cumulative(statistics.wait_seconds)), statistics.wait_seconds.total)
+            for reason, num_rows in statistics.dropped_rows.items():
+                dropped.add_metric((*key, reason), num_rows)
+            failed.add_metric(key, statistics.num_failed_batches)
+            replaced.add_metric(key, statistics.num_threads_replaced)
+        return (waiting, batches, waits, dropped, failed, replaced)
+
+
+def _cumulative(distribution: Distribution) -> Iterator[tuple[str, float]]:
+    """Yield (upper bound, how many values are not above it), as Prometheus counts."""
+    reached = 0
+    for bound, count in zip((*distribution.bounds, float("inf")), list(distribution.counts), strict=True):
+        reached += count
+        yield "+Inf" if bound == float("inf") else str(bound), reached

@@ -1,20 +1,25 @@
 """One live version: rows in, finite scores and gradients out.
 
-Above the engines and the loader, below the registry, which lends it to requests.
+Above the engines, the loader and the batchers that it owns; below the registry, which lends it to requests.
 
     >>> from service.model_version import load
     >>> load("models/tumours/1").score(rows)  # doctest: +SKIP
 """
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from service.admission import Room
+from service.batch_statistics import BatchStatistics
+from service.batcher import Batcher, Limits
+from service.caller import Caller
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.program.verification import Probe, check_probe
 from service.signature import OUTPUTS, Signature
@@ -24,25 +29,61 @@ if TYPE_CHECKING:
     from service.loader import LoadedVersion
 
 
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How the requests of a version share its engine.
+
+    Args:
+        max_batch_rows: most rows of a batch; never less than a tile of the engine.
+        max_queue_rows: rows that may wait.
+        max_queue_bytes: size of the rows that may wait.
+        statistics: model, outputs -> where their batchers count.
+        tell_refused: called with the model for each request that found the queue full.
+    """
+
+    max_batch_rows: int = 256
+    max_queue_rows: int = 262144
+    max_queue_bytes: int = 64 << 20
+    statistics: Callable[[str, tuple[str, ...]], BatchStatistics] = lambda _model, _outputs: BatchStatistics()
+    tell_refused: Callable[[str], None] = lambda _model: None
+
+
 class ModelVersion:
     """A loaded version with the engine that computes it.
 
-    Guarantee: what `run` returns is finite. A row whose score or gradient leaves float32 is an error that names it.
+    Guarantee: what `run` and `submit` return is finite. A row whose score or gradient leaves float32 is an error that
+    names it, and ends its own request only.
 
     Args:
         loaded: what the loader proved and verified.
         engine: what computes. One call at a time, unless it says that it is thread safe.
+        batching: how requests share the engine.
 
     Thread safety: every method may be called from any thread.
     """
 
-    def __init__(self, loaded: "LoadedVersion", engine: "Engine") -> None:
+    def __init__(self, loaded: "LoadedVersion", engine: "Engine", batching: Batching = Batching()) -> None:
         self.loaded = loaded
         self.engine = engine
         self.signature: Signature = loaded.signature
         self._turn: contextlib.AbstractContextManager[Any] = (
             contextlib.nullcontext() if engine.thread_safe else threading.Lock()
         )
+        model = self.signature.model
+        self._room = Room(
+            batching.max_queue_rows, batching.max_queue_bytes, tell_refused=lambda: batching.tell_refused(model)
+        )
+        limits = Limits(max(batching.max_batch_rows, engine.tile_rows), engine.tile_rows)
+        self._batchers = {
+            outputs: Batcher(
+                _computation(engine, self._turn, outputs),
+                self._room,
+                limits=limits,
+                statistics=batching.statistics(model, outputs),
+                name=f"batcher-{model}-{self.signature.version}",
+            )
+            for outputs in self._selections()
+        }
 
     @property
     def convexity(self) -> str:
@@ -76,9 +117,49 @@ class ModelVersion:
             OutOfRangeError: naming the first row whose wanted outputs are not all finite.
         """
         wanted = tuple(outputs)
-        with self._turn:
-            results = self.engine.run(rows, wanted)
-        finite = np.ones(rows.shape[0], dtype=np.bool_)
+        return self._checked_outputs(_computation(self.engine, self._turn, wanted)(rows), rows.shape[0], name)
+
+    def submit(
+        self, rows: NDArray[np.float32], outputs: tuple[str, ...], caller: Caller, *, name: str = "instances"
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return what `run` returns, bit for bit, computed together with the rows of other requests.
+
+        Args:
+            rows: as for `run`.
+            outputs: names out of `signature.outputs`, in its order.
+            caller: who waits, and until when.
+            name: as for `run`.
+
+        Raises:
+            OutOfRangeError: naming the first row whose wanted outputs are not all finite.
+            ResourceExhaustedError: too much waits already.
+            DeadlineExceededError: the deadline passed.
+            CancelledError: the caller went away.
+            UnavailableError: the version was closed.
+        """
+        return self._checked_outputs(self._batchers[outputs].submit(rows, caller), rows.shape[0], name)
+
+    def check_room(self) -> None:
+        """Refuse a request whose rows are not known yet while not even one row has room.
+
+        Raises:
+            ResourceExhaustedError: too much waits already.
+        """
+        self._room.check()
+
+    def close(self, timeout_seconds: float = 1.0) -> bool:
+        """Refuse what waits, end the batch threads; return whether they have ended. `run` still works."""
+        ended = [batcher.close(timeout_seconds) for batcher in self._batchers.values()]
+        return all(ended)
+
+    def _selections(self) -> list[tuple[str, ...]]:
+        """Return every set of outputs that may be asked for."""
+        return sorted({(name,) for name in self.signature.outputs} | {self.signature.outputs})
+
+    def _checked_outputs(
+        self, results: dict[str, NDArray[np.float32]], num_rows: int, name: str
+    ) -> dict[str, NDArray[np.float32]]:
+        finite = np.ones(num_rows, dtype=np.bool_)
         for values in results.values():
             finite &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
@@ -118,8 +199,7 @@ class ModelVersion:
             VersionRefusedError: rule `warm-up`, where the engine fails or answers NaN.
         """
         origin = np.zeros((1, self.signature.dim), dtype=np.float32)
-        selections = {(name,) for name in self.signature.outputs} | {self.signature.outputs}
-        for selection in sorted(selections):
+        for selection in self._selections():
             try:
                 with self._turn:
                     results = self.engine.run(origin, selection)
@@ -147,6 +227,18 @@ class ModelVersion:
             return results["score"], results["gradient"]
 
         check_probe(run, probe, self.signature.dim)
+
+
+def _computation(
+    engine: "Engine", turn: contextlib.AbstractContextManager[Any], outputs: tuple[str, ...]
+) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Return what a batcher calls. It holds no version: else a version would keep itself in memory."""
+
+    def compute(rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        with turn:
+            return engine.run(rows, outputs)
+
+    return compute
 
 
 def load(path: str | Path, engine: str = "auto") -> ModelVersion:

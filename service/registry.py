@@ -9,7 +9,13 @@ import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from service.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from service.lifecycle import ModelStatus, VersionState, VersionStatus, check_transition
 from service.model_version import ModelVersion
 
@@ -91,6 +97,25 @@ class Registry:
                 life.num_leases -= 1
                 if life.num_leases == 0:
                     self._changed.notify_all()
+
+    def check_room(self, model: str | None = None) -> None:
+        """Refuse a request for a model of which every available version is full; unknown models pass.
+
+        Raises:
+            ResourceExhaustedError: too much waits for each of them.
+        """
+        with self._changed:
+            entry = self._models.get(self._default_name() or "" if model is None else model)
+            lives = [] if entry is None else [entry.lives[version].live for version in entry.live_versions()]
+        for index, live in enumerate(lives, 1):
+            try:
+                if live is not None:
+                    live.check_room()
+            except ResourceExhaustedError:
+                if index == len(lives):
+                    raise
+            else:
+                return
 
     @property
     def default_model(self) -> str | None:
@@ -210,13 +235,15 @@ class Registry:
             return True
 
     def sweep(self) -> bool:
-        """Let go of the objects of retired versions; return whether there were any.
+        """Close the retired versions and let go of their objects; return whether there were any.
 
         Not done by `retire`: a request that gave its lease back a moment ago may still name the object, and would then
         be the one that destroys it.
         """
         with self._changed:
             retired, self._retired = self._retired, []
+        for version in retired:
+            version.close()
         return bool(retired)
 
     def forget(self, model: str, version: int) -> None:
@@ -270,6 +297,14 @@ class Registry:
         with self._changed:
             self._is_draining = True
         self._tell()
+
+    def close(self) -> bool:
+        """Close every version: who still waits is answered UNAVAILABLE; return whether all their threads ended."""
+        with self._changed:
+            lives = [life.live for model in self._models.values() for life in model.lives.values()]
+            versions = [live for live in lives if live is not None] + self._retired
+        ended = [version.close() for version in versions]
+        return all(ended)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` now and after every change of what is available or ready, one call at a time.

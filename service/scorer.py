@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.caller import Caller
 from service.registry import Registry
 from service.signature import Signature
 
@@ -60,12 +61,21 @@ class Scorer:
         self._registry = registry
         self._max_request_rows = max_request_rows
 
+    def check_room(self, model: str | None) -> None:
+        """Refuse a request for a model of which every version is full, before anything of it is read.
+
+        Raises:
+            ResourceExhaustedError: too much waits already.
+        """
+        self._registry.check_room(model)
+
     def score(
         self,
         target: Target,
         rows_for: Callable[[Signature], NDArray[np.floating]],
         outputs: Sequence[str] | None = None,
         *,
+        caller: Caller | None = None,
         name: str = "instances",
     ) -> Answer:
         """Return the wanted outputs of a request's rows.
@@ -75,6 +85,7 @@ class Scorer:
             rows_for: makes the rows, float [n, dim], once it is known which version answers; may raise
                 InvalidArgumentError. Called at most once, and only when a version was found.
             outputs: names of the wanted outputs; None or none at all: every output of the version.
+            caller: who waits, and until when; None: somebody who waits for ever.
             name: what the protocol calls the rows, for the error's location.
 
         Raises:
@@ -84,10 +95,14 @@ class Scorer:
             NotFoundError: unknown model or version.
             FailedPreconditionError: no model is named and there is no default one.
             UnavailableError: the wanted version is not available yet.
+            ResourceExhaustedError: too much waits for that version; then nothing was decoded, where that was known.
+            DeadlineExceededError: the deadline passed; what was not computed by then never is.
+            CancelledError: the caller went away; likewise.
         """
         with self._registry.acquire(target.model, target.version, target.label) as version:
+            version.check_room()
             signature = version.signature
             rows = signature.validate(rows_for(signature), name=name, max_rows=self._max_request_rows)
             wanted = signature.select(outputs)
-            results = version.run(rows, wanted, name=name)
+            results = version.submit(rows, wanted, caller or Caller(), name=name)
             return Answer(signature, version.convexity, {output: results[output] for output in wanted})

@@ -122,9 +122,27 @@ class Settings:
     host: str = _setting("127.0.0.1", _TEXT, "address that both ports listen on")
     rest_port: int = _setting(8501, _integer(0, 65535), "port of REST and the page; 0: any free one")
     grpc_port: int = _setting(8500, _integer(0, 65535), "port of gRPC; 0: any free one")
-    http_threads: int = _setting(8, _integer(1, 512), "threads that answer REST requests", "threads")
-    grpc_threads: int = _setting(8, _integer(1, 512), "threads that answer gRPC requests", "threads")
+    http_threads: int = _setting(32, _integer(1, 512), "threads that answer REST requests", "threads")
+    grpc_threads: int = _setting(32, _integer(1, 512), "threads that answer gRPC requests", "threads")
     max_request_rows: int = _setting(65536, _integer(1, 1 << 31), "largest number of instances of a request", "rows")
+    max_batch_rows: int = _setting(
+        256, _integer(1, 1 << 20), "largest batch that rows of several requests are computed in", "rows"
+    )
+    max_queue_rows: int = _setting(
+        262144, _integer(1, 1 << 31), "rows of one version that may wait; one more is 429 / RESOURCE_EXHAUSTED", "rows"
+    )
+    max_queue_bytes: int = _setting(
+        64 * _MIB, _integer(1024, 1 << 40), "size of the rows of one version that may wait, as float32", "bytes"
+    )
+    max_waiting_requests: int = _setting(
+        256, _integer(0, 1 << 20), "REST requests that may wait for a free thread; one more is 429", "requests"
+    )
+    request_timeout_seconds: float = _setting(
+        30.0,
+        _seconds(0.001, 86400.0),
+        "time for a request that sets no deadline; then 504 / DEADLINE_EXCEEDED",
+        "seconds",
+    )
     max_body_bytes: int = _setting(64 * _MIB, _integer(1024, 2048 * _MIB - 1), "largest body of REST", "bytes")
     max_message_bytes: int = _setting(
         64 * _MIB, _integer(1024, 2048 * _MIB - 1), "largest gRPC message, both ways", "bytes"

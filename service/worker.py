@@ -15,7 +15,7 @@ import structlog
 from service import engines, loader, logs
 from service.errors import VersionRefusedError
 from service.metrics import Metrics
-from service.model_version import ModelVersion
+from service.model_version import Batching, ModelVersion
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.rest.app import create_app
@@ -74,7 +74,9 @@ class Worker:
         self.metrics = Metrics()
         self.registry = Registry(settings.default_model)
         repository = Repository(settings.models_dir)
-        self.watcher = Watcher(repository, self.registry, load or VersionLoader(settings), self.metrics, settings)
+        self.watcher = Watcher(
+            repository, self.registry, load or VersionLoader(settings, self.metrics), self.metrics, settings
+        )
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
         _check_free(settings)
@@ -121,20 +123,30 @@ class Worker:
             grpc_ended = self._grpc.stop(max(0.0, deadline - time.monotonic()))
             finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _LAST_SECONDS)
             self._grpc = None  # the threads of its services end with it
-        return self.watcher.stop(_LAST_SECONDS) and finished
+        finished &= self.watcher.stop(_LAST_SECONDS)
+        return self.registry.close() and finished
 
 
 class VersionLoader:
     """Makes a live version of a folder: proved and verified by `loader`, on the engine of the settings, warm.
 
     Args:
-        settings: engine, allow_tf32, allow_uncertified, intra_op_threads.
+        settings: engine, allow_tf32, allow_uncertified, intra_op_threads, and the bounds of batches and queue.
+        metrics: counts what the batchers do; None: nobody counts.
 
     Thread safety: for the watcher's thread alone.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
+        counts = metrics or Metrics()
+        self._batching = Batching(
+            max_batch_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_bytes,
+            statistics=counts.batch_statistics,
+            tell_refused=counts.count_refusal,
+        )
         self._is_configured = False
 
     def __call__(self, folder: VersionFolder) -> ModelVersion:
@@ -156,7 +168,8 @@ class VersionLoader:
         )
         if settings.engine == "program" and loaded.program is None:
             raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
-        live = ModelVersion(loaded, engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32))
+        engine = engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
+        live = ModelVersion(loaded, engine, self._batching)
         live.warm_up()
         live.reproduce(loaded.probe)
         return live

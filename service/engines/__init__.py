@@ -43,6 +43,10 @@ class Engine(Protocol):
     def thread_safe(self) -> bool:
         """Whether several threads may call `run` at once."""
 
+    @property
+    def tile_rows(self) -> int:
+        """Rows that it computes at once: a smaller batch costs as much."""
+
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs asked for, `score` [n] and `gradient` [n, dim]; overflow comes back as infinity or NaN."""
 

@@ -26,8 +26,8 @@ class ProgramEngine:
     def __init__(self, program: Program, tile_rows: int = TILE_ROWS) -> None:
         """Keep the program."""
         self._program = program
-        self._tile_rows = tile_rows
+        self.tile_rows = tile_rows
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
-        return evaluate_in_tiles(self._program, rows, outputs, self._tile_rows)
+        return evaluate_in_tiles(self._program, rows, outputs, self.tile_rows)

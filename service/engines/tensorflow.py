@@ -70,7 +70,7 @@ class TensorflowEngine:
         tf.config.experimental.enable_tensor_float_32_execution(allow_tf32)
         self._device = device or ("/GPU:0" if gpus() else "/CPU:0")
         on_gpu = "GPU" in self._device.upper()
-        self._tile_rows = tile_rows or (GPU_TILE_ROWS if on_gpu else TILE_ROWS)
+        self.tile_rows = tile_rows or (GPU_TILE_ROWS if on_gpu else TILE_ROWS)
         self._dim = loaded.signature.dim
         self._model = restore(loaded.saved_model, self._device)
         self._both = self._model.signatures["serving_default"]
@@ -87,7 +87,7 @@ class TensorflowEngine:
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
         function = self._both if "gradient" in outputs else self._score_only
-        shapes = {"score": (self._tile_rows,), "gradient": (self._tile_rows, self._dim)}  # a score may come as [n, 1]
+        shapes = {"score": (self.tile_rows,), "gradient": (self.tile_rows, self._dim)}  # a score may come as [n, 1]
 
         def tile(piece: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
             with tf.device(self._device):
@@ -95,7 +95,7 @@ class TensorflowEngine:
             return {name: answer[name].numpy().reshape(shapes[name]) for name in outputs}
 
         widths: dict[str, int | None] = {name: self._dim if name == "gradient" else None for name in outputs}
-        return run_in_tiles(tile, rows, widths, self._tile_rows)
+        return run_in_tiles(tile, rows, widths, self.tile_rows)
 
 
 def _answers_scores(function: Any) -> bool:

@@ -9,10 +9,10 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from service import tracing
-from service.errors import ScoringError
+from service.errors import ResourceExhaustedError, ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
-from service.rest import failures, files, native, operations, versions
+from service.rest import crowding, failures, files, native, operations, versions
 from service.scorer import Scorer
 from service.settings import Settings
 
@@ -39,6 +39,8 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         flask.g.code = "OK"
         flask.g.signature = None
         flask.g.num_rows = 0
+        if crowding.is_one_too_many(flask.request.environ):
+            raise ResourceExhaustedError(crowding.MESSAGE)
 
     @app.after_request
     def finish(response: flask.Response) -> flask.Response:
@@ -54,7 +56,7 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     app.register_error_handler(ScoringError, failures.respond_to_scoring_error)
     app.register_error_handler(HTTPException, failures.respond_to_http_error)
     app.register_error_handler(Exception, failures.respond_to_defect)
-    app.register_blueprint(native.routes(scorer))
+    app.register_blueprint(native.routes(scorer, settings))
     app.register_blueprint(versions.routes(registry))
     app.register_blueprint(operations.routes(registry, metrics, settings))
     app.register_blueprint(files.routes())

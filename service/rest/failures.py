@@ -3,12 +3,20 @@
 Above: `app`, which registers the handlers. Below: `errors`.
 """
 
+import math
+
 import flask
 import orjson
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from service.errors import ErrorCode, PayloadTooLargeError, ScoringError, UnsupportedMediaTypeError
+from service.errors import (
+    ErrorCode,
+    PayloadTooLargeError,
+    ResourceExhaustedError,
+    ScoringError,
+    UnsupportedMediaTypeError,
+)
 
 STATUSES = {
     ErrorCode.CANCELLED: 499,
@@ -37,7 +45,10 @@ def respond_to_scoring_error(error: ScoringError) -> flask.Response:
         status = 415
     else:
         status = STATUSES[error.code]
-    return _response(error.code, error.message, status)
+    response = _response(error.code, error.message, status)
+    if isinstance(error, ResourceExhaustedError):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return response
 
 
 def respond_to_http_error(error: HTTPException) -> flask.Response:

@@ -5,6 +5,7 @@ Above: `app`. Below: `scorer`, and the codecs that know the bodies.
 
 import dataclasses
 import re
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from werkzeug.datastructures import MultiDict
 
+from service.caller import Caller
 from service.codecs import json, raw
-from service.errors import InvalidArgumentError, UnsupportedMediaTypeError
+from service.errors import DeadlineExceededError, InvalidArgumentError, UnsupportedMediaTypeError
+from service.rest import crowding
 from service.scorer import Answer, Scorer, Target
+from service.settings import Settings
 from service.signature import Signature
 
 _Value = TypeVar("_Value")
@@ -25,6 +29,9 @@ _OCTETS = "application/octet-stream"
 _JSON_TYPES = frozenset({"", _JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _PARAMETERS = ("version", "label", "outputs")
+_TIMEOUT_HEADER = "X-Request-Timeout"
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
+_MAX_TIMEOUT_SECONDS = 86400.0
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -38,31 +45,58 @@ class _Request:
     label: str | None
 
 
-def routes(scorer: Scorer) -> flask.Blueprint:
-    """Return the scoring routes."""
+def routes(scorer: Scorer, settings: Settings) -> flask.Blueprint:
+    """Return the scoring routes.
+
+    Args:
+        scorer: scores rows.
+        settings: `request_timeout_seconds` of requests that say nothing of a deadline.
+    """
     blueprint = flask.Blueprint("native", __name__)
 
     @blueprint.post("/score")
     def score_default() -> flask.Response:
-        return _score(scorer, None)
+        return _score(scorer, None, settings.request_timeout_seconds)
 
     @blueprint.post("/models/<model>/score")
     def score(model: str) -> flask.Response:
-        return _score(scorer, model)
+        return _score(scorer, model, settings.request_timeout_seconds)
 
     return blueprint
 
 
-def _score(scorer: Scorer, model: str | None) -> flask.Response:
+def _score(scorer: Scorer, model: str | None, timeout_seconds: float) -> flask.Response:
+    scorer.check_room(model)
+    caller = _caller(timeout_seconds)
     request = _decode()
 
     def rows_for(signature: Signature) -> NDArray[np.floating]:
         flask.g.signature = signature
         return request.rows_for(signature)
 
-    answer = scorer.score(Target(model, request.version, request.label), rows_for, request.outputs)
+    target = Target(model, request.version, request.label)
+    answer = scorer.score(target, rows_for, request.outputs, caller=caller)
     flask.g.num_rows = len(next(iter(answer.outputs.values())))
     return _encode(answer)
+
+
+def _caller(timeout_seconds: float) -> Caller:
+    """Return who waits: until when, counted from the arrival of the whole request, and from which address."""
+    received = flask.request.headers.get(_TIMEOUT_HEADER)
+    if received is not None:
+        if not (_SECONDS.fullmatch(received) and 0.0 < float(received) <= _MAX_TIMEOUT_SECONDS):
+            message = (
+                f"{_TIMEOUT_HEADER}: expected seconds above 0 and at most {_MAX_TIMEOUT_SECONDS:g}, such as 0.5, "
+                f"received '{received[:40]}'."
+            )
+            raise InvalidArgumentError(message)
+        timeout_seconds = float(received)
+    arrived = crowding.arrival_seconds(flask.request.environ) or flask.g.started
+    caller = Caller(arrived + timeout_seconds, flask.request.remote_addr)
+    if caller.deadline_seconds <= time.monotonic():
+        message = "the deadline passed before the request had its turn. Allow more time."
+        raise DeadlineExceededError(message)
+    return caller
 
 
 def _decode() -> _Request:

@@ -14,6 +14,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import WSGITask
 
+from service.rest.crowding import Dispatcher, describe
 from service.rest.refusals import RefusalTask
 from service.settings import Settings
 
@@ -37,7 +38,7 @@ class HttpServer:
 
     Args:
         app: the application.
-        settings: host, rest_port, http_threads, max_body_bytes.
+        settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -50,12 +51,15 @@ class HttpServer:
         listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
         self.port: int = listener.getsockname()[1]
         self._sockets: dict[int, Any] = {}
+        dispatcher = Dispatcher(settings.max_waiting_requests)
+        dispatcher.set_thread_count(settings.http_threads)  # waitress does it only for a dispatcher of its own
         # Any: the stubs give the class of one channel to the mapping of all, and int to the trigger.
         self._server = cast(
             Any,
             create_server(
                 app,
                 map=self._sockets,
+                _dispatcher=dispatcher,
                 sockets=[listener],
                 threads=settings.http_threads,
                 connection_limit=_CONNECTION_LIMIT,
@@ -137,6 +141,9 @@ def _channel_class(is_closing: threading.Event) -> type[HTTPChannel]:
             if is_closing.is_set():
                 self.set_close_on_finish()
             return super().build_response_header()
+
+        def get_environment(self) -> dict[str, Any]:
+            return describe(self.request, super().get_environment())
 
     class ClosingChannel(HTTPChannel):
         task_class = ClosingTask

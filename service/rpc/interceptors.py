@@ -15,11 +15,16 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from service import tracing
-from service.errors import ErrorCode, InvalidArgumentError, ScoringError
+from service.caller import Caller
+from service.errors import ErrorCode, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.metrics import Metrics
 
 _PROTOCOL = "grpc"
 _MAX_MESSAGE = 1024
+_NO_DEADLINE_SECONDS = 1e9
+"""What is longer is no deadline: without one gRPC says that some 290 years remain."""
+_PUSHBACK = "grpc-retry-pushback-ms"
+"""Trailing metadata by which a server tells gRPC's own retries when to come again (gRFC A6)."""
 
 _CURRENT: contextvars.ContextVar["Call"] = contextvars.ContextVar("call")
 
@@ -30,12 +35,14 @@ class Call:
 
     Args:
         request_id: the caller's or a new one; goes back as initial metadata `x-request-id`.
+        caller: who waits for the answer, until when, and whether still.
         model: name of the model, once it is known that there is one.
         num_rows: rows scored.
         initial_metadata: sent with the answer.
     """
 
     request_id: str
+    caller: Caller
     model: str = ""
     num_rows: int = 0
     initial_metadata: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -54,12 +61,14 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
 
     Args:
         metrics: counts the calls.
+        timeout_seconds: time for a call that sets no deadline.
 
     Thread safety: every method may be called from any thread.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, timeout_seconds: float = 30.0) -> None:
         self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
@@ -81,7 +90,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
     def _answer(self, handler: Any, data: bytes, context: Any) -> Any:
         started = time.monotonic()
         metadata = dict(context.invocation_metadata())
-        call = Call(tracing.request_id(_text(metadata.get("x-request-id"))))
+        call = Call(tracing.request_id(_text(metadata.get("x-request-id"))), self._caller(started, context))
         call.initial_metadata.append(("x-request-id", call.request_id))
         token = _CURRENT.set(call)
         code = "OK"
@@ -95,6 +104,9 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
             code = error.code
             if error.code is ErrorCode.INTERNAL:
                 _abort_with_defect(context, call, error)
+            if isinstance(error, ResourceExhaustedError):
+                pause_ms = max(1, round(1000 * error.retry_after_seconds))
+                context.set_trailing_metadata(((_PUSHBACK, str(pause_ms)),))
             _abort(context, call, error.code, error.message)
         except grpc.RpcError:  # the caller went away: there is nobody to answer
             code = ErrorCode.CANCELLED
@@ -105,6 +117,15 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         finally:
             _CURRENT.reset(token)
             self._metrics.count_request(call.model, _PROTOCOL, code, time.monotonic() - started, call.num_rows)
+
+    def _caller(self, started_seconds: float, context: Any) -> Caller:
+        remaining = context.time_remaining()
+        seconds = self._timeout_seconds if remaining is None or remaining > _NO_DEADLINE_SECONDS else remaining
+        host, _, _ = str(context.peer()).rpartition(":")
+        caller = Caller(started_seconds + seconds, host)
+        if not context.add_callback(caller.cancel):
+            caller.cancel()
+        return caller
 
 
 def _parse(deserializer: Callable[[bytes], Any] | None, data: bytes) -> Any:

@@ -77,7 +77,7 @@ class PredictionService:
 
         outputs = list(request.output_filter) or (["score"] if signature_name == "score" else None)
         try:
-            answer = self._scorer.score(target, rows_for, outputs, name="inputs")
+            answer = self._scorer.score(target, rows_for, outputs, caller=current_call().caller, name="inputs")
         except ScoringError as error:
             if found:
                 raise

@@ -165,9 +165,10 @@ def host_of(url):
 @pytest.fixture
 def quadratic():
     """Return a function that serves a service of closed-form versions on a port, and returns its server."""
-    servers = []
+    servers, registries = [], []
 
     def start(service, port=0):
+        registries.append(service.registry)
         app = create_app(service.scorer, service.registry, service.metrics, make_service(rest_port=port).settings)
         servers.append(HttpServer(app, make_service(rest_port=port).settings))
         servers[-1].start()
@@ -176,3 +177,5 @@ def quadratic():
     yield start
     for server in servers:
         server.stop(5.0)
+    for registry in registries:
+        registry.close()

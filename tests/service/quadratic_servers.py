@@ -25,3 +25,4 @@ def serve(service: Service) -> Iterator[grpc.Channel]:
             yield channel
     finally:
         server.stop(None).wait(STOP_SECONDS)
+        service.registry.close()

@@ -4,13 +4,14 @@ Where a test wants another map for its gradient: `AffineGradientEngine`.
 """
 
 import dataclasses
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.metrics import Metrics
-from service.model_version import ModelVersion
+from service.model_version import Batching, ModelVersion
 from service.program.curvature import Certificate, Step
 from service.registry import Registry
 from service.scorer import Scorer
@@ -22,19 +23,25 @@ FEATURES = ("radius", "texture", "area")
 
 
 class QuadraticEngine:
-    """Convex, with a gradient known by heart; each call is noted, and one may be told to fail."""
+    """Convex, with a gradient known by heart; each call is noted, may be held, and may be told to fail."""
 
     name = "program"
+    tile_rows = 4
     thread_safe = True
 
     def __init__(self, factor: int) -> None:
         self.factor = np.float32(factor)
         self.calls: list[tuple[int, tuple[str, ...]]] = []
+        self.rows: list[list[float]] = []
         self.failure: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return the wanted outputs; what leaves float32 is infinite, as from a real engine."""
         self.calls.append((len(rows), outputs))
+        self.rows.extend(rows.tolist())
+        assert self.gate.wait(20)
         if self.failure is not None:
             raise type(self.failure)(*self.failure.args)  # a new one: a traceback would hold on to the server
         with np.errstate(over="ignore"):
@@ -64,7 +71,7 @@ class AffineGradientEngine(QuadraticEngine):
         return {name: values[name] for name in outputs}
 
 
-def make_version(
+def make_version(  # noqa: PLR0913  (each has its usual value)
     model: str = "m",
     version: int = 1,
     *,
@@ -72,6 +79,7 @@ def make_version(
     proved: bool = True,
     dim: int = DIM,
     engine: QuadraticEngine | None = None,
+    batching: Batching | None = None,
     **manifest: object,
 ) -> ModelVersion:
     """Return a live version of a closed-form convex function; `manifest` changes what its manifest says.
@@ -95,7 +103,7 @@ def make_version(
         verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6) if proved else None,
         unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
-    return ModelVersion(loaded, engine or QuadraticEngine(version))
+    return ModelVersion(loaded, engine or QuadraticEngine(version), batching or Batching())
 
 
 @dataclasses.dataclass
@@ -109,7 +117,14 @@ class Service:
 
     def publish(self, model: str = "m", version: int = 1, **options: object) -> ModelVersion:
         """Bring one version through its life up to AVAILABLE."""
-        live = make_version(model, version, **options)
+        batching = Batching(
+            self.settings.max_batch_rows,
+            self.settings.max_queue_rows,
+            self.settings.max_queue_bytes,
+            self.metrics.batch_statistics,
+            self.metrics.count_refusal,
+        )
+        live = make_version(model, version, batching=batching, **options)
         self.registry.begin(model, version)
         self.registry.publish(live)
         self.metrics.count_load(model, "available")

@@ -39,6 +39,36 @@ def test_loads_and_swaps_are_counted():
     assert 'convex_swaps_total{model="m"} 1.0' in lines(metrics)
 
 
+def test_batches_are_rendered_from_what_batchers_counted():
+    """Sizes and waits are cumulative histograms; rows that wait, drops by reason, failures and deaths are numbers."""
+    metrics = Metrics()
+    statistics = metrics.batch_statistics("m", ("score", "gradient"))
+    assert statistics is metrics.batch_statistics("m", ("score", "gradient"))
+    statistics.watch(lambda: 7)
+    for num_rows in (1, 3, 5000):
+        statistics.count_batch(num_rows, (0.002,))
+    statistics.count_dropped("deadline", 4)
+    statistics.count_failed_batch()
+    statistics.count_thread_replaced()
+    metrics.count_refusal("m")
+    labels = 'model="m",outputs="score,gradient"'
+    assert {
+        f"convex_queue_rows{{{labels}}} 7.0",
+        f'convex_batch_rows_bucket{{le="1.0",{labels}}} 1.0',
+        f'convex_batch_rows_bucket{{le="2.0",{labels}}} 1.0',
+        f'convex_batch_rows_bucket{{le="4.0",{labels}}} 2.0',
+        f'convex_batch_rows_bucket{{le="+Inf",{labels}}} 3.0',
+        f"convex_batch_rows_sum{{{labels}}} 5004.0",
+        f"convex_batch_rows_count{{{labels}}} 3.0",
+        f'convex_queue_seconds_bucket{{le="0.0025",{labels}}} 3.0',
+        f'convex_dropped_rows_total{{{labels},reason="deadline"}} 4.0',
+        f'convex_dropped_rows_total{{{labels},reason="cancelled"}} 0.0',
+        f"convex_failed_batches_total{{{labels}}} 1.0",
+        f"convex_batch_threads_replaced_total{{{labels}}} 1.0",
+        'convex_refusals_total{model="m"} 1.0',
+    } <= set(lines(metrics))
+
+
 def test_two_servers_of_one_process_do_not_mix():
     """Each Metrics has a registry of its own."""
     first, second = Metrics(), Metrics()

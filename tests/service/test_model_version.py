@@ -1,11 +1,13 @@
 """A live version: finite answers, one call at a time, warm before it is lent."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
+from service.caller import Caller
+from service.errors import InvalidArgumentError, OutOfRangeError, UnavailableError, VersionRefusedError
 from service.model_version import ModelVersion
 from service.program.verification import Probe
 from tests.service.fake_versions import make_version
@@ -127,6 +129,41 @@ def test_run_lets_one_call_at_a_time_into_an_engine_that_is_not_thread_safe(thre
     for thread in threads:
         thread.join(10)
     assert 2 == len(plain.engine.calls)
+
+
+def test_submit_returns_the_bits_of_run_for_every_set_of_outputs():
+    """Through the queue or not, the same engine gives the same answer, and only what was asked for."""
+    live, x = make_version(version=2), rows([1, 2, 3], [4, 5, 6])
+    for outputs in (("score",), ("gradient",), ("score", "gradient")):
+        expected, received = live.run(x, outputs), live.submit(x, outputs, Caller())
+        assert list(outputs) == list(received)
+        assert all(expected[name].tobytes() == received[name].tobytes() for name in outputs)
+
+
+def test_submit_names_the_row_that_leaves_float32_in_its_own_request(wait_until):
+    """Two requests share a batch, and only the owner of the row fails, by the row's place in its own request."""
+    live = make_version()
+    live.engine.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(live.submit, rows([0, 0, 0]), ("score",), Caller())]
+        wait_until(lambda: live.engine.calls)
+        futures.append(pool.submit(live.submit, rows([1, 0, 0], [2, 0, 0]), ("score",), Caller()))
+        futures.append(pool.submit(live.submit, rows([0, 0, 0], [3e38, 3e38, 0]), ("score",), Caller()))
+        wait_until(lambda: live._room.num_rows == 5)
+        live.engine.gate.set()
+        assert [2.0, 3.0] == futures[1].result(10)["score"].tolist()
+        assert "instances[1]: score or gradient leaves float32" in str(futures[2].exception(10))
+    assert [1, 4] == [num_rows for num_rows, _ in live.engine.calls]
+    assert live.close()
+
+
+def test_closed_version_refuses_requests_and_still_runs():
+    """UNAVAILABLE for a request; whoever holds the object may go on computing."""
+    live = make_version()
+    assert live.close()
+    with pytest.raises(UnavailableError):
+        live.submit(rows([0, 0, 0]), ("score",), Caller())
+    assert [1.0] == live.run(rows([0, 0, 0]), ("score",))["score"].tolist()
 
 
 def test_version_tells_what_its_status_shows():

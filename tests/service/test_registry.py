@@ -10,7 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from service.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from service.model_version import ModelVersion
 from service.registry import Registry, VersionState
 from tests.service.fake_versions import make_version
 
@@ -197,6 +204,49 @@ def test_sweep_destroys_retired_objects_on_its_own_thread():
     gc.collect()
     assert [threading.current_thread()] == died_on
     assert registry.sweep() is False
+
+
+def test_sweep_closes_a_retired_version_and_close_every_other(monkeypatch):
+    """The batch threads of a version end when it has left and its last lease is back, all others with the server."""
+    closed = []
+    monkeypatch.setattr(ModelVersion, "close", lambda self: closed.append(self.signature.version) is None)
+    registry = Registry()
+    for version in (1, 2, 3):
+        publish(registry, version=version)
+    with registry.acquire("m", 1):
+        assert registry.retire("m", 1, 0.0) is False
+        registry.sweep()
+        assert [] == closed
+    assert registry.retire("m", 1, 0.0) is True
+    assert registry.sweep() is True
+    assert [1] == closed
+    assert registry.close() is True
+    assert [1, 2, 3] == closed
+
+
+def test_check_room_refuses_only_when_every_version_is_full(monkeypatch):
+    """A model of which one version has room, an unknown one and a missing default pass."""
+    full = set()
+
+    def check_room(self):
+        if self.signature.version in full:
+            message = f"version {self.signature.version} is full"
+            raise ResourceExhaustedError(message)
+
+    monkeypatch.setattr(ModelVersion, "check_room", check_room)
+    registry = Registry()
+    registry.check_room()
+    for version in (1, 2):
+        publish(registry, version=version)
+    for some in (set(), {1}, {2}):
+        full.clear()
+        full.update(some)
+        registry.check_room("m")
+    full.update((1, 2))
+    for model in ("m", None):
+        with pytest.raises(ResourceExhaustedError, match="version 2 is full"):
+            registry.check_room(model)
+    registry.check_room("other")
 
 
 def test_set_labels_keeps_a_label_where_its_new_version_is_not_available():

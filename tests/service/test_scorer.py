@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from service.errors import InvalidArgumentError, NotFoundError, OutOfRangeError, PayloadTooLargeError
+from service.caller import Caller
+from service.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutOfRangeError,
+    PayloadTooLargeError,
+    ResourceExhaustedError,
+)
 from service.scorer import Target
 from tests.service.quadratic_versions import make_service
 
@@ -67,6 +75,24 @@ def test_rows_are_not_decoded_when_there_is_no_such_version(service):
     """Whoever asks for what is not there costs no decoding."""
     with pytest.raises(NotFoundError):
         service.scorer.score(Target("m", 9), lambda _signature: pytest.fail("decoded"))
+
+
+def test_rows_are_not_decoded_when_the_queue_is_full(service):
+    """A version that has no room for a single row says so before it looks at any."""
+    live = service.publish("m", 3)
+    live._room.enter(live._room.open_share(), service.settings.max_queue_rows, 4)
+    with pytest.raises(ResourceExhaustedError):
+        service.scorer.score(Target("m", 3), lambda _signature: pytest.fail("decoded"))
+    service.scorer.check_room("m")  # versions 1 and 2 have room
+    assert "m" == score(service, Target("m", 2)).signature.model
+
+
+def test_rows_are_not_computed_when_the_deadline_has_passed(service):
+    """A deadline that passed while the rows were decoded costs nothing more."""
+    live = service.publish("m", 3)
+    with pytest.raises(DeadlineExceededError):
+        score(service, Target("m", 3), caller=Caller(deadline_seconds=0.0))
+    assert [] == live.engine.calls
 
 
 def test_lease_is_given_back_when_rows_cannot_be_decoded(service):

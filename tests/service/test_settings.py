@@ -11,7 +11,7 @@ from service.settings import SettingError, Settings, rows, table
 def test_read_prefers_flag_over_variable_over_default():
     """A flag wins over the environment, the environment over the default."""
     read = Settings.read({"rest_port": "1"}, {"CONVEX_REST_PORT": "2", "CONVEX_GRPC_PORT": "3", "REST_PORT": "4"})
-    assert (1, 3, 8) == (read.rest_port, read.grpc_port, read.http_threads)
+    assert (1, 3, 32) == (read.rest_port, read.grpc_port, read.http_threads)
 
 
 def test_read_gives_the_defaults_of_the_contract():

@@ -72,6 +72,8 @@ def test_every_code_has_an_http_status():
         (errors.NotFoundError("m"), 404, "NOT_FOUND"),
         (errors.FailedPreconditionError("m"), 400, "FAILED_PRECONDITION"),
         (errors.UnavailableError("m"), 503, "UNAVAILABLE"),
+        (errors.DeadlineExceededError("m"), 504, "DEADLINE_EXCEEDED"),
+        (errors.ResourceExhaustedError("m"), 429, "RESOURCE_EXHAUSTED"),
         (errors.UnimplementedError("m"), 501, "UNIMPLEMENTED"),
     ],
 )

@@ -34,6 +34,17 @@ class Context:
         """Return no metadata."""
         return ()
 
+    def time_remaining(self):
+        """Return that there is no deadline."""
+
+    def peer(self):
+        """Return whence it comes."""
+        return "ipv4:127.0.0.1:1"
+
+    def add_callback(self, _callback):
+        """Never end before the answer."""
+        return True
+
     def send_initial_metadata(self, metadata):
         """Send nothing anywhere."""
 

@@ -1,0 +1,27 @@
+"""`python -m bench [NAME]`: runs a measurement (by default all) and prints its result as JSON."""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
+
+from bench import batching
+
+MEASUREMENTS = {"batching": batching.measure}
+
+
+def main(names: list[str]) -> int:
+    """Run the named measurements, or all of them."""
+    unknown = sorted(set(names) - set(MEASUREMENTS))
+    if unknown:
+        sys.stderr.write(f"bench: there is no measurement {', '.join(unknown)}; known: {', '.join(MEASUREMENTS)}\n")
+        return 2
+    for name in names or MEASUREMENTS:
+        json.dump(MEASUREMENTS[name](), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

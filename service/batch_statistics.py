@@ -1,0 +1,104 @@
+"""What batchers count: plain numbers, so that a request pays a fraction of a microsecond for them.
+
+Above: `batcher` counts into it, `metrics` renders it. Below: nothing.
+"""
+
+import bisect
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+
+ROW_BUCKETS = tuple(float(1 << power) for power in range(13))
+"""Upper bounds of the batch sizes, in rows: 1, 2, 4 ... 4096."""
+
+WAIT_BUCKETS_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+"""Upper bounds of the waiting times, in seconds."""
+
+DROP_REASONS = ("deadline", "cancelled", "closed")
+"""Why rows were not computed: nobody waits for them any more, the caller went away, the version left."""
+
+
+@dataclasses.dataclass
+class Distribution:
+    """Counts of values by bucket.
+
+    Args:
+        bounds: upper bounds of the buckets, ascending; one more bucket takes what is above.
+    """
+
+    bounds: Sequence[float]
+    counts: list[int] = dataclasses.field(init=False)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin with nothing counted."""
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self.counts)
+
+
+class BatchStatistics:
+    """The counts of the batchers of one model for one set of outputs, whatever versions come and go.
+
+    Thread safety: every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self._lock = threading.Lock()
+        self.batch_rows = Distribution(ROW_BUCKETS)
+        self.wait_seconds = Distribution(WAIT_BUCKETS_SECONDS)
+        self._waiting: list[Callable[[], int]] = []
+        self.dropped_rows = dict.fromkeys(DROP_REASONS, 0)
+        self.num_failed_batches = 0
+        self.num_threads_replaced = 0
+
+    def count_batch(self, num_rows: int, waits_seconds: Sequence[float]) -> None:
+        """Count one batch and the time that each request whose first rows are in it had waited."""
+        with self._lock:
+            self.batch_rows.add(num_rows)
+            for seconds in waits_seconds:
+                self.wait_seconds.add(seconds)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait or are computed now."""
+        with self._lock:
+            return sum(read() for read in self._waiting)
+
+    def watch(self, read: Callable[[], int]) -> None:
+        """Let `read` say how many rows wait at a batcher, whenever somebody asks."""
+        with self._lock:
+            self._waiting.append(read)
+
+    def forget(self, read: Callable[[], int]) -> None:
+        """Ask that batcher no more; nothing happens where it is not known."""
+        with self._lock:
+            if read in self._waiting:
+                self._waiting.remove(read)
+
+    def count_dropped(self, reason: str, num_rows: int) -> None:
+        """Count rows that were not computed, by one of `DROP_REASONS`."""
+        with self._lock:
+            self.dropped_rows[reason] += num_rows
+
+    def count_failed_batch(self) -> None:
+        """Count a batch that the engine failed on."""
+        with self._lock:
+            self.num_failed_batches += 1
+
+    def count_thread_replaced(self) -> None:
+        """Count a batch thread that died and got a successor."""
+        with self._lock:
+            self.num_threads_replaced += 1

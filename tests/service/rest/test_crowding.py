@@ -1,0 +1,90 @@
+"""More requests than threads: a bounded number waits, one more is refused at once, probes are never behind them."""
+
+import http.client
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.rest.app import create_app
+from service.rest.server import HttpServer
+from tests.service.quadratic_versions import make_service
+
+BODY = b'{"instances": [[1, 2, 3]]}'
+SECONDS = 20.0
+
+
+@pytest.fixture
+def service():
+    """Return a service whose one HTTP thread may keep two requests waiting."""
+    return make_service(rest_port=0, http_threads=1, max_waiting_requests=2)
+
+
+@pytest.fixture
+def server(service):
+    """Return a started server of the service's one version."""
+    service.publish("m", 1)
+    server = HttpServer(
+        create_app(service.scorer, service.registry, service.metrics, service.settings), service.settings
+    )
+    server.start()
+    yield server
+    assert server.stop(SECONDS)
+    service.registry.close()
+
+
+def ask(server, method, path, body=None, **headers):
+    """Return status, headers and JSON of one request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        data = response.read()
+        return response.status, response.headers, json.loads(data) if data[:1] == b"{" else data
+    finally:
+        connection.close()
+
+
+def test_requests_beyond_the_bound_are_refused_while_the_others_wait(service, server, wait_until):
+    """With its one thread held and two waiting, the next are 429 and every probe answers; then all three are scored."""
+    with service.registry.acquire("m") as live:
+        engine = live.engine
+    engine.gate.clear()
+    dispatcher = server._server.task_dispatcher
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            kept = [pool.submit(ask, server, "POST", "/score", BODY)]
+            wait_until(lambda: engine.calls)
+            for number in (1, 2):
+                kept.append(pool.submit(ask, server, "POST", "/score", BODY))
+                wait_until(lambda number=number: len(dispatcher.queue) == number)
+            refused = [ask(server, "POST", "/score", BODY) for _ in range(3)]
+            probes = [ask(server, "GET", path)[0] for path in ("/healthz", "/metrics", "/readyz")]
+            malformed = ask(server, "POST", "/score", b"x", Transfer_Encoding="nonsense")[0]
+        finally:
+            engine.gate.set()
+        answers = [future.result(SECONDS) for future in kept]
+    assert [(429, "1")] * 3 == [(status, headers["Retry-After"]) for status, headers, _ in refused]
+    assert {"RESOURCE_EXHAUSTED"} == {body["error"]["code"] for _, _, body in refused}
+    assert [200, 200, 503] == probes  # nobody scanned a folder: not ready
+    assert 501 == malformed
+    assert [(200, [7.0])] * 3 == [(status, body["score"]) for status, _, body in answers]
+    assert 3 == len(engine.calls)
+
+
+def test_request_that_waited_too_long_for_its_thread_is_not_computed(service, server, wait_until):
+    """Its deadline runs from its arrival, so that behind a held thread it passes unread."""
+    with service.registry.acquire("m") as live:
+        engine = live.engine
+    engine.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            held = pool.submit(ask, server, "POST", "/score", BODY)
+            wait_until(lambda: engine.calls)
+            late = pool.submit(ask, server, "POST", "/score", BODY, X_Request_Timeout="0.000001")
+            wait_until(lambda: len(server._server.task_dispatcher.queue) == 1)
+        finally:
+            engine.gate.set()
+        assert (504, "DEADLINE_EXCEEDED") == (late.result(SECONDS)[0], late.result(SECONDS)[2]["error"]["code"])
+        assert 200 == held.result(SECONDS)[0]
+    assert 1 == len(engine.calls)
