@@ -174,13 +174,15 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """`[trainer]`: the budget, in steps and evaluations, never seconds."""
+    """`[trainer]`: the budget, in steps and evaluations, never seconds. A transport takes all its steps."""
 
     steps: int = _option("a whole number from 1 to 10000000", _integer(1, 10_000_000), 4000)
     batch: int = _option("a whole number from 1 to 1048576", _integer(1, 1_048_576), 128)
     learning_rate: float = _option("a number above 0, at most 1", _number(0, 1, open_low=True), 1e-3)
     seed: int = _option("a whole number from 0 to 4294967295", _integer(0, 2**32 - 1), 7)
-    patience: int = _option("a whole number from 1 to 1000000, in evaluations", _integer(1, 1_000_000), 10)
+    patience: int = _option(
+        "a whole number from 1 to 1000000, in evaluations", _integer(1, 1_000_000), 10, tasks=_SUPERVISED
+    )
     evaluate_every: int = _option("a whole number from 1 to 1000000, in steps", _integer(1, 1_000_000), 50)
     validation_percent: int = _option("a whole number from 1 to 50", _integer(1, 50), 20)
 

@@ -8,13 +8,13 @@ import dataclasses
 from pathlib import Path
 
 from service.manifest import Manifest, VersionRefusedError
+from service.program import Program
 from service.program.certification import certify
-from training import export, pipeline, report
+from training import export, findings, pipeline, report
 from training.answers import Answers
 from training.config import TrainingConfig, parse_config
 from training.datasets import Data, DataError, Samples, data_fingerprint
 from training.objectives import create_objective
-from training.pictures import Recoloured, recolour
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Evaluation:
         answers: score [n] and gradient [n, dim].
         metrics: of the answers against the target.
         certificate: the proof made now.
+        program: what was proved, and what answers.
     """
 
     manifest: Manifest
@@ -34,6 +35,7 @@ class Evaluation:
     answers: Answers
     metrics: dict[str, float]
     certificate: dict[str, object]
+    program: Program
 
     @property
     def name(self) -> str:
@@ -51,10 +53,6 @@ class Evaluation:
         """The number of target rows that were dropped, 0 where there are none."""
         return sum(self.rows.target.dropped.values()) if isinstance(self.rows, Samples) else 0
 
-    def recoloured(self) -> Recoloured | None:
-        """Return the source picture with every pixel mapped, or None where the source is none."""
-        return recolour(self.rows, lambda _: self.answers.gradient) if isinstance(self.rows, Samples) else None
-
     def page(self) -> str:
         """Return the plots as one HTML page."""
         facts = report.TrainingReport(
@@ -67,12 +65,12 @@ class Evaluation:
             certificate=self.certificate,
             gate=None,
             history=None,
-            notes=(),
+            notes=tuple(findings.of_files(self.rows)),
             config=self.manifest.config,
             made_with={**self.manifest.packages, "processor": self.manifest.cpu},
             answers=self.answers,
             measured=self.rows,
-            recoloured=self.recoloured(),
+            recoloured=pipeline.recoloured(self.program, self.rows),
         )
         return report.to_html(facts, kind="evaluation report")
 
@@ -110,6 +108,7 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
         answers=answers,
         metrics=objective.metrics(answers, rows),
         certificate={key: value for key, value in proof.items() if key not in {"gradient", "rounding_margin"}},
+        program=certified.program,
     )
 
 

@@ -30,7 +30,6 @@ _METRICS = {
     "regression": "R2: share of the variance that is explained; RMSE and MAE in the target's unit.",
 }
 _LOSSES = {"classification": "logistic loss (nats)", "regression": "squared error / variance"}
-_PICTURE_WIDTH = 480
 
 
 def metrics_note(task: str, measured: Data) -> str:
@@ -75,7 +74,7 @@ def _photographs(recoloured: Recoloured) -> str:
     if recoloured.target is not None:
         found.append(("target", recoloured.target))
     cells = "".join(
-        f'<figure><img src="{to_address(pixels, _PICTURE_WIDTH)}" alt="{html.escape(words)}">'
+        f'<figure><img src="{to_address(pixels)}" alt="{html.escape(words)}">'
         f"<figcaption>{html.escape(words)}</figcaption></figure>"
         for words, pixels in found
     )

@@ -24,6 +24,8 @@ LARGEST = 255.0
 """A channel goes from 0 to this."""
 
 MAX_PIXELS = 40_000_000
+PREVIEW = (480, 960)
+"""Width and height, in pixels, that no picture of a report exceeds."""
 
 _SKLEARN = "sklearn:"
 _QUALITY = 85
@@ -36,12 +38,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recoloured:
-    """A photograph in the colours of another.
+    """A photograph in the colours of another, in the size of a preview.
 
     Args:
-        source: the photograph.
-        mapped: the same, each pixel mapped.
-        target: where the colours come from, or None where that is no picture.
+        source: the preview of the photograph.
+        mapped: the same, each pixel of the preview mapped.
+        target: the preview of where the colours come from, or None where that is no picture.
     """
 
     source: Pixels
@@ -89,7 +91,9 @@ def read_picture(source: Path | str, *, features: Sequence[str] = ()) -> Table:
 
 
 def recolour(samples: Samples, map_rows: Callable[[NDArray[np.float64]], NDArray[np.floating]]) -> Recoloured | None:
-    """Return the source picture with every pixel mapped, or None where the source is no picture of three channels.
+    """Return the source picture's preview with every pixel mapped, or None where the source is no picture in colour.
+
+    The picture is made smaller first: a photograph of many million pixels costs no more than its preview.
 
     Args:
         samples: all rows of both files.
@@ -98,11 +102,23 @@ def recolour(samples: Samples, map_rows: Callable[[NDArray[np.float64]], NDArray
     source, target = samples.source, samples.target
     if source.picture is None or source.features != CHANNELS:
         return None
+    shown = preview(pixels_of(source.x, source.picture))
+    height, width, channels = shown.shape
     return Recoloured(
-        pixels_of(source.x, source.picture),
-        pixels_of(map_rows(source.x), source.picture),
-        None if target.picture is None else pixels_of(target.x, target.picture),
+        shown,
+        pixels_of(map_rows(shown.reshape(-1, channels).astype(np.float64)), (height, width)),
+        None if target.picture is None else preview(pixels_of(target.x, target.picture)),
     )
+
+
+def preview(pixels: Pixels) -> Pixels:
+    """Return a picture in proportion, at most as large as `PREVIEW`; one that is no larger comes back as it is."""
+    height, width, _ = pixels.shape
+    factor = min(PREVIEW[0] / width, PREVIEW[1] / height)
+    if factor >= 1.0:
+        return pixels
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(Image.fromarray(pixels, "RGB").resize(size, Image.Resampling.LANCZOS))
 
 
 def pixels_of(x: NDArray[np.floating], size: tuple[int, int]) -> Pixels:
@@ -112,18 +128,16 @@ def pixels_of(x: NDArray[np.floating], size: tuple[int, int]) -> Pixels:
         x: [height * width, 3].
         size: height and width.
     """
-    pixels: Pixels = np.clip(np.rint(x), 0.0, LARGEST).astype(np.uint8).reshape(*size, len(CHANNELS))
+    whole = np.rint(x)
+    np.clip(whole, 0.0, LARGEST, out=whole)  # in place: a photograph has millions of rows
+    pixels: Pixels = whole.astype(np.uint8).reshape(*size, len(CHANNELS))
     return pixels
 
 
-def to_address(pixels: Pixels, max_width: int) -> str:
-    """Return a picture as a `data:` address that holds it whole: a JPEG of at most that many pixels' width."""
-    image = Image.fromarray(pixels, "RGB")
-    if image.width > max_width:
-        height = max(1, round(image.height * max_width / image.width))
-        image = image.resize((max_width, height), Image.Resampling.LANCZOS)
+def to_address(pixels: Pixels) -> str:
+    """Return a picture as a `data:` address that holds it whole, as a JPEG."""
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=_QUALITY)
+    Image.fromarray(pixels, "RGB").save(buffer, format="JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

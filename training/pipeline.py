@@ -236,7 +236,7 @@ def answers(program: Program, x: NDArray[np.floating]) -> Answers:
 
 
 def recoloured(program: Program, data: Data) -> Recoloured | None:
-    """Return the source picture with every pixel mapped by the program's gradient, or None where there is none."""
+    """Return the source picture's preview, each pixel mapped by the program's gradient, or None without a picture."""
     if not isinstance(data, Samples):
         return None
 

@@ -261,6 +261,7 @@ def test_key_of_the_minimax_out_of_range_is_refused(line, tmp_path):
         (SMALLEST, 'source = "p.csv"', "data.source", "a key of transport alone"),
         (SMALLEST, 'target_file = "q.csv"', "data.target_file", "a key of transport alone"),
         (f"{SMALLEST}[objective]", "penalty = 1.0", "objective.penalty", "a key of transport alone"),
+        (f"{TRANSPORT}[trainer]", "patience = 10", "trainer.patience", "a key of classification and regression alone"),
     ],
 )
 def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, key, said, tmp_path):
@@ -268,7 +269,12 @@ def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, ke
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, f"{text.rstrip()}\n{line}\n")
     assert (key, said) == (refused.value.key, refused.value.received)
-    own = {"data.file": "source, target_file", "data.source": "file, target", "objective.penalty": "it has none"}
+    own = {
+        "data.file": "source, target_file",
+        "data.source": "file, target",
+        "objective.penalty": "it has none",
+        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent)",
+    }
     assert own.get(key, "held_out_percent" if "data" in key else "") in refused.value.expected
 
 

@@ -1,5 +1,7 @@
 """Evaluation of a published version on a file: metrics, the answers of the server's engine, and refusals."""
 
+import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from service.manifest import VersionRefusedError
 from service.model_version import load
 from training import evaluation
-from training.datasets import DataError, read_table
+from training.datasets import DataError, Samples, read_table
 
 
 def test_evaluate_gives_the_metrics_of_the_answers(trained_once):
@@ -78,6 +80,20 @@ def test_evaluate_measures_a_map_against_target_rows(moved_once):
     assert found.metrics["w2_squared"] < 1.0
     assert 25.0 == pytest.approx(found.metrics["transport_cost"], rel=0.1)
     assert "mapped source and target" in found.page()
+
+
+def test_page_tells_what_was_done_to_the_numbers_of_the_files(moved_once):
+    """The notes of source and target, and rows dropped from them, stand on the page as they do in a training report."""
+    found = evaluation.evaluate(moved_once / "models" / "moved" / "1", moved_once / "p.csv", str(moved_once / "q.csv"))
+    assert 'class="note"' not in found.page()
+    source = dataclasses.replace(found.rows.source, notes=("The picture is greyscale.",))
+    target = dataclasses.replace(found.rows.target, notes=("Its transparency was left out.",), dropped={"NaN": 2})
+    page = dataclasses.replace(found, rows=Samples(source, target)).page()
+    assert [
+        "Source, p.csv: The picture is greyscale.",
+        "Target, q.csv: Its transparency was left out.",
+        "Target, q.csv: Rows that were dropped: 2 with NaN.",
+    ] == re.findall(r'<p class="note">(.*?)</p>', page)
 
 
 def test_evaluate_asks_for_the_target_rows_of_a_map(moved_once):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from training import findings
 from training.datasets import Samples, Table
@@ -61,11 +62,71 @@ def test_budget_that_ended_too_early_is_told():
 
 
 def test_findings_of_two_samples_name_the_side_and_the_file():
-    """A constant column of the source, and a greyscale target, are told where they are."""
-    source, target = table_of(X * [0, 1, 1], file="p.csv"), table_of(X[:50] + 9.0, file="q.png", notes=("It is grey.",))
+    """A value out of all proportion in the source, and a greyscale target, are told where they are."""
+    source = table_of(changed(4, 1, 1e30), file="p.csv", dropped={"NaN": 3})
+    target = table_of(changed(5, 1, 1e30)[::-1] + 9.0, file="q.png", notes=("It is grey.",))
     told = findings.of_data(Samples(source, target), Samples(source, target))
-    flat = "Source, p.csv: Columns with one value in all training rows, which teach nothing: a."
-    assert [flat, "Target, q.png: It is grey."] == told
+    lone = "Column b: one row (1e+30) holds nearly all of its variation. Is it a mistake?"
+    files = ["Source, p.csv: Rows that were dropped: 3 with NaN.", "Target, q.png: It is grey."]
+    assert [*files, f"Source, p.csv: {lone}", f"Target, q.png: {lone}"] == told[:4]
+    assert files == findings.of_files(Samples(source, target))
+
+
+def test_files_of_a_table_are_told_without_its_rows():
+    """Notes and dropped rows are the file's; what the rows are like is told of training rows alone."""
+    table = table_of(X * [0, 1, 1], file="p.png", notes=("It is grey.",), dropped={"NaN": 3})
+    assert ["It is grey.", "Rows that were dropped: 3 with NaN."] == findings.of_files(table)
+    assert [] == findings.of_files(table_of(X * [0, 1, 1]))
+
+
+def test_constant_column_of_a_side_is_told_by_what_it_means_to_the_map():
+    """On both sides it is a shift to learn, whatever its values; on one it is no shift; it never teaches nothing."""
+    source = table_of(X * [1, 0, 0] + [0, 2, 5])
+    target = table_of(X[::-1] * [0, 1, 0] + [3, 0, 7])
+    told = findings.of_data(Samples(table_of(X), table_of(X + 1.0)), Samples(source, target))
+    assert [
+        "Columns with one value in all training rows of each side, which the map has only to shift: c.",
+        "Columns with one value in all source training rows, by which the map tells no row from another: b.",
+        "Columns with one value in all target training rows, to which the map has to lead every row: a.",
+    ] == told
+
+
+def equal_rows(distinct: int) -> Table:
+    """Return a hundred rows, of which so many are distinct; the others are the first row, moved by next to nothing."""
+    x = X.copy()
+    x[distinct:] = x[0] + 1e-12
+    return table_of(x)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "told"),
+    [(90, 100, False), (100, 90, False), (89, 100, True), (100, 89, True), (1, 2, True)],
+)
+def test_equal_rows_of_samples_are_counted_on_each_side(source, target, told):
+    """Below nine tenths on either side both counts are told, and what follows; numbers are compared in float32."""
+    samples = Samples(equal_rows(source), equal_rows(target))
+    found = [sentence for sentence in findings.of_data(samples, samples) if "rows are equal" in sentence]
+    assert told == bool(found)
+    if told:
+        counts = f"Many rows are equal: {source} of 100 source rows and {target} of 100 target rows are distinct. "
+        assert [counts] == [sentence[: len(counts)] for sentence in found]
+        assert found[0].endswith("compare it with that of other maps, not with that of two draws of the target.")
+
+
+def test_equal_rows_are_counted_in_the_whole_file_and_only_of_samples():
+    """A few training rows may well be distinct; and a table's metrics are no distances between distributions."""
+    whole, part = Samples(equal_rows(50), equal_rows(100)), Samples(equal_rows(100), equal_rows(100))
+    assert [True, False] == ["50 of 100" in "".join(findings.of_data(data, part)) for data in (whole, part)]
+    assert [] == findings.of_data(equal_rows(50), equal_rows(50))
+
+
+def test_zero_is_one_value_whatever_its_sign():
+    """-0.0 and 0.0 are equal, as they are for the held-out rule."""
+    x = X.copy()
+    x[:20] = 0.0
+    x[10:20] = -0.0
+    samples = Samples(table_of(x), table_of(X))
+    assert "81 of 100 source rows and 100 of 100 target" in "".join(findings.of_data(samples, samples))
 
 
 def test_same_rows_on_both_sides_are_told_whatever_their_order():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from training import pictures
-from training.datasets import DataError
+from training.datasets import DataError, Samples, Table
 
 PIXELS = np.array(
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [255, 255, 255], [0, 0, 0]]], dtype=np.uint8
@@ -162,12 +162,82 @@ def test_pixels_are_rounded_and_cut_to_the_range_of_a_channel():
     assert [[[0, 0, 1], [255, 255, 255]]] == pictures.pixels_of(rows, (1, 2)).tolist()
 
 
-@pytest.mark.parametrize(("width", "expected"), [(100, (100, 50)), (480, (480, 240)), (960, (480, 240))])
-def test_address_holds_a_jpeg_of_at_most_the_asked_width(width, expected):
-    """A large picture is made smaller in proportion, a small one stays; a plain colour survives."""
-    plain = np.full((width // 2, width, 3), (200, 100, 50), dtype=np.uint8)
-    address = pictures.to_address(plain, 480)
-    head, _, data = address.partition(",")
+def test_rows_that_become_pixels_stay_as_they_are():
+    """Rounding is done on a copy: the rows are a job's data."""
+    rows = np.array([[-5.0, 0.4, 300.0]])
+    pictures.pixels_of(rows, (1, 1))
+    assert [[-5.0, 0.4, 300.0]] == rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((100, 50), (100, 50)),
+        ((480, 960), (480, 960)),
+        ((960, 480), (480, 240)),
+        ((600, 800), (480, 640)),
+        ((500, 4000), (120, 960)),
+        ((100_000, 2), (480, 1)),
+        ((1, 100_000), (1, 960)),
+    ],
+)
+def test_preview_is_the_picture_in_proportion_and_at_most_so_large(size, expected):
+    """A large picture is made smaller, a small one stays, one pixel of the thinnest too; a plain colour survives."""
+    found = pictures.preview(np.full((size[1], size[0], 3), (200, 100, 50), dtype=np.uint8))
+    assert (expected[1], expected[0], 3) == found.shape
+    assert [[200, 100, 50]] == np.unique(found.reshape(-1, 3), axis=0).tolist()
+
+
+def test_small_picture_is_its_own_preview():
+    """Every pixel stays as it was."""
+    np.testing.assert_array_equal(PIXELS, pictures.preview(PIXELS))
+
+
+def pixels_of_size(height: int, width: int, seed: int) -> np.ndarray:
+    """Return a picture of noise, which no filter leaves as it is."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def table_of(pixels: np.ndarray, features: tuple[str, ...] = pictures.CHANNELS) -> Table:
+    """Return the table of a picture's pixels."""
+    x = pixels.reshape(-1, 3).astype(np.float64)
+    return Table(features, x, np.empty((len(x), 0)), picture=pixels.shape[:2])
+
+
+def test_recoloured_picture_is_the_map_at_the_pixels_of_the_scaled_one():
+    """Pillow scales, then each pixel of the preview is mapped, rounded and cut; no other pixel is ever mapped."""
+    source, target = pixels_of_size(50, 600, seed=0), pixels_of_size(40, 30, seed=1)
+    asked = []
+
+    def map_rows(x: np.ndarray) -> np.ndarray:
+        asked.append(x.copy())
+        return (1.5 * x - 60.25).astype(np.float32)
+
+    found = pictures.recolour(Samples(table_of(source), table_of(target)), map_rows)
+    scaled = np.asarray(Image.fromarray(source).resize((480, 40), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(scaled, found.source)
+    np.testing.assert_array_equal(target, found.target)
+    exact = 1.5 * scaled.astype(np.float64) - 60.25  # exact in float32 too
+    assert (True, True) == ((exact < 0).any(), (exact > 255).any())
+    np.testing.assert_array_equal(np.clip(np.rint(exact), 0, 255), found.mapped)
+    assert [(480 * 40, 3)] == [rows.shape for rows in asked]
+
+
+def test_only_a_picture_in_colour_is_recoloured():
+    """A table has no pixels, and channels in another order are no picture to show; a target may be a table."""
+    picture = table_of(PIXELS)
+    rows = picture.take(np.ones(len(picture), np.bool_))
+    turned = table_of(PIXELS, ("blue", "green", "red"))
+    assert [None, None] == [pictures.recolour(Samples(source, picture), np.copy) for source in (rows, turned)]
+    found = pictures.recolour(Samples(picture, rows), np.copy)
+    assert found.target is None
+    np.testing.assert_array_equal(PIXELS, found.mapped)
+
+
+def test_address_holds_the_whole_picture_as_a_jpeg():
+    """A plain colour survives, and so does the size."""
+    plain = np.full((50, 100, 3), (200, 100, 50), dtype=np.uint8)
+    head, _, data = pictures.to_address(plain).partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert ("data:image/jpeg;base64", "JPEG", expected) == (head, image.format, image.size)
+    assert ("data:image/jpeg;base64", "JPEG", (100, 50)) == (head, image.format, image.size)
     assert 3 >= np.abs(np.asarray(image).astype(int) - [200, 100, 50]).max()

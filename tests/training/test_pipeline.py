@@ -218,24 +218,25 @@ def test_transport_with_itself_says_that_the_map_is_the_identity(moved):
 
 
 def test_photograph_is_recoloured_by_the_gradient_on_every_pixel(moved_once, tmp_path):
-    """Each pixel of the source picture is the program's gradient there, rounded and cut; tables have no picture."""
+    """Each pixel of the scaled source picture is the program's gradient there, rounded and cut; tables have none."""
     generator = np.random.default_rng(1)
     config = load_config(moved_once / "job.toml")
     trainer = dataclasses.replace(config.trainer, steps=2)
     places = {}
-    for name, (low, high) in {"source": (0, 120), "target_file": (100, 256)}.items():
+    for name, (low, high, size) in {"source": (0, 120, (5, 600)), "target_file": (100, 256, (20, 30))}.items():
         places[name] = tmp_path / f"{name}.png"
-        Image.fromarray(generator.integers(low, high, (20, 30, 3), dtype=np.uint8)).save(places[name])
+        Image.fromarray(generator.integers(low, high, (*size, 3), dtype=np.uint8)).save(places[name])
     data = dataclasses.replace(config.data, **places)
     publishing = dataclasses.replace(config.publish, models_dir=tmp_path / "models")
     published = pipeline.train(dataclasses.replace(config, data=data, trainer=trainer, publish=publishing))
     samples = create_objective(config).read(data)
     program = certify(published).program
     found = pipeline.recoloured(program, samples)
-    gradient = pipeline.answers(program, samples.x).gradient
-    expected = np.clip(np.rint(gradient), 0, 255).reshape(20, 30, 3)
+    scaled = np.asarray(Image.open(places["source"]).resize((480, 4), Image.Resampling.LANCZOS))
+    gradient = pipeline.answers(program, scaled.reshape(-1, 3)).gradient
+    expected = np.clip(np.rint(gradient), 0, 255).reshape(4, 480, 3)
     assert ((20, 30, 3), True) == (found.target.shape, np.array_equal(expected, found.mapped))
-    assert np.array_equal(np.asarray(Image.open(places["source"])), found.source)
+    assert np.array_equal(scaled, found.source)
     assert abs(float(found.mapped.mean()) - float(found.target.mean())) < 10.0
     assert 3 == (published / "report.html").read_text().count('<img src="data:image/jpeg;base64,')
     assert pipeline.recoloured(program, samples.source) is None
