@@ -152,6 +152,10 @@ class Batcher:
         self._statistics.count_batch(request.num_rows, (0.0,))
         try:
             return self._run(request.rows)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as err:  # a transport's border passes it on, and its caller would wait for ever
+            raise InternalError(f"the engine ended with {type(err).__name__}") from err
         finally:
             with self._lock:
                 self._here = None
@@ -286,9 +290,11 @@ class Batcher:
 
     def _fail(self, pieces: list[Piece], error: Exception) -> None:
         self._statistics.count_failed_batch()
-        requests = {piece.request: None for piece in pieces if piece.request in self._open}
-        if len(requests) == 1:
-            self._end(next(iter(requests)), error)
+        owners = {piece.request: None for piece in pieces}
+        requests = [request for request in owners if request in self._open]
+        if len(owners) == 1:  # not `requests`: the guilty one may have been dropped meanwhile
+            for request in requests:
+                self._end(request, error)
             return
         structlog.get_logger().warning(
             "a batch failed; its requests are computed one by one",

@@ -237,6 +237,41 @@ def test_only_the_guilty_request_fails_when_a_batch_does(stage):
     assert [[0, 1], [10, 11], [20, 21], [30, 31]] == sorted(stage.engine.batches[2:])
 
 
+def test_innocent_request_is_answered_when_the_guilty_one_went_away_meanwhile(stage):
+    """Who is left alone of a batch that failed is not its cause for that: it is computed again, like any other."""
+    plug, who = stage.hold(), caller()
+    held = threading.Event()
+    stage.engine.faults = {10.0: ArithmeticError("row 10")}
+    guilty, innocent = stage.submit(rows_from(10), who), stage.submit(rows_from(20))
+    gate, stage.engine.gate = stage.engine.gate, held
+    gate.set()
+    assert_answers(rows_from(PLUG), plug.result(SECONDS))
+    stage.wait_until(lambda: stage.engine.batches[1:], SECONDS)
+    who.cancel()
+    with capture_logs():
+        held.set()
+        assert CancelledError is type(guilty.exception(SECONDS))
+        assert_answers(rows_from(20), innocent.result(SECONDS))
+    assert [[PLUG], [10, 20], [20]] == stage.engine.batches
+
+
+def test_nothing_is_computed_again_when_the_only_owner_of_a_failed_batch_went_away(stage):
+    """A batch of one request that failed after its caller left is over; the next request finds a batcher at rest."""
+    plug, who = stage.hold(), caller()
+    held = threading.Event()
+    stage.engine.faults = {10.0: ArithmeticError("row 10")}
+    guilty = stage.submit(rows_from(10), who)
+    gate, stage.engine.gate = stage.engine.gate, held
+    gate.set()
+    assert_answers(rows_from(PLUG), plug.result(SECONDS))
+    stage.wait_until(lambda: stage.engine.batches[1:], SECONDS)
+    who.cancel()
+    held.set()
+    assert CancelledError is type(guilty.exception(SECONDS))
+    assert_answers(rows_from(20), stage.batcher.submit(rows_from(20), caller()))
+    assert [[PLUG], [10], [20]] == stage.engine.batches
+
+
 def test_rest_of_a_large_request_is_not_computed_when_a_piece_of_it_failed(stage):
     """The first piece that fails ends the request, and the pieces behind it never begin."""
     stage.engine.faults = {3.0: ArithmeticError("row 3")}
@@ -250,6 +285,19 @@ def test_exception_of_a_lone_request_is_raised_on_its_callers_thread(stage):
     """Nothing is retried, and the batcher goes on."""
     stage.engine.faults = {7.0: ArithmeticError("row 7")}
     with pytest.raises(ArithmeticError, match="row 7"):
+        stage.batcher.submit(rows_from(7), caller())
+    assert_answers(rows_from(8), stage.batcher.submit(rows_from(8), caller()))
+    assert [[7], [8]] == stage.engine.batches
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [(SystemExit, InternalError), (GeneratorExit, InternalError), (KeyboardInterrupt, KeyboardInterrupt)],
+)
+def test_lone_request_is_answered_when_its_engine_would_end_the_thread(stage, raised, expected):
+    """What is no Exception comes as INTERNAL, for no transport would answer it; but a person may interrupt."""
+    stage.engine.faults = {7.0: raised()}
+    with pytest.raises(expected):
         stage.batcher.submit(rows_from(7), caller())
     assert_answers(rows_from(8), stage.batcher.submit(rows_from(8), caller()))
     assert [[7], [8]] == stage.engine.batches
