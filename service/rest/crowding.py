@@ -30,7 +30,8 @@ class Dispatcher(ThreadedTaskDispatcher):
     """Waitress' threads with a bounded queue in front of them, and one thread beside it that is never behind it.
 
     A request that is one too many is answered by the thread beside, at once; so are the probes of operators, which
-    must have their answer most of all when there are many requests.
+    must have their answer most of all when there are many requests. A connection that has not read its last answers
+    waits like any other, whatever it asks: who writes to it may be kept.
 
     Args:
         max_waiting_requests: requests that may wait for a thread.
@@ -54,7 +55,7 @@ class Dispatcher(ThreadedTaskDispatcher):
         with self.lock:
             num_idle = len(self.threads) - self.stop_count - self.active_count
             request.is_one_too_many = not is_short and len(self.queue) - num_idle >= self._max_waiting_requests
-            if not (is_short or request.is_one_too_many):
+            if not (is_short or request.is_one_too_many) or task.total_outbufs_len:
                 self.queue.append(task)  # and no warning for each that waits, as waitress itself would write
                 self.queue_cv.notify()
                 return

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -70,6 +71,20 @@ def test_requests_beyond_the_bound_are_refused_while_the_others_wait(service, se
     assert 501 == malformed
     assert [(200, [7.0])] * 3 == [(status, body["score"]) for status, _, body in answers]
     assert 3 == len(engine.calls)
+
+
+def test_probes_are_answered_while_a_client_reads_none_of_its_own(server, wait_until):
+    """Who pipelines probes and reads nothing keeps a thread that scores, not the one that answers every probe."""
+    waitress = server._server
+    waitress.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    waitress.adj.outbuf_high_watermark = 1 << 16  # more than one answer, as in earnest
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        wait_until(lambda: any(channel.total_outbufs_len > 1 << 16 for channel in waitress.active_channels.values()))
+        statuses = [ask(server, "GET", "/healthz")[0] for _ in range(3)]
+    assert [200] * 3 == statuses
 
 
 def test_request_that_waited_too_long_for_its_thread_is_not_computed(service, server, wait_until):
