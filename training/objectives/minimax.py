@@ -92,6 +92,7 @@ class Minimax:
         self._settings, self._objective = settings, objective
         self._generator = np.random.default_rng(settings.seed)
         self._u, self._v = self._standard(train)
+        self._squares = sum(float(np.mean(np.sum(rows.astype(np.float64) ** 2, axis=1))) for rows in (self._u, self._v))
         rows = min(_VALIDATION_ROWS, len(validation.source), len(validation.target))
         self._seen = self._standard(Samples(self._some(validation.source, rows), self._some(validation.target, rows)))
         self._batch = min(settings.batch, len(self._u), len(self._v))
@@ -107,7 +108,12 @@ class Minimax:
         self._compile()
 
     def start_loss(self) -> float:
-        """Fit g to the f of the start; return the estimate of W2^2 / 2 before any step of f."""
+        """Fit g to the f of the start; return the estimate of W2^2 / 2 before any step of f.
+
+        Raises:
+            DivergenceError: as `step`.
+            MissingGradientError: V does not reach a variable of g that is to be trained.
+        """
         self._checked(g=self._descend(self._draw(self._v, WARM_UP_STEPS)))
         return self._half_w2_squared(float(self._value(self._draw(self._u), self._draw(self._v))))
 
@@ -116,6 +122,7 @@ class Minimax:
 
         Raises:
             DivergenceError: the norm of a gradient is not finite, or above `objective.max_gradient_norm`.
+            MissingGradientError: V does not reach a variable of f that is to be trained.
         """
         self._steps += 1
         norm_g = self._descend(self._draw(self._v, self._objective.inner_steps))
@@ -244,9 +251,8 @@ class Minimax:
 
     def _half_w2_squared(self, value: float) -> float:
         """Return the estimate of W2^2 / 2, in the samples' units, that goes with V in standard units."""
-        squares = sum(float(np.mean(np.sum(rows.astype(np.float64) ** 2, axis=1))) for rows in (self._u, self._v))
         shift = float(np.sum((self._units.source_mean.astype(np.float64) - self._units.target_mean) ** 2))
-        return self._units.scale**2 * (value + 0.5 * squares) + 0.5 * shift
+        return self._units.scale**2 * (value + 0.5 * self._squares) + 0.5 * shift
 
     def _distance(self, mapped: Any, rows: Floats, what: str) -> float:
         """Return W2^2 between mapped rows and rows, in the samples' units."""
