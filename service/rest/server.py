@@ -1,7 +1,8 @@
 """The HTTP server: waitress, embedded so that it can be bound first, run on a thread, and drained.
 
 Above: `worker`, which gives it the application. Waitress reads whole requests on one thread before a worker thread sees
-them, so that slow clients cost no thread; a reverse proxy belongs in front of it on an untrusted network all the same.
+them, so that clients that send slowly cost no thread. One that sends many requests and reads no answer does hold one; a
+reverse proxy belongs in front of it on an untrusted network.
 """
 
 import socket
