@@ -143,6 +143,18 @@ class Settings:
         "time for a request that sets no deadline; then 504 / DEADLINE_EXCEEDED",
         "seconds",
     )
+    max_connections: int = _setting(
+        4096, _integer(1, 1 << 20), "REST connections that are kept; one more ends the one that was idle longest"
+    )
+    client_timeout_seconds: float = _setting(
+        10.0,
+        _seconds(0.05, 3600.0),
+        "time for a REST client to send a request's head, to keep to 1 KiB/s in its body, and to read of its answer",
+        "seconds",
+    )
+    idle_timeout_seconds: float = _setting(
+        75.0, _seconds(0.05, 86400.0), "time that a REST connection may be without a request", "seconds"
+    )
     max_body_bytes: int = _setting(64 * _MIB, _integer(1024, 2048 * _MIB - 1), "largest body of REST", "bytes")
     max_message_bytes: int = _setting(
         64 * _MIB, _integer(1024, 2048 * _MIB - 1), "largest gRPC message, both ways", "bytes"

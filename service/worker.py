@@ -19,6 +19,7 @@ from service.model_version import Batching, ModelVersion
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.rest.app import create_app
+from service.rest.native import room_check
 from service.rest.server import HttpServer
 from service.rpc.call_gate import CallGate
 from service.rpc.server import create_server
@@ -42,14 +43,19 @@ class Addresses:
     grpc: str
 
 
-def serve_http(app: flask.Flask, settings: Settings) -> HttpServer:
+def serve_http(app: flask.Flask, settings: Settings, check_room: Callable[[bytes], None]) -> HttpServer:
     """Bind the REST port for `app`; `start` of what is returned begins to accept.
+
+    Args:
+        app: the application.
+        settings: as for `HttpServer`.
+        check_room: refuses a request by its path, before its body is read.
 
     Raises:
         StartError: the address cannot be listened on.
     """
     try:
-        return HttpServer(app, settings)
+        return HttpServer(app, settings, check_room)
     except OSError as error:
         raise _cannot_listen("--rest-port", settings.host, settings.rest_port, error) from error
 
@@ -83,7 +89,7 @@ class Worker:
         self._gate = CallGate()
         server = create_server(scorer, self.registry, self.metrics, settings, self._gate)
         self._grpc: grpc.Server | None = server
-        self._http = serve_http(self.app, settings)
+        self._http = serve_http(self.app, settings, room_check(scorer))
         try:
             grpc_port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
         except RuntimeError as error:

@@ -1,6 +1,6 @@
 """The Flask application: the routes of its neighbours, what every answer carries, how every error looks.
 
-Above: `worker`, which serves it on a WSGI server that buffers whole requests. Below: the scorer and the registry.
+Above: `worker`, which serves it on `server`, which buffers whole requests. Below: the scorer and the registry.
 """
 
 import time
@@ -9,10 +9,10 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from service import tracing
-from service.errors import ResourceExhaustedError, ScoringError
+from service.errors import ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
-from service.rest import crowding, failures, files, native, operations, versions
+from service.rest import failures, files, native, operations, versions
 from service.scorer import Scorer
 from service.settings import Settings
 
@@ -39,8 +39,6 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         flask.g.code = "OK"
         flask.g.signature = None
         flask.g.num_rows = 0
-        if crowding.is_one_too_many(flask.request.environ):
-            raise ResourceExhaustedError(crowding.MESSAGE)
 
     @app.after_request
     def finish(response: flask.Response) -> flask.Response:

@@ -1,74 +1,52 @@
-"""More requests than threads: how many may wait for one, and what those read that are one too many.
+"""How much may be at once: requests that wait for a thread, and bytes that are kept for clients.
 
-Above: `server`, whose channels and threads use it, and `app`, which answers. Below: waitress.
+Above: `connection`, which asks before it reads a body. Below: `errors`.
 """
 
-import time
-from collections.abc import Mapping
-from typing import Any, cast
+import dataclasses
 
-from waitress.task import ThreadedTaskDispatcher
+from service.errors import ResourceExhaustedError
 
-MESSAGE = "too many requests wait for their turn. Try again in a second, or ask another server."
-
-_ARRIVAL = "convex_scoring.arrival_seconds"
-_ONE_TOO_MANY = "convex_scoring.one_too_many"
-_OPERATIONS = frozenset({"/healthz", "/readyz", "/metrics", "/monitoring/prometheus/metrics"})
+OPERATIONS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
+"""Paths of probes, which must have their answer most of all when there are many requests."""
 
 
-def arrival_seconds(environment: Mapping[str, Any]) -> float | None:
-    """Return the monotonic time at which the request was read whole; None under a server that does not say."""
-    return environment.get(_ARRIVAL)
-
-
-def is_one_too_many(environment: Mapping[str, Any]) -> bool:
-    """Whether the request came while as many waited as may."""
-    return bool(environment.get(_ONE_TOO_MANY))
-
-
-class Dispatcher(ThreadedTaskDispatcher):
-    """Waitress' threads with a bounded queue in front of them, and one thread beside it that is never behind it.
-
-    A request that is one too many is answered by the thread beside, at once; so are the probes of operators, which
-    must have their answer most of all when there are many requests. A connection that has not read its last answers
-    waits like any other, whatever it asks: who writes to it may be kept.
+@dataclasses.dataclass
+class Crowd:
+    """What the connections of one server hold together.
 
     Args:
-        max_waiting_requests: requests that may wait for a thread.
+        max_requests: whole requests that may wait for a thread or have one.
+        max_held_bytes: size of the bodies that were read and the answers that were not.
+
+    Thread safety: for one thread, the one that reads the connections.
     """
 
-    def __init__(self, max_waiting_requests: int) -> None:
-        super().__init__()
-        self._max_waiting_requests = max_waiting_requests
-        self._beside = ThreadedTaskDispatcher()
+    max_requests: int
+    max_held_bytes: int
+    num_requests: int = 0
+    num_held_bytes: int = 0
 
-    def set_thread_count(self, count: int) -> None:
-        """Start or stop the threads."""
-        super().set_thread_count(count)
-        self._beside.set_thread_count(1 if count else 0)
+    def check(self) -> None:
+        """Refuse what comes while there is no room for it.
 
-    def add_task(self, task: Any) -> None:
-        """Let the first request of a channel wait for a thread."""
-        request = task.requests[0]
-        request.arrival_seconds = time.monotonic()
-        is_short = request.error is not None or request.path in _OPERATIONS
-        with self.lock:
-            num_idle = len(self.threads) - self.stop_count - self.active_count
-            request.is_one_too_many = not is_short and len(self.queue) - num_idle >= self._max_waiting_requests
-            if not (is_short or request.is_one_too_many) or task.total_outbufs_len:
-                self.queue.append(task)  # and no warning for each that waits, as waitress itself would write
-                self.queue_cv.notify()
-                return
-        self._beside.add_task(task)
+        Raises:
+            ResourceExhaustedError: as many requests as may wait already, or clients hold as many bytes as they may.
+        """
+        if self.num_requests >= self.max_requests:
+            message = "too many requests wait for their turn. Try again in a second, or ask another server."
+            raise ResourceExhaustedError(message)
+        self.check_bytes()
 
-    def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> None:  # type: ignore[override]  # bool in waitress
-        """End the threads."""
-        for end in (self._beside.shutdown, super().shutdown):
-            cast(Any, end)(cancel_pending, timeout)  # the stubs allow whole seconds alone
+    def check_bytes(self) -> None:
+        """Refuse what would have to be kept.
 
-
-def describe(request: Any, environment: dict[str, Any]) -> dict[str, Any]:
-    """Write into a WSGI environment what `Dispatcher` noted about its request; return it."""
-    environment[_ARRIVAL] = request.arrival_seconds
-    environment[_ONE_TOO_MANY] = request.is_one_too_many
-    return environment
+        Raises:
+            ResourceExhaustedError: clients hold as many bytes as they may.
+        """
+        if self.num_held_bytes > self.max_held_bytes:
+            message = (
+                f"requests and answers on their way hold {self.num_held_bytes} bytes, more than the "
+                f"{self.max_held_bytes} that may. Try again in a second, or ask another server."
+            )
+            raise ResourceExhaustedError(message)

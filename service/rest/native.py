@@ -17,7 +17,7 @@ from werkzeug.datastructures import MultiDict
 from service.caller import Caller
 from service.codecs import json, raw
 from service.errors import DeadlineExceededError, InvalidArgumentError, UnsupportedMediaTypeError
-from service.rest import crowding
+from service.rest import wsgi
 from service.scorer import Answer, Scorer, Target
 from service.settings import Settings
 from service.signature import Signature
@@ -32,6 +32,7 @@ _PARAMETERS = ("version", "label", "outputs")
 _TIMEOUT_HEADER = "X-Request-Timeout"
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 _MAX_TIMEOUT_SECONDS = 86400.0
+_SCORED = re.compile(rb"/models/([A-Za-z0-9_-]{1,64})/score")
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -65,6 +66,21 @@ def routes(scorer: Scorer, settings: Settings) -> flask.Blueprint:
     return blueprint
 
 
+def room_check(scorer: Scorer) -> Callable[[bytes], None]:
+    """Return what the HTTP server asks, with the path, before it reads the body of a request.
+
+    It raises ResourceExhaustedError for a model of which every version is full.
+    """
+
+    def check(path: bytes) -> None:
+        if path == b"/score":
+            scorer.check_room(None)
+        elif (scored := _SCORED.fullmatch(path)) is not None:
+            scorer.check_room(scored[1].decode("ascii"))
+
+    return check
+
+
 def _score(scorer: Scorer, model: str | None, timeout_seconds: float) -> flask.Response:
     scorer.check_room(model)
     caller = _caller(timeout_seconds)
@@ -91,7 +107,7 @@ def _caller(timeout_seconds: float) -> Caller:
             )
             raise InvalidArgumentError(message)
         timeout_seconds = float(received)
-    arrived = crowding.arrival_seconds(flask.request.environ) or flask.g.started
+    arrived = flask.request.environ.get(wsgi.ARRIVAL, flask.g.started)
     caller = Caller(arrived + timeout_seconds, flask.request.remote_addr)
     if caller.deadline_seconds <= time.monotonic():
         message = "the deadline passed before the request had its turn. Allow more time."

@@ -1,39 +1,37 @@
-"""Requests that the HTTP server refuses before the application sees them, answered in the form of all other errors.
+"""Requests that are refused before the application sees them, answered in the form of all other errors.
 
-Above: `server`, whose channels use it. Below: `errors`, `tracing`.
+Above: `server`. Below: `failures` (the form), `tracing`.
 """
 
-from typing import Any
+import http
+import math
 
 import orjson
-from waitress.task import ErrorTask
 
 from service import tracing
-from service.errors import ErrorCode
+from service.errors import ErrorCode, ResourceExhaustedError, ScoringError
+from service.rest.failures import STATUSES
+from service.rest.request_reader import MalformedError, Request
+from service.rest.wsgi import Answer
 
-_TOO_LARGE = 413
 
+def refusal(error: ScoringError | MalformedError, request: Request | None) -> Answer:
+    """Return the answer to a request that is refused at its head, or to bytes that are none.
 
-class RefusalTask(ErrorTask):
-    """Answers a request that waitress refused: a body over the limit, or malformed HTTP.
-
-    Waitress' own answer is plain text and may repeat what the client sent.
+    Args:
+        error: why.
+        request: the request, as far as there is one: its id goes back.
     """
-
-    def execute(self) -> None:
-        """Write the answer and close the connection after it."""
-        request: Any = self.request  # an HTTPRequestParser, whatever the stubs say
-        refusal = request.error
-        request_id = tracing.request_id(request.headers.get("X_REQUEST_ID"))
-        if refusal.code == _TOO_LARGE:
-            limit = self.channel.server.adj.max_request_body_size - 1
-            message = f"body: larger than {limit} bytes. Send fewer rows in one request."
-        else:
-            message = "the request is malformed HTTP. Check its head and its framing."
-        code = ErrorCode.INVALID_ARGUMENT if refusal.code < 500 else ErrorCode.UNIMPLEMENTED
-        body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
-        self.status = f"{refusal.code} {refusal.reason}"
-        self.response_headers = [("Content-Type", "application/json"), ("X-Request-ID", request_id)]
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
+    received = b"" if request is None else request.header(b"x-request-id")
+    request_id = tracing.request_id(received.decode("latin-1"))
+    if isinstance(error, MalformedError):
+        status: int = error.status
+        is_unoffered = status == http.HTTPStatus.NOT_IMPLEMENTED
+        code = ErrorCode.UNIMPLEMENTED if is_unoffered else ErrorCode.INVALID_ARGUMENT
+    else:
+        status, code = STATUSES[error.code], error.code
+    headers = [("Content-Type", "application/json"), ("X-Request-ID", request_id)]
+    if isinstance(error, ResourceExhaustedError):
+        headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_seconds)))))
+    document = {"error": {"code": code, "message": error.message, "request_id": request_id}}
+    return Answer.of(status, headers, orjson.dumps(document))

@@ -1,34 +1,41 @@
-"""The HTTP server: waitress, embedded so that it can be bound first, run on a thread, and drained.
+"""The HTTP server: an event loop on a thread of its own that reads and writes, and threads that answer.
 
-Above: `worker`, which gives it the application. Waitress reads whole requests on one thread before a worker thread sees
-them, so that clients that send slowly cost no thread. One that sends many requests and reads no answer does hold one; a
-reverse proxy belongs in front of it on an untrusted network.
+Above: `worker`, which gives it the application. Below: `connection`, `threads`. It can be bound first, run beside
+others, and drained.
 """
 
+import asyncio
+import functools
+import heapq
+import resource
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from waitress import wasyncore
-from waitress.channel import HTTPChannel
-from waitress.server import create_server
-from waitress.task import WSGITask
+import structlog
 
-from service.rest.crowding import Dispatcher, describe
-from service.rest.refusals import RefusalTask
+from service.errors import InternalError, ScoringError
+from service.rest import wsgi
+from service.rest.connection import Connection, Patience
+from service.rest.crowding import OPERATIONS, Crowd
+from service.rest.refusals import refusal
+from service.rest.request_reader import MalformedError, Request
+from service.rest.threads import Threads
+from service.rest.wsgi import Answer, Place
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-_CONNECTION_LIMIT = 2000
-_CHANNEL_TIMEOUT_SECONDS = 10
-_CLEANUP_INTERVAL_SECONDS = 2
 _BACKLOG = 1024
-_RECEIVE_BYTES = 1 << 16
-_POLL_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 _DRAIN_POLL_SECONDS = 0.02
+_GOODBYE_SECONDS = 0.1
+_HELD_BODIES = 4
+_DESCRIPTORS_PER_CONNECTION = 2
+"""One for the connection and one for everything else that the process opens."""
 
 
 class HttpServer:
@@ -39,7 +46,9 @@ class HttpServer:
 
     Args:
         app: the application.
-        settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes.
+        settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes, max_connections and how long
+            clients are waited for.
+        check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -47,112 +56,183 @@ class HttpServer:
     Thread safety: `start`, `close_gently` and `stop` are for the owner.
     """
 
-    def __init__(self, app: "WSGIApplication", settings: Settings) -> None:
+    def __init__(
+        self, app: "WSGIApplication", settings: Settings, check_room: Callable[[bytes], None] = lambda _path: None
+    ) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
-        self.port: int = listener.getsockname()[1]
-        self._sockets: dict[int, Any] = {}
-        dispatcher = Dispatcher(settings.max_waiting_requests)
-        dispatcher.set_thread_count(settings.http_threads)  # waitress does it only for a dispatcher of its own
-        # Any: the stubs give the class of one channel to the mapping of all, and int to the trigger.
-        self._server = cast(
-            Any,
-            create_server(
-                app,
-                map=self._sockets,
-                _dispatcher=dispatcher,
-                sockets=[listener],
-                threads=settings.http_threads,
-                connection_limit=_CONNECTION_LIMIT,
-                channel_timeout=_CHANNEL_TIMEOUT_SECONDS,
-                cleanup_interval=_CLEANUP_INTERVAL_SECONDS,
-                max_request_body_size=settings.max_body_bytes + 1,  # waitress refuses from this size on
-                recv_bytes=_RECEIVE_BYTES,
-                backlog=_BACKLOG,
-                asyncore_use_poll=True,  # select() stops at descriptor 1024
-                log_socket_errors=False,  # clients that go away are no news
-                ident=None,
-            ),
-        )
-        self._is_closing = threading.Event()
-        self._server.channel_class = _channel_class(self._is_closing)
-        self._is_stopping = threading.Event()
+        self._listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
+        self.port: int = self._listener.getsockname()[1]
+        self._edge = _Edge(app, settings, check_room)
+        self._place = Place(settings.host, self.port, "")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
         self._deadline_seconds = 0.0
         self._is_finished: bool | None = None  # None until it was stopped
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
         """Accept connections from now on; those that came since the port was bound are served too."""
+        self._loop = self._edge.loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_log_defect)
+        self._edge.start()
         self._thread.start()
 
     def close_gently(self) -> None:
         """Go on accepting and answering, and close every connection after its next answer."""
-        self._is_closing.set()
+        self._edge.is_closing = True
 
     def stop(self, timeout_seconds: float) -> bool:
         """Stop accepting, finish what was accepted, close; return whether everything was finished in time."""
-        if self._is_stopping.is_set():
-            return bool(self._is_finished)
+        if self._is_finished is not None:
+            return self._is_finished
         self.close_gently()
         self._deadline_seconds = time.monotonic() + timeout_seconds
-        self._is_stopping.set()
-        if self._thread.is_alive():
-            self._server.pull_trigger()
-            self._thread.join(timeout_seconds + 1.0)
-        else:
-            self._close()
-        return bool(self._is_finished)
+        self._is_finished = True
+        if self._loop is None:
+            self._listener.close()
+            return True
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(timeout_seconds + 1.0)
+        remaining = max(0.0, self._deadline_seconds - time.monotonic())
+        threads_ended = self._edge.stop(remaining + 0.25)
+        return self._is_finished and threads_ended
 
     def _run(self) -> None:
-        while not self._is_stopping.is_set():
-            self._poll(_POLL_SECONDS)
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            loop.run_until_complete(self._serve(loop))
+        finally:
+            loop.close()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        server = await loop.create_server(
+            lambda: Connection(self._edge, self._place), sock=self._listener, backlog=_BACKLOG
+        )
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            for connection in list(self._edge.connections):
+                connection.look(now)
+            await _wait(self._stopping, _LOOK_SECONDS)
         for _ in range(3):  # what the kernel has already accepted for us is ours
-            self._poll(0.0)
-        wasyncore.dispatcher.close(self._server)  # the listener alone; the trigger still wakes this loop
-        while self._busy() and time.monotonic() < self._deadline_seconds:
-            self._poll(_DRAIN_POLL_SECONDS)
-        self._close()
+            await asyncio.sleep(0)
+        server.close()
+        self._is_finished = await self._drain()
+        for connection in list(self._edge.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # the transports close in the loop's next round
 
-    def _poll(self, timeout_seconds: float) -> None:
-        wasyncore.loop(timeout=timeout_seconds, use_poll=True, map=self._sockets, count=1)
-
-    def _busy(self) -> bool:
-        """Whether a connection still has a request in it; those that have none are told to close."""
-        channels = list(self._server.active_channels.values())
-        for channel in channels:
-            if not channel.requests and channel.request is None and not channel.total_outbufs_len:
-                channel.will_close = True
-        return bool(channels)
-
-    def _close(self) -> None:
-        self._is_finished = not self._busy()
-        remaining = max(0.0, self._deadline_seconds - time.monotonic())
-        for channel in list(self._server.active_channels.values()):
-            channel.handle_close()
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=remaining + 0.25)
-        wasyncore.close_all(self._sockets, ignore_all=True)
-        self._server.trigger.close()
+    async def _drain(self) -> bool:
+        """Wait for what was accepted; return whether it was finished in time."""
+        while True:
+            now = time.monotonic()
+            busy = [connection for connection in self._edge.connections if not connection.is_done]
+            new = [c for c in self._edge.connections if c.is_done and now - c.since_seconds < _GOODBYE_SECONDS]
+            for connection in self._edge.connections.difference(busy, new):
+                connection.end()
+            if not busy and (not new or now > self._deadline_seconds):
+                return True
+            if now > self._deadline_seconds:
+                return False
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
 
-def _channel_class(is_closing: threading.Event) -> type[HTTPChannel]:
-    """Return waitress' channel, whose answers say `Connection: close` once `is_closing` is set."""
+class _Edge:
+    """What the connections of a server share: the application, its threads, and the room that there is."""
 
-    class ClosingTask(WSGITask):
-        def build_response_header(self) -> bytes:
-            if is_closing.is_set():
-                self.set_close_on_finish()
-            return super().build_response_header()
+    def __init__(self, app: "WSGIApplication", settings: Settings, check_room: Callable[[bytes], None]) -> None:
+        self._app = app
+        self._check_room = check_room
+        self._max_connections = _connection_limit(settings.max_connections)
+        self._threads = Threads(settings.http_threads, "http-answers")
+        self._beside = Threads(1, "http-probes")
+        self.crowd = Crowd(
+            settings.http_threads + settings.max_waiting_requests, _HELD_BODIES * settings.max_body_bytes
+        )
+        self.patience = Patience(settings.client_timeout_seconds, settings.idle_timeout_seconds)
+        self.max_body_bytes = settings.max_body_bytes
+        self.is_closing = False
+        self.connections: set[Connection] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
 
-        def get_environment(self) -> dict[str, Any]:
-            return describe(self.request, super().get_environment())
+    def start(self) -> None:
+        """Start the threads."""
+        self._threads.start()
+        self._beside.start()
 
-    class ClosingChannel(HTTPChannel):
-        task_class = ClosingTask
-        error_task_class = RefusalTask
+    def stop(self, timeout_seconds: float) -> bool:
+        """End the threads; return whether they have ended."""
+        return all([threads.stop(timeout_seconds) for threads in (self._threads, self._beside)])
 
-        def send_continue(self) -> None:
-            # Asked whether to send a body, waitress says yes even to one that it has refused, and never answers.
-            if self.request is not None and self.request.error is None:
-                super().send_continue()
+    def admit(self, request: Request) -> None:
+        """See `connection.Edge`."""
+        path, _ = wsgi.split_target(request.target)
+        if path not in OPERATIONS:
+            self.crowd.check()
+            self._check_room(path)
 
-    return ClosingChannel
+    def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> None:
+        """See `connection.Edge`."""
+        is_probe = wsgi.split_target(request.target)[0] in OPERATIONS
+        self.crowd.num_requests += not is_probe
+        threads = self._beside if is_probe else self._threads
+        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, is_probe))
+
+    def _compute(self, request: Request, connection: Connection, arrival_seconds: float, is_probe: bool) -> None:
+        try:
+            answer = wsgi.call(self._app, request, connection.place, arrival_seconds)
+        except BaseException as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
+            structlog.get_logger().error("the application ended without an answer", exc_info=error)
+            answer = refusal(InternalError("internal error"), request)
+        if self.loop is not None:
+            try:
+                self.loop.call_soon_threadsafe(self._finish, connection, answer, is_probe)
+            except RuntimeError:  # the loop has ended: nobody waits
+                return
+
+    def _finish(self, connection: Connection, answer: Answer, is_probe: bool) -> None:
+        self.crowd.num_requests -= not is_probe
+        connection.finish(answer)
+
+    def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
+        """See `connection.Edge`."""
+        return refusal(error, request)
+
+    def opened(self, connection: Connection) -> None:
+        """Take a connection in; where there are too many, those that were idle longest make room."""
+        if len(self.connections) >= self._max_connections:
+            idle = [other for other in self.connections if other.is_idle]
+            for other in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda other: other.since_seconds):
+                other.abort()
+            if not idle:
+                connection.abort()
+        self.connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _connection_limit(wanted: int) -> int:
+    """Raise the limit of descriptors as far as the system allows; return how many connections they are enough for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = min(hard, _DESCRIPTORS_PER_CONNECTION * wanted) if hard != resource.RLIM_INFINITY else 2 * wanted
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        soft = needed
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // _DESCRIPTORS_PER_CONNECTION))
+
+
+def _log_defect(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    structlog.get_logger().error(
+        "the HTTP loop", problem=str(context.get("message", "")), exc_info=context.get("exception")
+    )

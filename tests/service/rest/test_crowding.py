@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.rest.app import create_app
+from service.rest.native import room_check
 from service.rest.server import HttpServer
 from tests.service.quadratic_versions import make_service
 
@@ -25,9 +26,8 @@ def service():
 def server(service):
     """Return a started server of the service's one version."""
     service.publish("m", 1)
-    server = HttpServer(
-        create_app(service.scorer, service.registry, service.metrics, service.settings), service.settings
-    )
+    app = create_app(service.scorer, service.registry, service.metrics, service.settings)
+    server = HttpServer(app, service.settings, room_check(service.scorer))
     server.start()
     yield server
     assert server.stop(SECONDS)
@@ -51,14 +51,14 @@ def test_requests_beyond_the_bound_are_refused_while_the_others_wait(service, se
     with service.registry.acquire("m") as live:
         engine = live.engine
     engine.gate.clear()
-    dispatcher = server._server.task_dispatcher
+    crowd = server._edge.crowd
     with ThreadPoolExecutor(3) as pool:
         try:
             kept = [pool.submit(ask, server, "POST", "/score", BODY)]
             wait_until(lambda: engine.calls)
             for number in (1, 2):
                 kept.append(pool.submit(ask, server, "POST", "/score", BODY))
-                wait_until(lambda number=number: len(dispatcher.queue) == number)
+                wait_until(lambda number=number: crowd.num_requests == 1 + number)
             refused = [ask(server, "POST", "/score", BODY) for _ in range(3)]
             probes = [ask(server, "GET", path)[0] for path in ("/healthz", "/metrics", "/readyz")]
             malformed = ask(server, "POST", "/score", b"x", Transfer_Encoding="nonsense")[0]
@@ -75,14 +75,11 @@ def test_requests_beyond_the_bound_are_refused_while_the_others_wait(service, se
 
 def test_probes_are_answered_while_a_client_reads_none_of_its_own(server, wait_until):
     """Who pipelines probes and reads nothing keeps a thread that scores, not the one that answers every probe."""
-    waitress = server._server
-    waitress.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    waitress.adj.outbuf_high_watermark = 1 << 16  # more than one answer, as in earnest
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
-        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-        wait_until(lambda: any(channel.total_outbufs_len > 1 << 16 for channel in waitress.active_channels.values()))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        wait_until(lambda: server._edge.crowd.num_held_bytes > 1 << 16)
         statuses = [ask(server, "GET", "/healthz")[0] for _ in range(3)]
     assert [200] * 3 == statuses
 
@@ -97,7 +94,7 @@ def test_request_that_waited_too_long_for_its_thread_is_not_computed(service, se
             held = pool.submit(ask, server, "POST", "/score", BODY)
             wait_until(lambda: engine.calls)
             late = pool.submit(ask, server, "POST", "/score", BODY, X_Request_Timeout="0.000001")
-            wait_until(lambda: len(server._server.task_dispatcher.queue) == 1)
+            wait_until(lambda: server._edge.crowd.num_requests == 2)
         finally:
             engine.gate.set()
         assert (504, "DEADLINE_EXCEEDED") == (late.result(SECONDS)[0], late.result(SECONDS)[2]["error"]["code"])

@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 
-from service.rest import crowding
 from service.rest.app import create_app
 from tests.service.quadratic_versions import make_service
 
@@ -90,16 +89,3 @@ def test_request_larger_than_the_room_that_is_left_is_refused(client, live):
     for num_rows, status in ((3, 429), (2, 200)):
         body = np.zeros((num_rows, 3), np.float32).tobytes()
         assert status == client.post("/score", data=body, content_type=OCTETS).status_code
-
-
-def test_request_that_is_one_too_many_is_refused_whatever_it_asks(client, live):
-    """What the HTTP server marked is 429 on every path, and counted."""
-    environment = {"convex_scoring.one_too_many": True}
-    response = client.post("/score", data=BODY, environ_overrides=environment)
-    assert (429, "1", "RESOURCE_EXHAUSTED", crowding.MESSAGE) == (
-        response.status_code,
-        response.headers["Retry-After"],
-        response.json["error"]["code"],
-        response.json["error"]["message"],
-    )
-    assert [] == live.engine.calls

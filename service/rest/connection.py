@@ -1,0 +1,334 @@
+"""One client's connection: requests in, answers out in their order, and how long each may take.
+
+Above: `server`, whose loop calls it. Below: `request_reader`, `wsgi`, `crowding`.
+"""
+
+import asyncio
+import collections
+import dataclasses
+import http
+import time
+from typing import Protocol, cast
+
+from service.errors import ScoringError
+from service.rest.crowding import Crowd
+from service.rest.request_reader import MalformedError, Request, RequestReader
+from service.rest.wsgi import Answer, Place, write
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_LINGER_SECONDS = 2.0
+_MIN_BYTES_PER_SECOND = 1024.0
+_SMALL_BYTES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long clients are waited for.
+
+    Args:
+        client_seconds: for a request's head; before its body must have come at 1 KiB a second; for an answer of which
+            nothing is read.
+        idle_seconds: for a next request.
+    """
+
+    client_seconds: float = 10.0
+    idle_seconds: float = 75.0
+
+
+class Edge(Protocol):
+    """What the connections of one server share."""
+
+    crowd: Crowd
+    patience: Patience
+    max_body_bytes: int
+    is_closing: bool
+    """Whether every connection ends with its next answer."""
+
+    def admit(self, request: Request) -> None:
+        """Refuse a request of which possibly only the head was read.
+
+        Raises:
+            ScoringError: it has no room.
+        """
+
+    def answer(self, request: Request, connection: "Connection", arrival_seconds: float) -> None:
+        """Have a whole request answered, by a call of `connection.finish` on the loop's thread."""
+
+    def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
+        """Return the answer to what the application never sees."""
+
+    def opened(self, connection: "Connection") -> None:
+        """Take note of a new connection."""
+
+    def closed(self, connection: "Connection") -> None:
+        """Forget a connection."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Turn:
+    """A request, or bytes that are none, whose answer is due; its own where it is refused."""
+
+    request: Request | None
+    since_seconds: float
+    answer: Answer | None = None
+    closes: bool = False
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests, has them answered one at a time, writes the answers in order.
+
+    While one is answered nothing more is read, so that the kernel holds back a client that pipelines. Nothing here
+    blocks, and a connection costs no thread, however slowly its client sends or reads. A connection ends with its
+    server's FIN and then waits a moment for the client's, so that no answer is lost to a reset.
+
+    Args:
+        edge: what the connections share.
+        place: the server's address.
+
+    Thread safety: for the loop's thread alone.
+    """
+
+    def __init__(self, edge: Edge, place: Place) -> None:
+        self._edge = edge
+        self.place = place
+        self._reader = RequestReader(self._take_head, self._take_whole, edge.max_body_bytes)
+        self._turns: collections.deque[_Turn] = collections.deque()
+        self._is_computing = False  # the first of them
+        self._is_deaf = False  # what comes is thrown away
+        self._is_ending = False  # our FIN is sent, or will be after what is written
+        self._has_fin = False  # the client's
+        self._is_reading = True
+        self._num_held_bytes = 0
+        self._num_unread_bytes = 0
+        self._since_seconds = time.monotonic()  # of what is waited for
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client has no answer to expect and has not sent a whole head."""
+        return not self._turns and self._reader.request is None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing would be lost if it ended now."""
+        return self._is_quiet and (self._is_deaf or self._reader.is_between_requests)
+
+    @property
+    def since_seconds(self) -> float:
+        """Monotonic time since which the client is waited for."""
+        return self._since_seconds
+
+    @property
+    def _is_quiet(self) -> bool:
+        return not self._turns and not self._transport.get_write_buffer_size()
+
+    # ---------------------------------------------------------------------------------------------- asyncio's calls
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.place = dataclasses.replace(self.place, client=str(peer[0]) if peer else "")
+        self._edge.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read."""
+        if self._is_deaf:
+            return
+        if self._reader.is_between_requests:
+            self._since_seconds = time.monotonic()
+        try:
+            self._reader.feed(data)
+        except MalformedError as error:
+            self._refuse_rest(error)
+        self._proceed()
+
+    def eof_received(self) -> bool:
+        """Let a client that sends no more still have its answers."""
+        self._is_deaf = self._has_fin = True
+        if self._turns and self._turns[-1].answer is None and not cast(Request, self._turns[-1].request).is_complete:
+            self._turns.pop()  # it will never be whole
+        if self._turns:
+            self._turns[-1].closes = True
+            self._proceed()
+        return bool(self._turns)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Forget everything; an answer that is still computed will be thrown away."""
+        self._is_deaf = True
+        self._turns.clear()
+        self._count_held_bytes()
+        self._edge.closed(self)
+
+    def resume_writing(self) -> None:
+        """Go on with the next request."""
+        self._proceed()
+
+    # ------------------------------------------------------------------------------------------- the reader's calls
+    def _take_head(self, request: Request) -> None:
+        turn = _Turn(request, time.monotonic())
+        self._turns.append(turn)
+        try:
+            self._edge.admit(request)
+        except ScoringError as error:
+            self._refuse(turn, error)
+
+    def _take_whole(self, request: Request) -> None:
+        self._since_seconds = time.monotonic()
+        for turn in reversed(self._turns):  # it is the last, unless it was refused and is answered already
+            if turn.request is request:
+                turn.since_seconds = self._since_seconds
+                return
+
+    # ----------------------------------------------------------------------------------------------- the edge's calls
+    def finish(self, answer: Answer) -> None:
+        """Write the answer to the request that is computed."""
+        self._is_computing = False
+        if self._turns:
+            self._turns[0].answer = answer
+        self._proceed()
+
+    def look(self, now_seconds: float) -> None:
+        """Lose patience with a client that sends or reads too slowly; called once in a while."""
+        if self._transport.is_closing() or self._is_computing:
+            return
+        self._count_held_bytes()
+        patience = self._edge.patience
+        waited = now_seconds - self._since_seconds
+        request = self._reader.request
+        if self._transport.get_write_buffer_size():
+            self._look_at_unread(now_seconds, waited)
+        elif self._is_ending:
+            if waited > _LINGER_SECONDS:
+                self._transport.abort()
+        elif request is not None:
+            if waited > patience.client_seconds + request.num_body_bytes / _MIN_BYTES_PER_SECOND:
+                self._refuse_rest(_too_slow())
+                self._proceed()
+        elif not self._reader.is_between_requests:
+            if waited > patience.client_seconds:
+                self._refuse_rest(_too_slow())
+                self._proceed()
+        elif waited > patience.idle_seconds:
+            self.end()
+
+    def end(self) -> None:
+        """Close the connection, once what was written is sent."""
+        if self._is_ending or self._transport.is_closing():
+            return
+        self._is_deaf = self._is_ending = True
+        self._since_seconds = time.monotonic()
+        self._transport.write_eof()
+        self._resume_reading()  # until the client's FIN: it is thrown away
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._transport.abort()
+
+    # ------------------------------------------------------------------------------------------------------- within
+    def _proceed(self) -> None:
+        """Write what is ready, have computed what is whole, and read on where nothing is due."""
+        while self._turns and not self._is_computing and not self._is_full():
+            turn = self._turns[0]
+            if turn.answer is None and not self._begin(turn):
+                break
+            if turn.answer is not None:
+                self._turns.popleft()
+                if self._write(turn.answer, turn):
+                    break
+        self._count_held_bytes()
+        if self._is_computing or self._is_full():
+            self._pause_reading()
+        else:
+            self._resume_reading()
+
+    def _begin(self, turn: _Turn) -> bool:
+        """Have a turn's request computed, or refused; return whether there is something to write."""
+        request = cast(Request, turn.request)
+        if request.is_complete:
+            try:
+                self._edge.admit(request)
+            except ScoringError as error:
+                self._refuse(turn, error)
+                return True
+            self._is_computing = True
+            self._edge.answer(request, self, turn.since_seconds)
+        elif request.expects_continue and not request.is_continued:
+            request.is_continued = True
+            self._transport.write(CONTINUE)
+        elif len(request.body) > _SMALL_BYTES:
+            self._check_held_bytes(turn)
+        return turn.answer is not None
+
+    def _write(self, answer: Answer, turn: _Turn) -> bool:
+        """Write an answer; return whether the connection ends with it."""
+        request = turn.request
+        closes = turn.closes or request is None or not request.keep_alive or self._edge.is_closing
+        self._since_seconds = time.monotonic()
+        self._transport.write(write(answer, request, closes=closes))
+        if closes:
+            self._turns.clear()
+            if self._has_fin:
+                self._transport.close()
+            else:
+                self.end()
+        return closes
+
+    def _refuse(self, turn: _Turn, error: ScoringError | MalformedError) -> None:
+        request = turn.request
+        turn.answer = self._edge.refuse(error, request, self.place.client)
+        if request is not None:
+            # Who waits for a word may send the body or not: what comes next could not be told apart.
+            turn.closes |= request.expects_continue and not request.is_continued and not request.is_complete
+            request.discard()
+
+    def _refuse_rest(self, error: MalformedError) -> None:
+        """Refuse the request that is being read, and end the connection after the answers that are due."""
+        request = self._reader.request
+        if request is not None and (not self._turns or self._turns[-1].request is not request):
+            self.end()  # it was refused and answered before
+            return
+        turn = self._turns[-1] if request is not None else _Turn(None, time.monotonic())
+        if request is None:
+            self._turns.append(turn)
+        if turn.answer is None:
+            self._refuse(turn, error)
+        turn.closes = self._is_deaf = True
+
+    def _check_held_bytes(self, turn: _Turn) -> None:
+        self._count_held_bytes()
+        try:
+            self._edge.crowd.check_bytes()
+        except ScoringError as error:
+            self._refuse(turn, error)
+
+    def _look_at_unread(self, now_seconds: float, waited_seconds: float) -> None:
+        size = self._transport.get_write_buffer_size()
+        if size != self._num_unread_bytes:
+            self._num_unread_bytes = size
+            self._since_seconds = now_seconds
+        elif waited_seconds > self._edge.patience.client_seconds:
+            self._transport.abort()
+
+    def _is_full(self) -> bool:
+        """Whether the client leaves too much unread."""
+        return self._transport.get_write_buffer_size() > _SMALL_BYTES
+
+    def _count_held_bytes(self) -> None:
+        bodies = sum(len(turn.request.body) for turn in self._turns if turn.request is not None)
+        held = bodies + self._transport.get_write_buffer_size()
+        self._edge.crowd.num_held_bytes += held - self._num_held_bytes
+        self._num_held_bytes = held
+
+    def _pause_reading(self) -> None:
+        if self._is_reading and not self._transport.is_closing():
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._is_reading and not self._has_fin and not self._transport.is_closing():
+            self._is_reading = True
+            self._transport.resume_reading()
+
+
+def _too_slow() -> MalformedError:
+    return MalformedError(http.HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly. Send it again.")

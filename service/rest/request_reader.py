@@ -1,0 +1,285 @@
+"""Bytes of a connection to requests, strictly and within limits; no socket, no clock, no thread.
+
+The grammar of HTTP/1.1 is llhttp's (by `httptools`); what it leaves to its users is decided here: framing that two
+readers could understand differently, hosts, sizes. Above: `connection`. Below: nothing of ours.
+"""
+
+import dataclasses
+import http
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_TARGET_BYTES = 8 << 10
+MAX_HEADERS = 100
+
+_CHUNKED = b"chunked"
+_CONTINUE = b"100-continue"
+_AFTER_LAST = "Data after `Connection: close`"  # bytes behind a request that said that it is the last: nobody reads them
+_VERSIONS = frozenset({"1.0", "1.1"})
+
+
+class MalformedError(Exception):
+    """Bytes that are no request that this server reads; nothing after them can be read either.
+
+    Args:
+        status: the answer's status.
+        message: what to do about it; repeats nothing that was received.
+    """
+
+    def __init__(self, status: http.HTTPStatus, message: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """One request, as far as it has come.
+
+    Args:
+        method: such as "POST".
+        target: the request target as it was sent, without a fragment.
+        version: "1.0" or "1.1".
+        headers: lower-case names and values, in order.
+        keep_alive: whether the client lets the connection stay open.
+        length: bytes of the body that the head announces; None: chunked.
+    """
+
+    method: str
+    target: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    length: int | None
+    body: bytes | bytearray = b""
+    num_body_bytes: int = 0
+    is_complete: bool = False
+    is_discarded: bool = False
+    """Whether the rest of its body is read and thrown away."""
+    is_continued: bool = False
+    """Whether the client was told to send the body."""
+
+    def header(self, name: bytes) -> bytes:
+        """Return the first value of a header, or b""."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for a word before it sends the body."""
+        return self.version == "1.1" and self.header(b"expect").lower() == _CONTINUE
+
+    def discard(self) -> None:
+        """Forget the body, and what comes of it."""
+        self.is_discarded = True
+        self.body = b""
+
+
+class RequestReader:
+    """Reads the requests of one connection.
+
+    A request is announced twice: by `on_head`, which may `discard` its body, and by `on_whole` when its body is there.
+
+    Refused are, whatever their order: Content-Length beside Transfer-Encoding, or twice; a transfer coding other than
+    `chunked` alone; one in HTTP/1.0; bare line feeds, folded lines, control characters, spaces where none belong; a
+    chunk size that is not hexadecimal digits; HTTP/1.1 with no Host, or any request with two.
+
+    Args:
+        on_head: called with each request when its head is there.
+        on_whole: called with each request when all of it is there.
+        max_body_bytes: largest body.
+
+    Raises:
+        MalformedError: from `feed`.
+    """
+
+    def __init__(
+        self, on_head: Callable[[Request], None], on_whole: Callable[[Request], None], max_body_bytes: int
+    ) -> None:
+        self._on_head = on_head
+        self._on_whole = on_whole
+        self._max_body_bytes = max_body_bytes
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._num_header_bytes = 0
+        self._num_waiting_bytes = 0  # of a head that began in an earlier piece
+        self._request: Request | None = None
+        self._is_in_head = False
+        self._num_missing_bytes = 0  # of the body of a request that asked for an upgrade
+        self._is_over = False
+
+    @property
+    def request(self) -> Request | None:
+        """The request whose head was read and whose body is not there yet."""
+        return self._request
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether nothing of a next request has come."""
+        return self._request is None and not self._is_in_head
+
+    def feed(self, data: bytes) -> None:
+        """Read the next bytes.
+
+        Raises:
+            MalformedError: they are no request, or one that is too large.
+        """
+        if self._is_in_head:
+            self._num_waiting_bytes += len(data)
+        while data and not self._is_over:
+            if self._num_missing_bytes:
+                data = self._feed_missing(data)
+                continue
+            try:
+                self._parser.feed_data(data)
+                data = b""
+            except httptools.HttpParserUpgrade as upgrade:
+                # The offer is not taken, and HTTP/1.1 goes on (RFC 9110, 7.8); llhttp would not.
+                self._parser = httptools.HttpRequestParser(self)
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserCallbackError as error:
+                raise error.__context__ or error from None
+            except httptools.HttpParserError as error:
+                if _AFTER_LAST in str(error):
+                    self._is_over = True
+                    return
+                raise _malformed("Check its head and its framing") from error
+        if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
+            raise _too_large_head()
+
+    # --------------------------------------------------------------------------------------------- llhttp's callbacks
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._is_in_head = True
+        self._target = b""
+        self._headers = []
+        self._num_header_bytes = self._num_waiting_bytes = 0
+
+    def on_url(self, piece: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += piece
+        if len(self._target) > MAX_TARGET_BYTES:
+            message = f"the request target is longer than {MAX_TARGET_BYTES} bytes."
+            raise MalformedError(http.HTTPStatus.REQUEST_URI_TOO_LONG, message)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer, which nobody reads."""
+        self._num_header_bytes += len(name) + len(value) + 4
+        self._headers.append((name.lower(), value))
+        if self._num_header_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
+            raise _too_large_head()
+
+    def on_headers_complete(self) -> None:
+        """Make a request of the head."""
+        version = self._parser.get_http_version()
+        if version not in _VERSIONS:
+            raise _malformed("This server speaks HTTP/1.1 and 1.0")
+        method = self._parser.get_method().decode("ascii")
+        if method == "CONNECT":
+            raise _malformed("This server is no proxy")
+        headers, self._headers = self._headers, []
+        _check_hosts(headers, version)
+        length = _body_length(headers, version)
+        _check_expectation(headers, version)
+        if length is not None and length > self._max_body_bytes:
+            raise self._too_large_body()
+        self._is_in_head = False
+        self._request = Request(
+            method=method,
+            target=self._target.partition(b"#")[0],
+            version=version,
+            headers=headers,
+            keep_alive=self._parser.should_keep_alive(),
+            length=length,
+        )
+        self._on_head(self._request)
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        request = self._request
+        if request is None:
+            return
+        request.num_body_bytes += len(piece)
+        if request.num_body_bytes > self._max_body_bytes:
+            raise self._too_large_body()
+        if request.is_discarded:
+            return
+        if not request.body:
+            request.body = piece  # most bodies come whole, and are never copied
+            return
+        if isinstance(request.body, bytes):
+            request.body = bytearray(request.body)
+        request.body += piece
+
+    def on_message_complete(self) -> None:
+        """Hand over the request, unless it is one whose body llhttp does not read because of an upgrade."""
+        request = self._request
+        if request is None:
+            return
+        if self._parser.should_upgrade():
+            if request.length is None:
+                raise _malformed("It cannot have a chunked body and offer another protocol")
+            self._num_missing_bytes = request.length
+            if self._num_missing_bytes:
+                return
+        self._hand_over(request)
+
+    # ------------------------------------------------------------------------------------------------------- within
+    def _hand_over(self, request: Request) -> None:
+        self._request = None
+        request.is_complete = True
+        self._on_whole(request)
+
+    def _feed_missing(self, data: bytes) -> bytes:
+        piece, rest = data[: self._num_missing_bytes], data[self._num_missing_bytes :]
+        self._num_missing_bytes -= len(piece)
+        self.on_body(piece)
+        if not self._num_missing_bytes and self._request is not None:
+            self._hand_over(self._request)
+        return rest
+
+    def _too_large_body(self) -> MalformedError:
+        message = f"body: larger than {self._max_body_bytes} bytes. Send fewer rows in one request."
+        return MalformedError(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+
+def _check_hosts(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    """Raise for no Host in HTTP/1.1 and for more than one (RFC 9112, 3.2)."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        raise _malformed("It needs exactly one Host")
+    if hosts and any(character in hosts[0] for character in b" ,/@\\?#"):
+        raise _malformed("Its Host is not a host")
+
+
+def _body_length(headers: list[tuple[bytes, bytes]], version: str) -> int | None:
+    """Return how long the body is; None: chunked (RFC 9112, 6)."""
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings:
+        if version == "1.0":
+            raise _malformed("HTTP/1.0 has no transfer codings")
+        if len(codings) > 1 or codings[0].strip().lower() != _CHUNKED:
+            message = "of the transfer codings only 'chunked', alone, is understood."
+            raise MalformedError(http.HTTPStatus.NOT_IMPLEMENTED, message)
+        return None
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+
+
+def _check_expectation(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    expected = next((value.lower() for name, value in headers if name == b"expect"), _CONTINUE)
+    if expected != _CONTINUE and version != "1.0":
+        message = "the only expectation that is met is '100-continue'."
+        raise MalformedError(http.HTTPStatus.EXPECTATION_FAILED, message)
+
+
+def _malformed(hint: str) -> MalformedError:
+    return MalformedError(http.HTTPStatus.BAD_REQUEST, f"the request is malformed HTTP. {hint}.")
+
+
+def _too_large_head() -> MalformedError:
+    message = f"the head has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers. Send a smaller one."
+    return MalformedError(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)

@@ -1,0 +1,167 @@
+"""A whole request to the WSGI application and its answer back to bytes (PEP 3333).
+
+Above: `connection`, which has read the request and writes the answer. Below: `request_reader`'s request.
+"""
+
+import dataclasses
+import http
+import io
+import sys
+import urllib.parse
+from collections.abc import Callable, Iterable, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from service.rest.request_reader import Request
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+ARRIVAL = "convex_scoring.arrival_seconds"
+"""Monotonic time at which the request was there whole."""
+
+_BODILESS = frozenset({204, 304})
+_OWN_NAMES = {b"content-type": "CONTENT_TYPE", b"content-length": None, b"transfer-encoding": None}
+_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is written back.
+
+    Args:
+        status: code and reason, such as "200 OK".
+        headers: names and values, without those of the connection.
+        body: all of it.
+    """
+
+    status: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> "Answer":
+        """Return the answer with a status given by its code."""
+        return cls(f"{status} {_REASONS.get(status, '')}", headers, body)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a request came in.
+
+    Args:
+        host: the server's address.
+        port: the server's port.
+        client: the client's address.
+    """
+
+    host: str
+    port: int
+    client: str
+
+
+def call(app: "WSGIApplication", request: Request, place: Place, arrival_seconds: float) -> Answer:
+    """Return the application's answer to a whole request.
+
+    Raises:
+        Exception: what the application raised, or a WSGI protocol that it broke.
+    """
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    written: list[bytes] = []
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        if started and exc_info is None:
+            message = "the application began its answer twice"
+            raise RuntimeError(message)
+        started[:] = [(status, headers)]
+        return written.append
+
+    pieces: Iterable[bytes] = app(environment(request, place, arrival_seconds), start_response)
+    try:
+        written.extend(pieces)
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+    if not started:
+        message = "the application gave no status"
+        raise RuntimeError(message)
+    return Answer(*started[0], b"".join(written))
+
+
+def environment(request: Request, place: Place, arrival_seconds: float) -> dict[str, Any]:
+    """Return the WSGI environment of a whole request.
+
+    Headers with an underscore in their name are left out: they would be read as the ones with a hyphen.
+    """
+    path, query = split_target(request.target)
+    variables: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": urllib.parse.unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1"),
+        "CONTENT_LENGTH": str(len(request.body)),
+        "SERVER_NAME": place.host,
+        "SERVER_PORT": str(place.port),
+        "SERVER_PROTOCOL": f"HTTP/{request.version}",
+        "REMOTE_ADDR": place.client,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        ARRIVAL: arrival_seconds,
+    }
+    for name, value in request.headers:
+        if b"_" in name:
+            continue
+        variable = _OWN_NAMES.get(name, "")
+        if variable == "":
+            variable = "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+        if variable is not None:
+            text = value.decode("latin-1")
+            before = variables.get(variable)
+            separator = "; " if name == b"cookie" else ", "
+            variables[variable] = text if before is None else f"{before}{separator}{text}"
+    return variables
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target in origin form or absolute form (RFC 9112, 3.2)."""
+    if not target.startswith(b"/"):
+        scheme, separator, rest = target.partition(b"://")
+        if separator and scheme.lower() in {b"http", b"https"}:
+            authority, slash, path = rest.partition(b"/")
+            target = slash + path if slash else b"/" + authority[len(authority.partition(b"?")[0]) :]
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def write(answer: Answer, request: Request | None, *, closes: bool) -> bytes:
+    """Return an answer as bytes.
+
+    Args:
+        answer: the answer.
+        request: what it answers; None: bytes that are no request.
+        closes: whether the connection ends with it.
+    """
+    lines = [f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in answer.headers)]
+    code = answer.status[:3]
+    has_body = request is None or request.method != "HEAD"
+    if int(code) in _BODILESS:
+        has_body = False
+    elif not any(name.lower() == "content-length" for name, _ in answer.headers):
+        lines.append(f"Content-Length: {len(answer.body)}")
+    if not any(name.lower() == "date" for name, _ in answer.headers):
+        lines.append(f"Date: {formatdate(usegmt=True)}")
+    if closes:
+        lines.append("Connection: close")
+    elif request is not None and request.version == "1.0":
+        lines.append("Connection: keep-alive")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    return head + answer.body if has_body else head
