@@ -24,6 +24,17 @@ class ErrorCode(enum.StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+class Refusal(enum.StrEnum):
+    """Why a request that may be sound was turned away: the label of a metric, so that there are only these."""
+
+    QUEUE_FULL = "queue_full"
+    TOO_MANY_WAITING = "too_many_waiting"
+    DEADLINE = "deadline"
+    DRAINING = "draining"
+    CONNECTION_LIMIT = "connection_limit"
+    SLOW_CLIENT = "slow_client"
+
+
 class ScoringError(Exception):
     """An answer that is not a score.
 
@@ -32,6 +43,8 @@ class ScoringError(Exception):
     """
 
     code = ErrorCode.INTERNAL
+    refusal: Refusal | None = None
+    """Why the request was turned away whatever it asks; None where it is the request that is wrong, or we are."""
 
     def __init__(self, message: str) -> None:
         """Keep the sentence that the caller will read."""
@@ -72,25 +85,30 @@ class FailedPreconditionError(ScoringError):
 
 
 class ResourceExhaustedError(ScoringError):
-    """The queue is full (HTTP 429): the caller may try again, later.
+    """There are too many requests (HTTP 429): the caller may try again, later.
 
     Args:
         message: the sentence that the caller will read.
         retry_after_seconds: estimate of the time until there is room again.
+        refusal: which bound was reached.
     """
 
     code = ErrorCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
-        """Keep the sentence and the estimate."""
+    def __init__(
+        self, message: str, retry_after_seconds: float = 1.0, *, refusal: Refusal = Refusal.QUEUE_FULL
+    ) -> None:
+        """Keep the sentence, the estimate and the bound."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.refusal = refusal
 
 
 class DeadlineExceededError(ScoringError):
     """The deadline passed before there was an answer; rows that were not computed by then never are."""
 
     code = ErrorCode.DEADLINE_EXCEEDED
+    refusal = Refusal.DEADLINE
 
 
 class CancelledError(ScoringError):
@@ -100,9 +118,19 @@ class CancelledError(ScoringError):
 
 
 class UnavailableError(ScoringError):
-    """No version is available, or the server is draining: the caller may try again."""
+    """No version is available, or the server is draining: the caller may try again.
+
+    Args:
+        message: the sentence that the caller will read.
+        refusal: why the server takes no requests; None where it does.
+    """
 
     code = ErrorCode.UNAVAILABLE
+
+    def __init__(self, message: str, *, refusal: Refusal | None = None) -> None:
+        """Keep the sentence and the reason."""
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class UnimplementedError(ScoringError):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import prometheus_client
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from service.answered import AnsweredRequest
 from service.batch_statistics import BatchStatistics, Distribution
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
@@ -71,21 +72,13 @@ class Metrics:
         self._registry.register(self._batches)
         prometheus_client.ProcessCollector(registry=self._registry)
 
-    def count_request(self, model: str, protocol: str, code: str, seconds: float, num_rows: int = 0) -> None:
-        """Count one answered request.
-
-        Args:
-            model: the model asked for, as far as known; an unknown name is counted under "".
-            protocol: "rest", "tensorflow_v1" or "grpc".
-            code: canonical status, "OK" or one of `ErrorCode`.
-            seconds: time taken.
-            num_rows: rows scored.
-        """
-        label = model if model in self._known_models else ""
-        self._requests.labels(label, protocol, code).inc()
-        self._latency.labels(label, protocol).observe(seconds)
-        if num_rows:
-            self._rows.labels(label).inc(num_rows)
+    def count_request(self, answered: AnsweredRequest) -> None:
+        """Count one answered request, whoever answered it."""
+        label = answered.model if answered.model in self._known_models else ""
+        self._requests.labels(label, answered.protocol, answered.code).inc()
+        self._latency.labels(label, answered.protocol).observe(answered.seconds)
+        if answered.num_rows:
+            self._rows.labels(label).inc(answered.num_rows)
 
     def count_load(self, model: str, outcome: str, rule: str = "") -> None:
         """Count one attempt to load a version.

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from service import engines, loader, logs
+from service.answered import AnsweredRequest
 from service.errors import VersionRefusedError
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
@@ -43,19 +44,25 @@ class Addresses:
     grpc: str
 
 
-def serve_http(app: flask.Flask, settings: Settings, check_room: Callable[[bytes], None]) -> HttpServer:
+def serve_http(
+    app: flask.Flask,
+    settings: Settings,
+    check_room: Callable[[bytes], None],
+    tell: Callable[[AnsweredRequest], None],
+) -> HttpServer:
     """Bind the REST port for `app`; `start` of what is returned begins to accept.
 
     Args:
         app: the application.
         settings: as for `HttpServer`.
         check_room: refuses a request by its path, before its body is read.
+        tell: told of what the application never saw.
 
     Raises:
         StartError: the address cannot be listened on.
     """
     try:
-        return HttpServer(app, settings, check_room)
+        return HttpServer(app, settings, check_room=check_room, tell=tell)
     except OSError as error:
         raise _cannot_listen("--rest-port", settings.host, settings.rest_port, error) from error
 
@@ -89,7 +96,7 @@ class Worker:
         self._gate = CallGate()
         server = create_server(scorer, self.registry, self.metrics, settings, self._gate)
         self._grpc: grpc.Server | None = server
-        self._http = serve_http(self.app, settings, room_check(scorer))
+        self._http = serve_http(self.app, settings, room_check(scorer), self.metrics.count_request)
         try:
             grpc_port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
         except RuntimeError as error:

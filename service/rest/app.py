@@ -9,12 +9,16 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from service import tracing
+from service.answered import OK, AnsweredRequest
 from service.errors import ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
-from service.rest import failures, files, native, operations, versions
+from service.rest import failures, files, native, operations, versions, wsgi
 from service.scorer import Scorer
 from service.settings import Settings
+
+METRICS = "convex_scoring.metrics"
+"""Key of `app.extensions` under which the HTTP server finds the `Metrics` that count what it answers by itself."""
 
 _PROTOCOL = "rest"
 
@@ -34,9 +38,9 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
 
     @app.before_request
     def begin() -> None:
-        flask.g.started = time.monotonic()
+        flask.g.started = flask.request.environ.get(wsgi.ARRIVAL, time.monotonic())
         flask.g.request_id = tracing.request_id(flask.request.headers.get("X-Request-ID"))
-        flask.g.code = "OK"
+        flask.g.code, flask.g.refusal = OK, None
         flask.g.signature = None
         flask.g.num_rows = 0
 
@@ -46,9 +50,7 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         response.headers["X-Request-ID"] = flask.g.request_id
         if signature is not None:
             response.headers["X-Model-Version"] = str(signature.version)
-        seconds = time.monotonic() - flask.g.started
-        model = "" if signature is None else signature.model
-        metrics.count_request(model, _PROTOCOL, flask.g.code, seconds, flask.g.num_rows)
+        metrics.count_request(_answered(response))
         return response
 
     app.register_error_handler(ScoringError, failures.respond_to_scoring_error)
@@ -58,4 +60,25 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     app.register_blueprint(versions.routes(registry))
     app.register_blueprint(operations.routes(registry, metrics, settings))
     app.register_blueprint(files.routes())
+    app.extensions[METRICS] = metrics
     return app
+
+
+def _answered(response: flask.Response) -> AnsweredRequest:
+    request, signature = flask.request, flask.g.signature
+    return AnsweredRequest(
+        protocol=_PROTOCOL,
+        code=flask.g.code,
+        seconds=time.monotonic() - flask.g.started,
+        request_id=flask.g.request_id,
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        model="" if signature is None else signature.model,
+        version=None if signature is None else signature.version,
+        num_rows=flask.g.num_rows,
+        bytes_in=request.content_length or 0,
+        bytes_out=response.calculate_content_length() or 0,
+        peer=request.remote_addr or "",
+        refusal=flask.g.refusal,
+    )

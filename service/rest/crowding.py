@@ -5,7 +5,7 @@ Above: `connection`, which asks before it reads a body. Below: `errors`.
 
 import dataclasses
 
-from service.errors import ResourceExhaustedError
+from service.errors import Refusal, ResourceExhaustedError
 
 OPERATIONS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
 """Paths of probes, which must have their answer most of all when there are many requests."""
@@ -35,7 +35,7 @@ class Crowd:
         """
         if self.num_requests >= self.max_requests:
             message = "too many requests wait for their turn. Try again in a second, or ask another server."
-            raise ResourceExhaustedError(message)
+            raise ResourceExhaustedError(message, refusal=Refusal.TOO_MANY_WAITING)
         self.check_bytes()
 
     def check_bytes(self) -> None:
@@ -49,4 +49,4 @@ class Crowd:
                 f"requests and answers on their way hold {self.num_held_bytes} bytes, more than the "
                 f"{self.max_held_bytes} that may. Try again in a second, or ask another server."
             )
-            raise ResourceExhaustedError(message)
+            raise ResourceExhaustedError(message, refusal=Refusal.TOO_MANY_WAITING)

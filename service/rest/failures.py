@@ -1,6 +1,7 @@
 """Errors as HTTP answers: the status of each class and the native form of the body.
 
-Above: `app`, which registers the handlers. Below: `errors`.
+Above: `app`, which registers the handlers, and the HTTP server, which refuses some requests before the application sees
+them. Below: `errors`.
 """
 
 import math
@@ -12,6 +13,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from service.errors import (
     ErrorCode,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
     PayloadTooLargeError,
     ResourceExhaustedError,
     ScoringError,
@@ -35,50 +39,70 @@ STATUSES = {
 """HTTP status of each code; a body that is too large or of an unknown type has a status of its own."""
 
 
+def refusal(
+    error: ScoringError, request_id: str, status: int | None = None
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return the answer to a request that ended in `error`: status, headers and body, in the form of all errors.
+
+    Needs no application and no request: the HTTP server uses it for what it refuses by itself.
+
+    Args:
+        error: what is told; of an INTERNAL one nothing but the request id.
+        request_id: the request's name, which goes back as `X-Request-ID` and in the body.
+        status: HTTP status where it is not that of the error's class, such as 408 or 431.
+
+    Returns:
+        Status; headers without Content-Length; body, JSON.
+    """
+    message = f"internal error, request_id={request_id}" if error.code is ErrorCode.INTERNAL else error.message
+    headers = [("Content-Type", "application/json"), ("X-Request-ID", request_id)]
+    if isinstance(error, ResourceExhaustedError):
+        headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_seconds)))))
+    body = orjson.dumps({"error": {"code": error.code, "message": message, "request_id": request_id}})
+    return _status(error) if status is None else status, headers, body
+
+
+def _status(error: ScoringError) -> int:
+    if isinstance(error, PayloadTooLargeError):
+        return 413
+    return 415 if isinstance(error, UnsupportedMediaTypeError) else STATUSES[error.code]
+
+
 def respond_to_scoring_error(error: ScoringError) -> flask.Response:
     """Return the answer to a request that ended in one of our errors."""
     if error.code is ErrorCode.INTERNAL:
         return respond_to_defect(error)
-    if isinstance(error, PayloadTooLargeError):
-        status = 413
-    elif isinstance(error, UnsupportedMediaTypeError):
-        status = 415
-    else:
-        status = STATUSES[error.code]
-    response = _response(error.code, error.message, status)
-    if isinstance(error, ResourceExhaustedError):
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
-    return response
+    return _response(error)
 
 
 def respond_to_http_error(error: HTTPException) -> flask.Response:
     """Return the answer to a request that Flask or Werkzeug refused."""
     if isinstance(error, NotFound):
         message = "there is no such path. GET / lists those that there are."
-        return _response(ErrorCode.NOT_FOUND, message, 404)
+        return _response(NotFoundError(message))
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         message = f"received {flask.request.method[:20]}, expected {allowed}."
-        response = _response(ErrorCode.INVALID_ARGUMENT, message, 405)
+        response = _response(InvalidArgumentError(message), 405)
         response.headers["Allow"] = allowed
         return response
     if isinstance(error, RequestEntityTooLarge):
         limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
         message = f"body: larger than {limit} bytes. Send fewer rows in one request."
-        return _response(ErrorCode.INVALID_ARGUMENT, message, 413)
+        return _response(PayloadTooLargeError(message))
     status = error.code or 500
     if status >= 500:
         return respond_to_defect(error)
-    return _response(ErrorCode.INVALID_ARGUMENT, "the request is malformed HTTP. Check its headers.", status)
+    return _response(InvalidArgumentError("the request is malformed HTTP. Check its headers."), status)
 
 
 def respond_to_defect(error: Exception) -> flask.Response:
     """Log a defect of ours under the request id and return an answer that tells nothing but that id."""
     structlog.get_logger().error("request failed", request_id=flask.g.request_id, exc_info=error)
-    return _response(ErrorCode.INTERNAL, f"internal error, request_id={flask.g.request_id}", 500)
+    return _response(InternalError(""))
 
 
-def _response(code: ErrorCode, message: str, status: int) -> flask.Response:
-    flask.g.code = code
-    body = orjson.dumps({"error": {"code": code, "message": message, "request_id": flask.g.request_id}})
-    return flask.Response(body, status, mimetype="application/json")
+def _response(error: ScoringError, status: int | None = None) -> flask.Response:
+    flask.g.code, flask.g.refusal = error.code, error.refusal
+    number, headers, body = refusal(error, flask.g.request_id, status)
+    return flask.Response(body, number, headers)

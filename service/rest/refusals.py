@@ -1,37 +1,54 @@
-"""Requests that are refused before the application sees them, answered in the form of all other errors.
+"""Requests that are refused before the application sees them: their answers, and what is told of them.
 
-Above: `server`. Below: `failures` (the form), `tracing`.
+Above: `server`. Below: `failures` (the form of all errors), `tracing`.
 """
 
 import http
-import math
-
-import orjson
 
 from service import tracing
-from service.errors import ErrorCode, ResourceExhaustedError, ScoringError
-from service.rest.failures import STATUSES
+from service.answered import AnsweredRequest
+from service.errors import InvalidArgumentError, ScoringError, UnimplementedError
+from service.rest import failures
 from service.rest.request_reader import MalformedError, Request
-from service.rest.wsgi import Answer
+from service.rest.wsgi import Answer, split_target
+
+_PROTOCOL = "rest"
 
 
-def refusal(error: ScoringError | MalformedError, request: Request | None) -> Answer:
-    """Return the answer to a request that is refused at its head, or to bytes that are none.
+def refuse(
+    error: ScoringError | MalformedError, request: Request | None, client: str
+) -> tuple[Answer, AnsweredRequest]:
+    """Return the answer to a request that is refused at its head, or to bytes that are none; and what to count.
 
     Args:
         error: why.
         request: the request, as far as there is one: its id goes back.
+        client: the client's address.
     """
-    received = b"" if request is None else request.header(b"x-request-id")
-    request_id = tracing.request_id(received.decode("latin-1"))
-    if isinstance(error, MalformedError):
-        status: int = error.status
-        is_unoffered = status == http.HTTPStatus.NOT_IMPLEMENTED
-        code = ErrorCode.UNIMPLEMENTED if is_unoffered else ErrorCode.INVALID_ARGUMENT
-    else:
-        status, code = STATUSES[error.code], error.code
-    headers = [("Content-Type", "application/json"), ("X-Request-ID", request_id)]
-    if isinstance(error, ResourceExhaustedError):
-        headers.append(("Retry-After", str(max(1, math.ceil(error.retry_after_seconds)))))
-    document = {"error": {"code": code, "message": error.message, "request_id": request_id}}
-    return Answer.of(status, headers, orjson.dumps(document))
+    received = None if request is None else request.header(b"x-request-id").decode("latin-1")
+    request_id = tracing.request_id(received)
+    told, status = _told(error)
+    code, headers, body = failures.refusal(told, request_id, status)
+    answered = AnsweredRequest(
+        protocol=_PROTOCOL,
+        code=told.code,
+        seconds=0.0,
+        request_id=request_id,
+        method="" if request is None else request.method,
+        path="" if request is None else split_target(request.target)[0].decode("latin-1"),
+        status=code,
+        bytes_in=0 if request is None else request.num_body_bytes,
+        bytes_out=len(body),
+        peer=client,
+        refusal=told.refusal,
+    )
+    return Answer.of(code, headers, body), answered
+
+
+def _told(error: ScoringError | MalformedError) -> tuple[ScoringError, int | None]:
+    """Return the error of the contract, and the status where HTTP has one of its own."""
+    if isinstance(error, ScoringError):
+        return error, None
+    if error.status == http.HTTPStatus.NOT_IMPLEMENTED:
+        return UnimplementedError(error.message), None
+    return InvalidArgumentError(error.message), error.status

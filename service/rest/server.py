@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from service.answered import AnsweredRequest
 from service.errors import InternalError, ScoringError
 from service.rest import wsgi
 from service.rest.connection import Connection, Patience
 from service.rest.crowding import OPERATIONS, Crowd
-from service.rest.refusals import refusal
+from service.rest.refusals import refuse
 from service.rest.request_reader import MalformedError, Request
 from service.rest.threads import Threads
 from service.rest.wsgi import Answer, Place
@@ -49,6 +50,7 @@ class HttpServer:
         settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes, max_connections and how long
             clients are waited for.
         check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
+        tell: told of each request that the application never saw.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -57,12 +59,17 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: "WSGIApplication", settings: Settings, check_room: Callable[[bytes], None] = lambda _path: None
+        self,
+        app: "WSGIApplication",
+        settings: Settings,
+        *,
+        check_room: Callable[[bytes], None] = lambda _path: None,
+        tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
     ) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         self._listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
-        self._edge = _Edge(app, settings, check_room)
+        self._edge = _Edge(app, settings, check_room, tell)
         self._place = Place(settings.host, self.port, "")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -141,8 +148,15 @@ class HttpServer:
 class _Edge:
     """What the connections of a server share: the application, its threads, and the room that there is."""
 
-    def __init__(self, app: "WSGIApplication", settings: Settings, check_room: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        settings: Settings,
+        check_room: Callable[[bytes], None],
+        tell: Callable[[AnsweredRequest], None],
+    ) -> None:
         self._app = app
+        self._tell = tell
         self._check_room = check_room
         self._max_connections = _connection_limit(settings.max_connections)
         self._threads = Threads(settings.http_threads, "http-answers")
@@ -184,7 +198,7 @@ class _Edge:
             answer = wsgi.call(self._app, request, connection.place, arrival_seconds)
         except BaseException as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
             structlog.get_logger().error("the application ended without an answer", exc_info=error)
-            answer = refusal(InternalError("internal error"), request)
+            answer = self.refuse(InternalError("internal error"), request, connection.place.client)
         if self.loop is not None:
             try:
                 self.loop.call_soon_threadsafe(self._finish, connection, answer, is_probe)
@@ -197,7 +211,9 @@ class _Edge:
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
         """See `connection.Edge`."""
-        return refusal(error, request)
+        answer, answered = refuse(error, request, client)
+        self._tell(answered)
+        return answer
 
     def opened(self, connection: Connection) -> None:
         """Take a connection in; where there are too many, those that were idle longest make room."""

@@ -15,6 +15,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from service import tracing
+from service.answered import AnsweredRequest
 from service.caller import Caller
 from service.errors import ErrorCode, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.metrics import Metrics
@@ -116,7 +117,10 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
             _abort_with_defect(context, call, error)
         finally:
             _CURRENT.reset(token)
-            self._metrics.count_request(call.model, _PROTOCOL, code, time.monotonic() - started, call.num_rows)
+            seconds = time.monotonic() - started
+            self._metrics.count_request(
+                AnsweredRequest(_PROTOCOL, code, seconds, call.request_id, model=call.model, num_rows=call.num_rows)
+            )
 
     def _caller(self, started_seconds: float, context: Any) -> Caller:
         remaining = context.time_remaining()

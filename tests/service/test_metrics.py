@@ -1,5 +1,6 @@
 """Metrics: what is counted under which labels."""
 
+from service.answered import AnsweredRequest
 from service.metrics import Metrics
 
 
@@ -12,7 +13,7 @@ def test_requests_are_counted_by_model_protocol_and_code():
     """A request adds to its counter, its rows, and its time to the histogram."""
     metrics = Metrics()
     metrics.count_load("m", "available")
-    metrics.count_request("m", "rest", "OK", 0.003, num_rows=5)
+    metrics.count_request(AnsweredRequest("rest", "OK", 0.003, model="m", num_rows=5))
     text = lines(metrics)
     assert 'convex_requests_total{code="OK",model="m",protocol="rest"} 1.0' in text
     assert 'convex_rows_total{model="m"} 5.0' in text
@@ -24,7 +25,7 @@ def test_invented_model_names_do_not_become_labels():
     """A name that no version was ever loaded of is counted under the empty name, so callers cannot fill the memory."""
     metrics = Metrics()
     for number in range(50):
-        metrics.count_request(f"invented-{number}", "grpc", "NOT_FOUND", 0.001)
+        metrics.count_request(AnsweredRequest("grpc", "NOT_FOUND", 0.001, model=f"invented-{number}"))
     text = lines(metrics)
     assert 'convex_requests_total{code="NOT_FOUND",model="",protocol="grpc"} 50.0' in text
     assert not any("invented" in line for line in text)

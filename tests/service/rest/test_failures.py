@@ -1,11 +1,13 @@
 """Errors as answers: wrong paths and verbs, every class's status, and defects that tell nothing."""
 
+import json
+
 import pytest
 from structlog.testing import capture_logs
 
 from service import errors
 from service.rest.app import create_app
-from service.rest.failures import STATUSES
+from service.rest.failures import STATUSES, refusal
 from tests.service.quadratic_versions import make_service
 
 BODY = b'{"instances": [[1, 2, 3]]}'
@@ -115,3 +117,27 @@ def test_defect_of_one_request_leaves_the_next_one_alone(service, client):
         client.post("/score", data=BODY)
     live.engine.failure = None
     assert 200 == client.post("/score", data=BODY).status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected", "retry_after"),
+    [
+        (errors.InvalidArgumentError("m"), 431, 431, []),
+        (errors.PayloadTooLargeError("m"), None, 413, []),
+        (errors.ResourceExhaustedError("m", 2.2), None, 429, [("Retry-After", "3")]),
+        (
+            errors.ResourceExhaustedError("m", 0.0, refusal=errors.Refusal.CONNECTION_LIMIT),
+            503,
+            503,
+            [("Retry-After", "1")],
+        ),
+        (errors.InternalError("secret"), None, 500, []),
+    ],
+)
+def test_refusal_needs_no_application_and_has_the_form_of_every_error(error, status, expected, retry_after):
+    """What the HTTP server refuses by itself is answered with the same headers and body, outside any request."""
+    message = "internal error, request_id=id-1" if expected == 500 else "m"
+    headers = [("Content-Type", "application/json"), ("X-Request-ID", "id-1"), *retry_after]
+    body = {"error": {"code": error.code, "message": message, "request_id": "id-1"}}
+    number, received, data = refusal(error, "id-1", status)
+    assert (expected, headers, body) == (number, received, json.loads(data))
