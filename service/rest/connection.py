@@ -192,24 +192,15 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing() or self._is_computing:
             return
         self._count_held_bytes()
-        patience = self._edge.patience
         waited = now_seconds - self._since_seconds
-        request = self._reader.request
-        if self._transport.get_write_buffer_size():
-            self._look_at_unread(now_seconds, waited)
-        elif self._is_ending:
-            if waited > _LINGER_SECONDS:
-                self._transport.abort()
-        elif request is not None:
-            if waited > patience.client_seconds + request.num_body_bytes / _MIN_BYTES_PER_SECOND:
-                self._refuse_rest(_too_slow())
-                self._proceed()
-        elif not self._reader.is_between_requests:
-            if waited > patience.client_seconds:
-                self._refuse_rest(_too_slow())
-                self._proceed()
-        elif waited > patience.idle_seconds:
-            self.end()
+        size = self._transport.get_write_buffer_size()
+        if size and size != self._num_unread_bytes:
+            self._num_unread_bytes = size
+            self._since_seconds = now_seconds
+        elif size and waited > self._edge.patience.client_seconds:
+            self._transport.abort()
+        elif not size and waited > self._allowed_seconds():
+            self._lose_patience()
 
     def end(self) -> None:
         """Close the connection, once what was written is sent."""
@@ -301,13 +292,25 @@ class Connection(asyncio.Protocol):
         except ScoringError as error:
             self._refuse(turn, error)
 
-    def _look_at_unread(self, now_seconds: float, waited_seconds: float) -> None:
-        size = self._transport.get_write_buffer_size()
-        if size != self._num_unread_bytes:
-            self._num_unread_bytes = size
-            self._since_seconds = now_seconds
-        elif waited_seconds > self._edge.patience.client_seconds:
+    def _allowed_seconds(self) -> float:
+        """Return how long the client may take for what it owes: its FIN, a body, a head or a next request."""
+        patience = self._edge.patience
+        if self._is_ending:
+            return _LINGER_SECONDS
+        if self._reader.request is not None:
+            return patience.client_seconds + self._reader.request.num_body_bytes / _MIN_BYTES_PER_SECOND
+        return patience.idle_seconds if self._reader.is_between_requests else patience.client_seconds
+
+    def _lose_patience(self) -> None:
+        if self._is_ending:
             self._transport.abort()
+        elif self._reader.is_between_requests:
+            self.end()
+        else:
+            self._refuse_rest(
+                MalformedError(http.HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly. Send it again.")
+            )
+            self._proceed()
 
     def _is_full(self) -> bool:
         """Whether the client leaves too much unread."""
@@ -328,7 +331,3 @@ class Connection(asyncio.Protocol):
         if not self._is_reading and not self._has_fin and not self._transport.is_closing():
             self._is_reading = True
             self._transport.resume_reading()
-
-
-def _too_slow() -> MalformedError:
-    return MalformedError(http.HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly. Send it again.")

@@ -17,7 +17,9 @@ MAX_HEADERS = 100
 
 _CHUNKED = b"chunked"
 _CONTINUE = b"100-continue"
-_AFTER_LAST = "Data after `Connection: close`"  # bytes behind a request that said that it is the last: nobody reads them
+_AFTER_LAST = (
+    "Data after `Connection: close`"  # bytes behind a request that said that it is the last: nobody reads them
+)
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
@@ -131,23 +133,7 @@ class RequestReader:
         if self._is_in_head:
             self._num_waiting_bytes += len(data)
         while data and not self._is_over:
-            if self._num_missing_bytes:
-                data = self._feed_missing(data)
-                continue
-            try:
-                self._parser.feed_data(data)
-                data = b""
-            except httptools.HttpParserUpgrade as upgrade:
-                # The offer is not taken, and HTTP/1.1 goes on (RFC 9110, 7.8); llhttp would not.
-                self._parser = httptools.HttpRequestParser(self)
-                data = data[upgrade.args[0] :]
-            except httptools.HttpParserCallbackError as error:
-                raise error.__context__ or error from None
-            except httptools.HttpParserError as error:
-                if _AFTER_LAST in str(error):
-                    self._is_over = True
-                    return
-                raise _malformed("Check its head and its framing") from error
+            data = self._feed_missing(data) if self._num_missing_bytes else self._parse(data)
         if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
             raise _too_large_head()
 
@@ -229,6 +215,22 @@ class RequestReader:
         self._hand_over(request)
 
     # ------------------------------------------------------------------------------------------------------- within
+    def _parse(self, data: bytes) -> bytes:
+        """Let llhttp read; return what it left."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The offer is not taken, and HTTP/1.1 goes on (RFC 9110, 7.8); llhttp would not.
+            self._parser = httptools.HttpRequestParser(self)
+            return data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            raise error.__context__ or error from None
+        except httptools.HttpParserError as error:
+            if _AFTER_LAST not in str(error):
+                raise _malformed("Check its head and its framing") from error
+            self._is_over = True
+        return b""
+
     def _hand_over(self, request: Request) -> None:
         self._request = None
         request.is_complete = True

@@ -177,7 +177,8 @@ class _Edge:
 
     def stop(self, timeout_seconds: float) -> bool:
         """End the threads; return whether they have ended."""
-        return all([threads.stop(timeout_seconds) for threads in (self._threads, self._beside)])
+        ended = [threads.stop(timeout_seconds) for threads in (self._threads, self._beside)]
+        return all(ended)
 
     def admit(self, request: Request) -> None:
         """See `connection.Edge`."""

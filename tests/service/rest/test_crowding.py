@@ -27,7 +27,9 @@ def server(service):
     """Return a started server of the service's one version."""
     service.publish("m", 1)
     app = create_app(service.scorer, service.registry, service.metrics, service.settings)
-    server = HttpServer(app, service.settings, check_room=room_check(service.scorer), tell=service.metrics.count_request)
+    server = HttpServer(
+        app, service.settings, check_room=room_check(service.scorer), tell=service.metrics.count_request
+    )
     server.start()
     yield server
     assert server.stop(SECONDS)
