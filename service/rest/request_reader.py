@@ -6,6 +6,7 @@ readers could understand differently, hosts, sizes. Above: `connection`. Below: 
 
 import dataclasses
 import http
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ _CONTINUE = b"100-continue"
 _AFTER_LAST = (
     "Data after `Connection: close`"  # bytes behind a request that said that it is the last: nobody reads them
 )
+_UNKNOWN_METHOD = re.compile(rb"[\r\n]*[A-Za-z][A-Za-z-]* ")
+_MAX_FRAMING_OF_A_BYTE = 8  # a chunk of one byte has five
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
@@ -112,6 +115,7 @@ class RequestReader:
         self._request: Request | None = None
         self._is_in_head = False
         self._num_missing_bytes = 0  # of the body of a request that asked for an upgrade
+        self._num_framing_bytes = 0  # that came since the head and are no body
         self._is_over = False
 
     @property
@@ -132,8 +136,12 @@ class RequestReader:
         """
         if self._is_in_head:
             self._num_waiting_bytes += len(data)
+        request, num_bytes = self._request, len(data)
+        num_body_bytes = 0 if request is None else request.num_body_bytes
         while data and not self._is_over:
             data = self._feed_missing(data) if self._num_missing_bytes else self._parse(data)
+        if request is not None and self._request is request:
+            self._check_framing(request, num_bytes - (request.num_body_bytes - num_body_bytes))
         if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
             raise _too_large_head()
 
@@ -174,6 +182,7 @@ class RequestReader:
         if length is not None and length > self._max_body_bytes:
             raise self._too_large_body()
         self._is_in_head = False
+        self._num_framing_bytes = 0
         self._request = Request(
             method=method,
             target=self._target.partition(b"#")[0],
@@ -225,11 +234,22 @@ class RequestReader:
             return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             raise error.__context__ or error from None
+        except httptools.HttpParserInvalidMethodError as error:
+            if _UNKNOWN_METHOD.match(data):
+                message = "a method that this server knows is expected, such as GET or POST."
+                raise MalformedError(http.HTTPStatus.NOT_IMPLEMENTED, message) from error
+            raise _malformed("Check its first line") from error
         except httptools.HttpParserError as error:
             if _AFTER_LAST not in str(error):
                 raise _malformed("Check its head and its framing") from error
             self._is_over = True
         return b""
+
+    def _check_framing(self, request: Request, num_bytes: int) -> None:
+        """Refuse a body whose chunks are almost nothing but sizes and extensions (RFC 9112, 7.1.1)."""
+        self._num_framing_bytes += num_bytes
+        if self._num_framing_bytes > MAX_HEAD_BYTES + _MAX_FRAMING_OF_A_BYTE * request.num_body_bytes:
+            raise _malformed("Its body is cut into too small chunks, or they have too long extensions")
 
     def _hand_over(self, request: Request) -> None:
         self._request = None

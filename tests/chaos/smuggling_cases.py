@@ -123,7 +123,7 @@ CASES = [
     Case("TE capital", "9112 7", post(b"Transfer-Encoding: CHUNKED", body=CHUNKED_BODY), SERVED),
     Case("TE lower-case name", "9110 5.1", post(CHUNKED.lower(), body=CHUNKED_BODY), SERVED),
     Case("TE behind a tab", "9110 5.6.3", post(b"Transfer-Encoding:\tchunked", body=CHUNKED_BODY), SERVED),
-    Case("TE with trailing spaces", "9112 5.1", post(CHUNKED + b" \t ", body=CHUNKED_BODY), SERVED),
+    Case("TE with trailing spaces", "9112 5.1", post(CHUNKED + b" \t ", body=CHUNKED_BODY), TOLERATED),
     *(Case(f"CL {name}", "9110 8.6", post(b"Content-Length: " + value), REFUSED) for name, value in _LENGTHS.items()),
     Case("CL list of equal ones", "9110 8.6", post(b"Content-Length: %d, %d" % (len(BODY), len(BODY))), TOLERATED),
     Case("CL with trailing spaces", "9112 5.1", post(LENGTH + b" \t "), SERVED),
@@ -159,7 +159,7 @@ CASES = [
         SERVED,
     ),
     Case(
-        "chunk over the limit, size alone", "9110 15.5.14", post(CHUNKED, body=b"200000\r\n"), TOO_LARGE, is_alone=True
+        "chunk over the limit, size alone", "9110 15.5.14", post(CHUNKED, body=b"200000\r\n"), TIMED_OUT, is_alone=True
     ),
     *(Case(f"chunks: {name}", "9112 7.1", post(CHUNKED, body=body), REFUSED) for name, body in _CHUNKS.items()),
     *(Case(f"chunks: {name}", "9112 7.1", post(CHUNKED, body=body), SERVED) for name, body in _VALID_CHUNKS.items()),
