@@ -98,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = False  # what comes is thrown away
         self._is_ending = False  # our FIN is sent, or will be after what is written
         self._has_fin = False  # the client's
+        self._is_lost = False
         self._is_reading = True
         self._num_held_bytes = 0
         self._num_unread_bytes = 0
@@ -154,9 +155,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Forget everything; an answer that is still computed will be thrown away."""
-        self._is_deaf = True
+        self._is_deaf = self._is_lost = True
         self._turns.clear()
-        self._count_held_bytes()
+        self._edge.crowd.num_held_bytes -= self._num_held_bytes
         self._edge.closed(self)
 
     def resume_writing(self) -> None:
@@ -183,9 +184,9 @@ class Connection(asyncio.Protocol):
     def finish(self, answer: Answer) -> None:
         """Write the answer to the request that is computed."""
         self._is_computing = False
-        if self._turns:
+        if not self._is_lost:
             self._turns[0].answer = answer
-        self._proceed()
+            self._proceed()
 
     def look(self, now_seconds: float) -> None:
         """Lose patience with a client that sends or reads too slowly; called once in a while."""

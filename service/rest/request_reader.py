@@ -114,6 +114,7 @@ class RequestReader:
         self._num_waiting_bytes = 0  # of a head that began in an earlier piece
         self._request: Request | None = None
         self._is_in_head = False
+        self._num_begun = 0
         self._num_missing_bytes = 0  # of the body of a request that asked for an upgrade
         self._num_framing_bytes = 0  # that came since the head and are no body
         self._is_over = False
@@ -148,6 +149,7 @@ class RequestReader:
     # --------------------------------------------------------------------------------------------- llhttp's callbacks
     def on_message_begin(self) -> None:
         """Begin a request."""
+        self._num_begun += 1
         self._is_in_head = True
         self._target = b""
         self._headers = []
@@ -226,6 +228,7 @@ class RequestReader:
     # ------------------------------------------------------------------------------------------------------- within
     def _parse(self, data: bytes) -> bytes:
         """Let llhttp read; return what it left."""
+        num_begun = self._num_begun
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -235,7 +238,7 @@ class RequestReader:
         except httptools.HttpParserCallbackError as error:
             raise error.__context__ or error from None
         except httptools.HttpParserInvalidMethodError as error:
-            if _UNKNOWN_METHOD.match(data):
+            if self._num_begun <= num_begun + 1 and _UNKNOWN_METHOD.match(data):
                 message = "a method that this server knows is expected, such as GET or POST."
                 raise MalformedError(http.HTTPStatus.NOT_IMPLEMENTED, message) from error
             raise _malformed("Check its first line") from error
