@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = frozenset({"numpy", "tensorflow", "tensorflow-cpu", "grpcio", "flask", "waitress"})
+PACKAGES = frozenset({"numpy", "tensorflow", "tensorflow-cpu", "grpcio", "flask", "httptools"})
 
 
 def provenance() -> dict[str, Any]:

@@ -158,7 +158,7 @@ class _Edge:
         self._app = app
         self._tell = tell
         self._check_room = check_room
-        self._max_connections = _connection_limit(settings.max_connections)
+        self._max_connections = connection_limit(settings.max_connections)
         self._threads = Threads(settings.http_threads, "http-answers")
         self._beside = Threads(1, "http-probes")
         self.crowd = Crowd(
@@ -239,7 +239,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _connection_limit(wanted: int) -> int:
+def connection_limit(wanted: int) -> int:
     """Raise the limit of descriptors as far as the system allows; return how many connections they are enough for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = min(hard, _DESCRIPTORS_PER_CONNECTION * wanted) if hard != resource.RLIM_INFINITY else 2 * wanted

@@ -1,12 +1,14 @@
 """The HTTP server around any application: binding, limits, and a stop that loses no accepted request."""
 
 import http.client
+import resource
 import socket
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
-from service.rest.server import HttpServer
+from service.rest.server import HttpServer, connection_limit
 from service.settings import Settings
 
 SETTINGS = Settings(rest_port=0, http_threads=2, max_body_bytes=2048)
@@ -138,3 +140,106 @@ def test_slow_clients_take_no_thread(server, connection):
     assert 200 == post(connection, b"quick")[0]
     for client in slow:
         client.close()
+
+
+def connect(server):
+    """Return a bare connection."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def receive(client):
+    """Return everything until the server closes."""
+    received = b""
+    while piece := client.recv(65536):
+        received += piece
+    return received
+
+
+def test_server_loses_patience_with_half_a_request(app):
+    """A body that stops, a head that stops and a connection that never asks end in 408, 408 and silence."""
+    server = HttpServer(app, Settings(rest_port=0, client_timeout_seconds=0.05, idle_timeout_seconds=0.05))
+    server.start()
+    halves = (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", b"POST / HT", b"")
+    try:
+        for half in halves:
+            with connect(server) as client:
+                client.sendall(half)
+                answer = receive(client)
+                assert (half != b"") == answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    finally:
+        assert server.stop(5.0)
+    assert not app.entered.is_set()
+
+
+def test_server_ends_the_idlest_connection_when_one_too_many_comes(app, wait_until):
+    """Of three that may be, the one that was idle longest goes; the newcomer is served."""
+    server = HttpServer(app, Settings(rest_port=0, max_connections=3))
+    server.start()
+    clients = []
+    try:
+        for number in range(3):
+            clients.append(connect(server))
+            wait_until(lambda number=number: len(server._edge.connections) == number + 1)
+        with connect(server) as newcomer:
+            newcomer.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+            assert receive(newcomer).endswith(b"\r\n\r\nhi")
+        assert b"" == clients[0].recv(1)
+    finally:
+        for client in clients:
+            client.close()
+        assert server.stop(5.0)
+
+
+def test_server_answers_500_when_the_application_breaks():
+    """An application that raises is INTERNAL to its caller, told, and the thread goes on to the next request."""
+    answered = []
+
+    def broken(_environ, _start_response):
+        raise SystemExit
+
+    server = HttpServer(broken, Settings(rest_port=0, http_threads=1), tell=answered.append)
+    server.start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        with capture_logs() as logs:
+            assert [500, 500] == [post(connection, b"x")[0] for _ in range(2)]
+    finally:
+        connection.close()
+        assert server.stop(5.0)
+    assert ["INTERNAL", "INTERNAL"] == [one.code for one in answered]
+    assert ["error", "error"] == [line["log_level"] for line in logs]
+
+
+def test_stop_waits_for_a_request_that_is_still_sent(server):
+    """Half of it was read before the stop: the other half may come, and is answered."""
+    with connect(server) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nha")
+        with connect(server) as other:  # once it is answered, the half was read too
+            other.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+            receive(other)
+        results = []
+        stopper = threading.Thread(target=lambda: results.append(server.stop(10.0)))
+        stopper.start()
+        client.sendall(b"lf")
+        assert receive(client).endswith(b"half")
+        stopper.join(10)
+    assert [True] == results
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "raised", "expected"),
+    [
+        (1024, 1 << 20, 4096, 8192, 4096),
+        (1024, 2048, 4096, 2048, 1024),
+        (1 << 20, 1 << 20, 4096, None, 4096),
+        (256, resource.RLIM_INFINITY, 100, None, 100),
+        (16, 16, 100, None, 8),
+    ],
+)
+def test_connection_limit_follows_the_descriptors_that_there_are(monkeypatch, soft, hard, wanted, raised, expected):
+    """The soft limit is raised as far as it may be; fewer connections are kept where that is not enough."""
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
+    assert expected == connection_limit(wanted)
+    assert ([] if raised is None else [(raised, hard)]) == limits

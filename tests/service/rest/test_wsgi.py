@@ -16,8 +16,9 @@ def whole(data):
 
 
 POST = whole(
-    b"POST /models/m%2Fx/score?version=1&a=%20 HTTP/1.1\r\nHost: here\r\nContent-Type: text/csv\r\nContent-Length: 2\r\n"
-    b"X-Request-ID: one\r\nX-Request-ID: two\r\nCookie: a=1\r\nCookie: b=2\r\nX_Request_Timeout: 9\r\n\r\nab"
+    b"POST /models/m%2Fx/score?version=1&a=%20 HTTP/1.1\r\nHost: here\r\nContent-Type: text/csv\r\n"
+    b"Content-Length: 2\r\nX-Request-ID: one\r\nX-Request-ID: two\r\nCookie: a=1\r\nCookie: b=2\r\n"
+    b"X_Request_Timeout: 9\r\n\r\nab"
 )
 
 
