@@ -64,7 +64,7 @@ class Generator:
         self._callers: dict[int, _Caller] = {}
         self._idle: list[_Caller] = []
         self._num_open = 0
-        self._current: Tally | None = None
+        self._current = Tally(Phase("none", 0.0), 0.0)
         self._is_closed_loop = False
 
     def run(self) -> list[Tally]:

@@ -95,43 +95,53 @@ def measure(plans: tuple[Plan, ...] = PLANS) -> dict[str, Any]:
 
 
 def run(plan: Plan, models_dir: Path) -> dict[str, Any]:
-    """Return the result of one plan on the models of a folder."""
-    core = max(os.sched_getaffinity(0)) if len(os.sched_getaffinity(0)) > 1 else None
+    """Return the result of one plan, on a server of its own that serves a folder."""
+    core = _generator_core()
     cores = os.sched_getaffinity(0) - {core} if plan.is_server_pinned and core is not None else None
     with serving(models_dir, *plan.flags, cores=cores) as server:
-        job = Job(
-            address=server.addresses["rest" if plan.protocol == "http" else "grpc"],
-            model=plan.model,
-            num_rows=plan.num_rows,
-            dim=plan.dim,
-            timeout_seconds=plan.timeout_seconds,
-            phases=tuple(Phase(f"peak {count}", plan.peak_seconds, None, count) for count in plan.peak_callers),
-            max_callers=plan.max_callers,
-            expects=plan.expects,
-            core=core,
-        )
-        peaks = _drive(plan, dataclasses.replace(job, phases=(Phase("warm-up", 1.0, None, 8), *job.phases)))[1:]
-        peak = max(phase["ok_per_second"] for phase in peaks)
-        calm = {"seconds": plan.calm_seconds, "rate": peak / 2, "keeps_samples": True}
-        phases = (
-            Phase("before", **calm),
-            Phase("overload", plan.overload_seconds, peak * plan.factor),
-            Phase("after", **calm),
-        )
-        counters = server.counters()
-        with _Samples(server) as samples:
-            before, overload, after = _drive(plan, dataclasses.replace(job, phases=phases))
-        grown = {key: value - counters.get(key, 0.0) for key, value in server.counters().items()}
-        figures = (
-            _figures(plan, peak, before, overload, after)
-            | samples.figures()
-            | _rows(plan, grown, (before, overload, after))
-        )
-        return {
-            "plan": dataclasses.asdict(plan),
-            "figures": figures | {"num_error_lines": len(server.errors())},
-            "phases": [{**phase, "samples": None} for phase in (*peaks, before, overload, after)],
-        }
+        return run_on(server, plan)
+
+
+def run_on(server: ServerProcess, plan: Plan) -> dict[str, Any]:
+    """Return the result of one plan on a server that is there."""
+    job = Job(
+        address=server.addresses["rest" if plan.protocol == "http" else "grpc"],
+        model=plan.model,
+        num_rows=plan.num_rows,
+        dim=plan.dim,
+        timeout_seconds=plan.timeout_seconds,
+        phases=(
+            Phase("warm-up", 0.5, None, 2),
+            *(Phase(f"peak {n}", plan.peak_seconds, None, n) for n in plan.peak_callers),
+        ),
+        max_callers=plan.max_callers,
+        expects=plan.expects,
+        core=_generator_core(),
+    )
+    _, *peaks = _drive(plan, job)
+    peak = max(phase["ok_per_second"] for phase in peaks)
+    phases = (
+        Phase("before", plan.calm_seconds, peak / 2, keeps_samples=True),
+        Phase("overload", plan.overload_seconds, peak * plan.factor),
+        Phase("after", plan.calm_seconds, peak / 2, keeps_samples=True),
+    )
+    counters = server.counters()
+    with _Samples(server) as samples:
+        before, overload, after = _drive(plan, dataclasses.replace(job, phases=phases))
+    grown = {key: value - counters.get(key, 0.0) for key, value in server.counters().items()}
+    figures = _figures(plan, peak, before, overload, after) | samples.figures()
+    figures |= _rows(plan, grown, (before, overload, after)) | {"num_error_lines": len(server.errors())}
+    return {
+        "plan": dataclasses.asdict(plan),
+        "figures": figures,
+        "phases": [{**phase, "samples": None} for phase in (*peaks, before, overload, after)],
+    }
+
+
+def _generator_core() -> int | None:
+    """Return the processor that the generator stays on, where there are two."""
+    cores = os.sched_getaffinity(0)
+    return max(cores) if len(cores) > 1 else None
 
 
 def _drive(plan: Plan, job: Job) -> list[dict[str, Any]]:

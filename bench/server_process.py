@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.provenance import ROOT
 
@@ -72,19 +73,19 @@ class ServerProcess:
         """Return how many descriptors it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
-    def log(self) -> list[dict[str, object]]:
+    def log(self) -> list[dict[str, Any]]:
         """Return the log lines so far; one that is no JSON is an error."""
         lines = self._log.read_bytes().splitlines(keepends=True)
         return [_event(line) for line in lines if line.endswith(b"\n")]
 
-    def errors(self) -> list[dict[str, object]]:
+    def errors(self) -> list[dict[str, Any]]:
         """Return the log lines that tell of an error."""
         return [line for line in self.log() if line["level"] == "error"]
 
 
-def _event(line: bytes) -> dict[str, object]:
+def _event(line: bytes) -> dict[str, Any]:
     try:
-        event: dict[str, object] = json.loads(line)
+        event: dict[str, Any] = json.loads(line)
     except ValueError:
         return {"event": line.decode(errors="replace"), "level": "error"}
     return event
