@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching
+from bench import batching, overload
 
-MEASUREMENTS = {"batching": batching.measure}
+MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {"batching": batching.measure, "overload": overload.measure}
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,62 @@
+"""The model that loads are measured with: M, 64 numbers a row, three hidden layers of 256 softplus, not trained.
+
+    python -m bench.reference_model FOLDER
+
+In a process of its own: the others need no TensorFlow.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "m"
+DIM = 64
+HIDDEN = (256, 256, 256)
+
+
+def publish_reference(models_dir: Path) -> Path:
+    """Publish version 1 of the model and return its folder."""
+    import numpy as np
+
+    from service.program.certification import certify
+    from service.program.verification import verify
+    from training import export, publish
+    from training.config import NetworkConfig
+    from training.icnn import create_network
+    from training.pipeline import packages, processor, utc_now
+
+    rows = np.random.default_rng(0).standard_normal((256, DIM))
+    model = create_network(NetworkConfig(hidden=HIDDEN, quadratic=0.0), rows, seed=1)
+    with publish.lock(models_dir, NAME) as folder, folder.staging() as staged:
+        probe = export.stage(model, staged, name=NAME, rows=rows)
+        certified = certify(staged)
+        verification = verify(certified.program, export.reload(staged), probe)
+        certificate = certified.certificate.to_document(verification.gradient, verification.rounding_margin)
+
+        def document(version: int, files: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "format_version": 1,
+                "model": NAME,
+                "version": version,
+                "created": utc_now(),
+                "task": "regression",
+                "parent": None,
+                "rolled_back_to": None,
+                "input": {"name": "x", "dtype": "float32", "dim": DIM, "features": [f"x{i}" for i in range(DIM)]},
+                "outputs": ["score", "gradient"],
+                "threshold": None,
+                "certificate": certificate,
+                "metrics": {},
+                "data": {},
+                "config": {},
+                "packages": packages(),
+                "cpu": processor(),
+                "files": files,
+            }
+
+        return folder.publish(staged, document).path
+
+
+if __name__ == "__main__":
+    publish_reference(Path(sys.argv[1]))
