@@ -10,14 +10,15 @@ from service.pieces import Piece, Request
 
 
 class FairQueue:
-    """A queue in which nobody waits behind somebody's whole work.
+    """A queue in which nobody waits behind somebody's whole work, and nobody's work is begun long before it is ended.
 
-    Clients take turns, the requests of a client take turns, and a turn is `turn_rows` rows: a request of a million rows
-    and one of a single row that came later are in the same batch.
+    Clients take turns, and the requests of a client. The turn of a request that fits into a batch is all of it: were
+    they all begun together, they would all end together, too late, when there is too much to do. The turn of a larger
+    one is `turn_rows` rows: a request of a million rows and one of a single row that came later are in the same batch.
 
     Args:
         max_batch_rows: most rows of a batch.
-        turn_rows: most rows of one turn while others wait too.
+        turn_rows: most rows of one turn of a request that is larger than a batch, while others wait too.
     """
 
     def __init__(self, max_batch_rows: int, turn_rows: int) -> None:
@@ -65,7 +66,8 @@ class FairQueue:
             if request.is_alone and pieces:
                 break
             alone = request.is_alone or (len(self._clients) == 1 and len(requests) == 1)
-            size = min(request.num_rows - request.num_taken, room if alone else min(room, self._turn_rows))
+            is_large = request.num_rows > self._max_batch_rows and not alone
+            size = min(request.num_rows - request.num_taken, room, self._turn_rows if is_large else room)
             start, request.num_taken = request.num_taken, request.num_taken + size
             pieces.append(Piece(request, start, request.num_taken))
             room -= size
@@ -77,7 +79,7 @@ class FairQueue:
     def _end_turn(self, client: Hashable, requests: OrderedDict[Request, None], request: Request) -> None:
         if request.num_taken == request.num_rows:
             del requests[request]
-        else:
+        elif request.num_rows > self._max_batch_rows:
             requests.move_to_end(request)
         if requests:
             self._clients.move_to_end(client)

@@ -17,7 +17,7 @@ from werkzeug.datastructures import MultiDict
 from service.caller import Caller
 from service.codecs import json, raw
 from service.errors import DeadlineExceededError, InvalidArgumentError, UnsupportedMediaTypeError
-from service.rest import wsgi
+from service.rest import deadlines, wsgi
 from service.scorer import Answer, Scorer, Target
 from service.settings import Settings
 from service.signature import Signature
@@ -29,9 +29,6 @@ _OCTETS = "application/octet-stream"
 _JSON_TYPES = frozenset({"", _JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _PARAMETERS = ("version", "label", "outputs")
-_TIMEOUT_HEADER = "X-Request-Timeout"
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
-_MAX_TIMEOUT_SECONDS = 86400.0
 _SCORED = re.compile(rb"/models/([A-Za-z0-9_-]{1,64})/score")
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 
@@ -98,15 +95,7 @@ def _score(scorer: Scorer, model: str | None, timeout_seconds: float) -> flask.R
 
 def _caller(timeout_seconds: float) -> Caller:
     """Return who waits: until when, counted from the arrival of the whole request, and from which address."""
-    received = flask.request.headers.get(_TIMEOUT_HEADER)
-    if received is not None:
-        if not (_SECONDS.fullmatch(received) and 0.0 < float(received) <= _MAX_TIMEOUT_SECONDS):
-            message = (
-                f"{_TIMEOUT_HEADER}: expected seconds above 0 and at most {_MAX_TIMEOUT_SECONDS:g}, such as 0.5, "
-                f"received '{received[:40]}'."
-            )
-            raise InvalidArgumentError(message)
-        timeout_seconds = float(received)
+    timeout_seconds = deadlines.timeout_seconds(flask.request.headers.get(deadlines.HEADER), timeout_seconds)
     arrived = flask.request.environ.get(wsgi.ARRIVAL, flask.g.started)
     caller = Caller(arrived + timeout_seconds, flask.request.remote_addr)
     if caller.deadline_seconds <= time.monotonic():

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from service.answered import AnsweredRequest
-from service.errors import InternalError, ScoringError
-from service.rest import wsgi
+from service.errors import InternalError, InvalidArgumentError, ScoringError
+from service.rest import deadlines, wsgi
 from service.rest.connection import Connection, Patience
 from service.rest.crowding import OPERATIONS, Crowd
 from service.rest.refusals import refuse
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 _BACKLOG = 1024
+_TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
 _LOOK_SECONDS = 0.5
 _DRAIN_POLL_SECONDS = 0.02
 _GOODBYE_SECONDS = 0.1
@@ -166,6 +167,7 @@ class _Edge:
         )
         self.patience = Patience(settings.client_timeout_seconds, settings.idle_timeout_seconds)
         self.max_body_bytes = settings.max_body_bytes
+        self._request_timeout_seconds = settings.request_timeout_seconds
         self.is_closing = False
         self.connections: set[Connection] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -184,13 +186,21 @@ class _Edge:
         """See `connection.Edge`."""
         path, _ = wsgi.split_target(request.target)
         if path not in OPERATIONS:
-            self.crowd.check()
+            self.crowd.check(self._timeout_seconds(request))
             self._check_room(path)
+
+    def _timeout_seconds(self, request: Request) -> float:
+        received = request.header(_TIMEOUT_HEADER)
+        try:
+            return deadlines.timeout_seconds(received.decode("latin-1") or None, self._request_timeout_seconds)
+        except InvalidArgumentError:  # the application says what is wrong with it
+            return self._request_timeout_seconds
 
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> None:
         """See `connection.Edge`."""
         is_probe = wsgi.split_target(request.target)[0] in OPERATIONS
-        self.crowd.num_requests += not is_probe
+        if not is_probe:
+            self.crowd.enter(request.num_body_bytes, time.monotonic())
         threads = self._beside if is_probe else self._threads
         threads.run(functools.partial(self._compute, request, connection, arrival_seconds, is_probe))
 
@@ -202,12 +212,13 @@ class _Edge:
             answer = self.refuse(InternalError("internal error"), request, connection.place.client)
         if self.loop is not None:
             try:
-                self.loop.call_soon_threadsafe(self._finish, connection, answer, is_probe)
+                self.loop.call_soon_threadsafe(self._finish, request, connection, answer, is_probe)
             except RuntimeError:  # the loop has ended: nobody waits
                 return
 
-    def _finish(self, connection: Connection, answer: Answer, is_probe: bool) -> None:
-        self.crowd.num_requests -= not is_probe
+    def _finish(self, request: Request, connection: Connection, answer: Answer, is_probe: bool) -> None:
+        if not is_probe:
+            self.crowd.leave(request.num_body_bytes, time.monotonic())
         connection.finish(answer)
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:

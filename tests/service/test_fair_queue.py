@@ -108,3 +108,11 @@ def test_removed_request_is_not_taken(sizes):
     queue.remove(requests[0])
     assert requests[1:] == list(queue)
     assert [(request, 0, request.num_rows) for request in requests[1:]] == take(queue)
+
+
+def test_requests_that_fit_into_a_batch_are_computed_one_after_the_other():
+    """None is begun while another is half done, so that the first has its answer as early as it can."""
+    queue = FairQueue(max_batch_rows=8, turn_rows=2)
+    first, second, third = waiting(queue, [6, 6, 8])
+    expected = [[(first, 0, 6), (second, 0, 2)], [(second, 2, 6), (third, 0, 4)], [(third, 4, 8)]]
+    assert expected == [take(queue) for _ in range(3)]

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.errors import Refusal, ResourceExhaustedError
 from service.rest.app import create_app
+from service.rest.crowding import Crowd
 from service.rest.native import room_check
 from service.rest.server import HttpServer
 from tests.service.quadratic_versions import make_service
@@ -102,3 +104,62 @@ def test_request_that_waited_too_long_for_its_thread_is_not_computed(service, se
         assert (504, "DEADLINE_EXCEEDED") == (late.result(SECONDS)[0], late.result(SECONDS)[2]["error"]["code"])
         assert 200 == held.result(SECONDS)[0]
     assert 1 == len(engine.calls)
+
+
+def test_crowd_learns_how_long_what_waits_will_take():
+    """Requests of 1,024 bytes that take 0.2 s each: ten of them wait two seconds, and who has three is refused."""
+    crowd = Crowd(1000, 1 << 20)
+    now = 100.0
+    for _ in range(60):
+        crowd.enter(1024, now)
+        now += 0.2
+        crowd.leave(1024, now)
+        now += 5.0  # an idle time says nothing
+    for _ in range(10):
+        crowd.enter(1024, now)
+    assert 2.0 == pytest.approx(crowd.wait_seconds, rel=0.01)
+    crowd.check(5.0)
+    with pytest.raises(ResourceExhaustedError, match="more than half of the 3 s") as caught:
+        crowd.check(3.0)
+    assert (crowd.wait_seconds, Refusal.TOO_MANY_WAITING) == (caught.value.retry_after_seconds, caught.value.refusal)
+
+
+def test_crowd_counts_the_time_between_answers_while_there_is_work():
+    """Four at once, answered one a second, are a second each, not two and a half."""
+    crowd = Crowd(1000, 1 << 20)
+    for burst in range(30):
+        for _ in range(4):
+            crowd.enter(0, 10.0 * burst)
+        for number in range(1, 5):
+            crowd.leave(0, 10.0 * burst + number)
+    crowd.enter(0, 1000.0)
+    assert 1.0 == pytest.approx(crowd.wait_seconds, rel=0.01)
+
+
+def test_crowd_lets_a_request_in_while_at_most_one_is_there():
+    """However slow it was, the next answer is worth a try; else one stall would refuse everybody for ever."""
+    crowd = Crowd(1000, 1 << 20)
+    crowd.enter(0, 0.0)
+    crowd.leave(0, 1e6)
+    crowd.check(0.001)
+    crowd.enter(0, 1e6)
+    crowd.check(0.001)
+    crowd.enter(0, 1e6)
+    with pytest.raises(ResourceExhaustedError):
+        crowd.check(0.001)
+
+
+def test_crowd_refuses_by_number_and_by_bytes():
+    """As many requests as may be, or more bytes than may be held; what left makes room."""
+    crowd = Crowd(2, 100)
+    crowd.enter(0, 0.0)
+    crowd.check()
+    crowd.enter(0, 0.0)
+    with pytest.raises(ResourceExhaustedError, match="too many requests"):
+        crowd.check()
+    crowd.leave(0, 0.0)
+    crowd.num_held_bytes = 100
+    crowd.check()
+    crowd.num_held_bytes = 101
+    with pytest.raises(ResourceExhaustedError, match="hold 101 bytes"):
+        crowd.check()
