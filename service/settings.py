@@ -135,7 +135,10 @@ class Settings:
         64 * _MIB, _integer(1024, 1 << 40), "size of the rows of one version that may wait, as float32", "bytes"
     )
     max_waiting_requests: int = _setting(
-        256, _integer(0, 1 << 20), "REST requests that may wait for a free thread; one more is 429", "requests"
+        256,
+        _integer(0, 1 << 20),
+        "requests of a protocol that may wait for a thread; one more is 429 / RESOURCE_EXHAUSTED",
+        "requests",
     )
     request_timeout_seconds: float = _setting(
         30.0,

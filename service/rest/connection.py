@@ -10,8 +10,8 @@ import http
 import time
 from typing import Protocol, cast
 
+from service.crowding import Crowd
 from service.errors import ScoringError
-from service.rest.crowding import Crowd
 from service.rest.request_reader import MalformedError, Request, RequestReader
 from service.rest.wsgi import Answer, Place, write
 

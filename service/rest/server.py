@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from service.answered import AnsweredRequest
+from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ScoringError
 from service.rest import deadlines, wsgi
 from service.rest.connection import Connection, Patience
-from service.rest.crowding import OPERATIONS, Crowd
 from service.rest.refusals import refuse
 from service.rest.request_reader import MalformedError, Request
 from service.rest.threads import Threads
@@ -30,6 +30,8 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+_PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
+"""Paths of operators, who must have their answer most of all when there are many requests."""
 _BACKLOG = 1024
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
 _LOOK_SECONDS = 0.5
@@ -185,7 +187,7 @@ class _Edge:
     def admit(self, request: Request) -> None:
         """See `connection.Edge`."""
         path, _ = wsgi.split_target(request.target)
-        if path not in OPERATIONS:
+        if path not in _PROBES:
             self.crowd.check(self._timeout_seconds(request))
             self._check_room(path)
 
@@ -198,7 +200,7 @@ class _Edge:
 
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> None:
         """See `connection.Edge`."""
-        is_probe = wsgi.split_target(request.target)[0] in OPERATIONS
+        is_probe = wsgi.split_target(request.target)[0] in _PROBES
         if not is_probe:
             self.crowd.enter(request.num_body_bytes, time.monotonic())
         threads = self._beside if is_probe else self._threads

@@ -19,6 +19,7 @@ from service.answered import AnsweredRequest
 from service.caller import Caller
 from service.errors import ErrorCode, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.metrics import Metrics
+from service.rpc.call_threads import raise_if_refused
 
 _PROTOCOL = "grpc"
 _MAX_MESSAGE = 1024
@@ -96,6 +97,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         token = _CURRENT.set(call)
         code = "OK"
         try:
+            raise_if_refused()
             response = handler.unary_unary(_parse(handler.request_deserializer, data), context)
             status = context.code()
             code = status.name if status is not None else code

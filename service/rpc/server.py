@@ -3,13 +3,12 @@
 Above: `worker`, which binds, starts and stops it. Below: the services and `health`.
 """
 
-from concurrent import futures
-
 import grpc
 
 from service.metrics import Metrics
 from service.registry import Registry
 from service.rpc.call_gate import CallGate
+from service.rpc.call_threads import CallThreads
 from service.rpc.health import HealthService
 from service.rpc.interceptors import CallInterceptor
 from service.rpc.model_service import ModelService
@@ -29,11 +28,12 @@ def create_server(
 
     Who closes the gate before the stop spares callers a CANCELLED.
 
-    Threads are bounded by `settings.grpc_threads` (health has its own). Calls in all are bounded by 1024, waiting ones
-    and watchers of health too: one more is RESOURCE_EXHAUSTED at once.
+    Threads are bounded by `settings.grpc_threads` (health has its own), calls that wait for one by
+    `settings.max_waiting_requests` and by their deadlines: one more is RESOURCE_EXHAUSTED at once. So is any call while
+    there are 1024, watchers of health among them.
     """
     server = grpc.server(
-        futures.ThreadPoolExecutor(settings.grpc_threads, thread_name_prefix="grpc"),
+        CallThreads(settings.grpc_threads, settings.max_waiting_requests, settings.request_timeout_seconds),
         interceptors=[gate or CallGate(), CallInterceptor(metrics, settings.request_timeout_seconds)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from service.crowding import Crowd
 from service.errors import ResourceExhaustedError
 from service.rest.connection import CONTINUE, Connection, Patience
-from service.rest.crowding import Crowd
 from service.rest.wsgi import Answer, Place
 
 LIMIT = 1 << 20

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.crowding import Crowd
 from service.errors import Refusal, ResourceExhaustedError
 from service.rest.app import create_app
-from service.rest.crowding import Crowd
 from service.rest.native import room_check
 from service.rest.server import HttpServer
 from tests.service.quadratic_versions import make_service

@@ -1,15 +1,12 @@
-"""How much may be at once: requests that wait for a thread, and bytes that are kept for clients.
+"""How much may be at once: requests that wait for a thread, how long they will, and bytes that are kept for clients.
 
-Above: `connection` and `server`, which ask before a body is read. Below: `errors`.
+Above: the transports, `rest` and `rpc`, which ask before they read or compute anything. Below: `errors`.
 """
 
 import dataclasses
 import math
 
 from service.errors import Refusal, ResourceExhaustedError
-
-OPERATIONS = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
-"""Paths of probes, which must have their answer most of all when there are many requests."""
 
 _SMOOTHING = 0.1
 _SHARE_OF_TIME = 0.5
@@ -18,7 +15,7 @@ _REQUEST_UNITS = 1024
 
 @dataclasses.dataclass
 class Crowd:
-    """What the connections of one server hold together, and how long what waits will take.
+    """The requests of one protocol that are at a server together, and how long what waits will take.
 
     Work is counted in bytes of bodies, and a little for each request. While there is work, the time from one answer to
     the next, over the work of the one that it answers, says how fast it is done; what waits, at that speed, is how long
@@ -29,7 +26,7 @@ class Crowd:
         max_requests: whole requests that may wait for a thread or have one.
         max_held_bytes: size of the bodies that were read and the answers that were not.
 
-    Thread safety: for one thread, the one that reads the connections.
+    Thread safety: none; for one thread, or under the owner's lock.
     """
 
     max_requests: int
