@@ -5,6 +5,7 @@ caller names is cut and percent-encoded, so that it can neither break a line nor
 """
 
 import datetime
+import functools
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -94,5 +95,9 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 def _shown(text: str, longest: int) -> str:
     """Return what a caller named: cut, and printable ASCII without blanks whatever it is."""
-    cut = text[:longest]
-    return urllib.parse.quote(cut, safe=_SAFE, errors="replace") + ("..." if len(text) > longest else "")
+    return _encode(text[:longest]) + ("..." if len(text) > longest else "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode(text: str) -> str:
+    return urllib.parse.quote(text, safe=_SAFE, errors="replace")

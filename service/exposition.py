@@ -6,17 +6,18 @@ whose writer takes 120 ms for the lines of a hundred versions, in which no reque
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
 
 from service.batch_statistics import Distribution
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of the format."""
 
+_MOST_SERIES = 8192
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # each is itself alone, and hashed in no time
 class Family:
     """Numbers of one meaning.
 
@@ -50,21 +51,16 @@ class Page:
         """Begin with an empty page."""
         self._lines: dict[Family, list[str]] = {}
 
-    def add(self, family: Family, values: Sequence[object], number: float) -> None:
+    def add(self, family: Family, values: tuple[object, ...], number: float) -> None:
         """Add one number of a counter or gauge under the values of its labels."""
-        self._of(family).append(f"{family.name}{_braces(_labels(family, values))} {float(number)!r}\n")
+        self._of(family).append(f"{_name_and_labels(family, values)} {float(number)!r}\n")
 
-    def add_distribution(self, family: Family, values: Sequence[object], distribution: Distribution) -> None:
+    def add_distribution(self, family: Family, values: tuple[object, ...], distribution: Distribution) -> None:
         """Add one histogram under the values of its labels."""
-        lines, labels = self._of(family), _labels(family, values)
-        begin = f'{family.name}_bucket{{{labels}{"," if labels else ""}le="'
-        reached = 0
         counts = tuple(distribution.counts)  # a copy in one step: numbers that change while they are added fit no more
-        for bound, count in zip(_shown(distribution.bounds), counts, strict=True):
-            reached += count
-            lines.append(f'{begin}{bound}"}} {reached}.0\n')
-        lines.append(f"{family.name}_sum{_braces(labels)} {distribution.total!r}\n")
-        lines.append(f"{family.name}_count{_braces(labels)} {reached}.0\n")
+        reached = tuple(itertools.accumulate(counts))
+        form = _histogram(family, values, distribution.bounds)
+        self._of(family).append(form % (*reached, distribution.total, reached[-1]))
 
     def text(self) -> str:
         """Return the page."""
@@ -80,14 +76,25 @@ class Page:
         return lines
 
 
-def _labels(family: Family, values: Sequence[object]) -> str:
+# Most of a page is the same at every scrape: a series' text is made once, and its numbers are put into it.
+@functools.lru_cache(maxsize=_MOST_SERIES)
+def _name_and_labels(family: Family, values: tuple[object, ...]) -> str:
+    return family.name + _braces(_labels(family, values))
+
+
+@functools.lru_cache(maxsize=_MOST_SERIES)
+def _histogram(family: Family, values: tuple[object, ...], bounds: tuple[float, ...]) -> str:
+    """Return the lines of a histogram with a place for each number: reached counts, sum, count."""
+    name, labels = family.name, _labels(family, values).replace("%", "%%")
+    others = f"{labels}," if labels else ""
+    lines = [f'{name}_bucket{{{others}le="{bound!r}"}} %d.0\n' for bound in bounds]
+    lines.append(f'{name}_bucket{{{others}le="+Inf"}} %d.0\n')
+    return "".join((*lines, f"{name}_sum{_braces(labels)} %r\n", f"{name}_count{_braces(labels)} %d.0\n"))
+
+
+def _labels(family: Family, values: tuple[object, ...]) -> str:
     pairs = zip(family.labels, values, strict=True)
     return ",".join(f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in pairs)
-
-
-@functools.lru_cache(maxsize=64)
-def _shown(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    return (*map(repr, bounds), "+Inf")
 
 
 def _braces(labels: str) -> str:

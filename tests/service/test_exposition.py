@@ -40,7 +40,7 @@ lines_total 3.0
     assert expected == page.text()
 
 
-@pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", '\\n"', "é\t{}=,", ""])
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", '\\n"', "é\t{}=,", "%d", ""])
 def test_label_of_any_characters_is_read_back(value):
     """Quotes, backslashes and new lines are escaped as the format says: its own parser reads the value."""
     page = Page()
@@ -68,3 +68,11 @@ def test_labels_that_do_not_fit_the_family_are_refused():
     """One value too few is a defect, not a page without a label."""
     with pytest.raises(ValueError, match="shorter"):
         Page().add(GAUGE, (), 1)
+
+
+def test_histogram_of_any_label_is_read_back():
+    """A percent sign in a label is no place for a number."""
+    page = Page()
+    page.add_distribution(TIMES, ("%d%%",), Distribution((2.0,)))
+    (family,) = text_string_to_metric_families(page.text())
+    assert {"%d%%"} == {sample.labels["who"] for sample in family.samples}
