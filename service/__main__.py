@@ -27,6 +27,7 @@ from service import settings as settings_module
 if TYPE_CHECKING:
     from service.repository import Repository, VersionFolder
 
+_STANDARD_OUTPUT = 1
 _SHOWN_METRICS = ("roc_auc", "rmse", "r2", "rows")
 
 
@@ -79,14 +80,21 @@ def serve(**flags: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
     from service import logs, server, worker
+    from service.line_writer import LineWriter
 
     logs.configure(settings.log_format, settings.log_level)
+    printed = LineWriter(os.dup(_STANDARD_OUTPUT))  # nobody may be reading: signals are heard all the same
+
+    def announce(text: str) -> None:
+        printed.write(text + "\n")
+
     try:
-        supervisor = server.Supervisor(worker.Worker(settings), announce=_say)
+        supervisor = server.Supervisor(worker.Worker(settings), announce)
     except worker.StartError as error:
         _fail(str(error), 1)
     all_ended = supervisor.run()
-    sys.stdout.flush()
+    printed.close()
+    logs.close()
     if not all_ended:
         os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
 

@@ -6,7 +6,6 @@ Above: `batcher`, which enters and leaves. Below: `errors`.
 import dataclasses
 import math
 import threading
-from collections.abc import Callable
 
 from service.errors import ResourceExhaustedError
 
@@ -35,15 +34,15 @@ class Room:
     Args:
         max_rows: most rows.
         max_bytes: most bytes of their float32.
-        tell_refused: called for each refusal.
+        model: whose rows they are, for who counts the refusals.
 
     Thread safety: `enter` and `check` may be called from any thread. A share is written under its owner's lock.
     """
 
-    def __init__(self, max_rows: int, max_bytes: int, *, tell_refused: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, max_rows: int, max_bytes: int, *, model: str = "") -> None:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
-        self._tell_refused = tell_refused
+        self._model = model
         self._shares: list[Share] = []
         self._lock = threading.Lock()
 
@@ -88,5 +87,4 @@ class Room:
             f"the queue is full: {held_rows} rows ({held_bytes} bytes) wait, at most {self._max_rows} rows "
             f"({self._max_bytes} bytes) may. Try again in {max(1, math.ceil(seconds))} s."
         )
-        self._tell_refused()
-        raise ResourceExhaustedError(message, seconds)
+        raise ResourceExhaustedError(message, seconds, model=self._model)

@@ -4,11 +4,21 @@ Above: the transports, which make one of each request; `metrics` and `access_log
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from service.errors import Refusal
 
 OK = "OK"
 """The code of a request that got what it asked for."""
+
+
+def signature_name(outputs: Sequence[str] | None) -> str:
+    """Return the name that TensorFlow Serving's clients have for a set of outputs; None: all of them.
+
+    Native REST names outputs and no signature. The score alone is `score`, with no gradient work; anything else is a
+    part of `serving_default`.
+    """
+    return "score" if outputs is not None and tuple(outputs) == ("score",) else "serving_default"
 
 
 @dataclasses.dataclass(slots=True)

@@ -6,7 +6,11 @@ Above: `batcher` counts into it, `metrics` renders it. Below: nothing.
 import bisect
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+_Run = TypeVar("_Run", bound=Callable[[Any], Any])
 
 ROW_BUCKETS = tuple(float(1 << power) for power in range(13))
 """Upper bounds of the batch sizes, in rows: 1, 2, 4 ... 4096."""
@@ -17,8 +21,22 @@ WAIT_BUCKETS_SECONDS = (
 )
 """Upper bounds of the waiting times, in seconds."""
 
+COMPUTE_BUCKETS_SECONDS = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025),
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+"""Upper bounds of the times that a batch takes, in seconds."""
+
 DROP_REASONS = ("deadline", "cancelled", "closed")
 """Why rows were not computed: nobody waits for them any more, the caller went away, the version left."""
+
+
+class Depth(NamedTuple):
+    """What waits or is computed at a moment: rows, requests, and the age of the oldest."""
+
+    num_rows: int = 0
+    num_requests: int = 0
+    oldest_seconds: float = 0.0
 
 
 @dataclasses.dataclass
@@ -29,7 +47,7 @@ class Distribution:
         bounds: upper bounds of the buckets, ascending; one more bucket takes what is above.
     """
 
-    bounds: Sequence[float]
+    bounds: tuple[float, ...]
     counts: list[int] = dataclasses.field(init=False)
     total: float = 0.0
 
@@ -49,9 +67,9 @@ class Distribution:
 
 
 class BatchStatistics:
-    """The counts of the batchers of one model for one set of outputs, whatever versions come and go.
+    """The counts of the batchers of one version for one set of outputs.
 
-    Thread safety: every method may be called from any thread.
+    Thread safety: every method may be called from any thread; who reads takes no lock that a request needs.
     """
 
     def __init__(self) -> None:
@@ -59,7 +77,8 @@ class BatchStatistics:
         self._lock = threading.Lock()
         self.batch_rows = Distribution(ROW_BUCKETS)
         self.wait_seconds = Distribution(WAIT_BUCKETS_SECONDS)
-        self._waiting: list[Callable[[], int]] = []
+        self.compute_seconds = Distribution(COMPUTE_BUCKETS_SECONDS)
+        self._watched: tuple[Callable[[], Depth], ...] = ()
         self.dropped_rows = dict.fromkeys(DROP_REASONS, 0)
         self.num_failed_batches = 0
         self.num_threads_replaced = 0
@@ -71,22 +90,44 @@ class BatchStatistics:
             for seconds in waits_seconds:
                 self.wait_seconds.add(seconds)
 
+    def timed(self, run: _Run) -> _Run:
+        """Return `run`, with the time of each of its calls counted."""
+
+        def run_timed(rows: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return run(rows)
+            finally:
+                seconds = time.perf_counter() - started
+                with self._lock:
+                    self.compute_seconds.add(seconds)
+
+        return run_timed  # type: ignore[return-value]  # the same form as `run`
+
+    @property
+    def depth(self) -> Depth:
+        """What waits or is computed now, at all the batchers that are watched."""
+        depths = [read() for read in self._watched]
+        return Depth(
+            sum(depth.num_rows for depth in depths),
+            sum(depth.num_requests for depth in depths),
+            max((depth.oldest_seconds for depth in depths), default=0.0),
+        )
+
     @property
     def waiting_rows(self) -> int:
         """Rows that wait or are computed now."""
-        with self._lock:
-            return sum(read() for read in self._waiting)
+        return self.depth.num_rows
 
-    def watch(self, read: Callable[[], int]) -> None:
-        """Let `read` say how many rows wait at a batcher, whenever somebody asks."""
+    def watch(self, read: Callable[[], Depth]) -> None:
+        """Let `read` say what waits at a batcher, whenever somebody asks; it must wait for nothing itself."""
         with self._lock:
-            self._waiting.append(read)
+            self._watched = (*self._watched, read)
 
-    def forget(self, read: Callable[[], int]) -> None:
+    def forget(self, read: Callable[[], Depth]) -> None:
         """Ask that batcher no more; nothing happens where it is not known."""
         with self._lock:
-            if read in self._waiting:
-                self._waiting.remove(read)
+            self._watched = tuple(known for known in self._watched if known is not read)
 
     def count_dropped(self, reason: str, num_rows: int) -> None:
         """Count rows that were not computed, by one of `DROP_REASONS`."""

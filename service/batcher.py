@@ -4,10 +4,12 @@ Above: `model_version`, which has one for each set of outputs. Below: `fair_queu
 much may wait), `caller` (who waits, and until when).
 """
 
+import contextlib
 import dataclasses
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -15,7 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.admission import Room
-from service.batch_statistics import BatchStatistics
+from service.batch_statistics import BatchStatistics, Depth
 from service.caller import Caller
 from service.errors import (
     CancelledError,
@@ -83,13 +85,11 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         name: str = "batcher",
     ) -> None:
-        self._run = run
-        self._room = room
-        self._share = share = room.open_share()
-        self._limits = limits
         self._statistics = statistics or BatchStatistics()
-        self._num_waiting = lambda: share.num_rows
-        self._statistics.watch(self._num_waiting)
+        self._run = self._statistics.timed(run)
+        self._room = room
+        self._share = room.open_share()
+        self._limits = limits
         self._clock = clock
         self._name = name
         self._lock = threading.Lock()
@@ -102,6 +102,8 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
+        self._depth = _depth_of(weakref.ref(self))
+        self._statistics.watch(self._depth)
 
     # ---------------------------------------------------------------------------------------- on the caller's thread
     def submit(self, rows: NDArray[np.float32], caller: Caller) -> Outputs:
@@ -150,6 +152,7 @@ class Batcher:
     def _run_here(self, request: Request) -> Outputs:
         """Compute a request that came alone."""
         self._statistics.count_batch(request.num_rows, (0.0,))
+        request.caller.queue_seconds = 0.0
         try:
             return self._run(request.rows)
         except (Exception, KeyboardInterrupt):
@@ -215,7 +218,7 @@ class Batcher:
         self._wakes.put(None)
         if thread is not None:
             thread.join(timeout_seconds)
-        self._statistics.forget(self._num_waiting)
+        self._statistics.forget(self._depth)
         return thread is None or not thread.is_alive()
 
     # ------------------------------------------------------------------------------------------------- batch thread
@@ -254,7 +257,10 @@ class Batcher:
             pieces = self._batch = self._queue.take(self._is_wanted)
             self._num_calm_batches = self._num_calm_batches + 1 if len(self._open) <= 1 else 0
         if pieces:
-            waits = [now - piece.request.submitted_seconds for piece in pieces if piece.start == 0]
+            first = [piece.request for piece in pieces if piece.start == 0]
+            for request in first:
+                request.caller.queue_seconds = now - request.submitted_seconds
+            waits = [now - request.submitted_seconds for request in first]
             self._statistics.count_batch(sum(piece.stop - piece.start for piece in pieces), waits)
         return pieces
 
@@ -359,6 +365,9 @@ class Batcher:
     def _end(self, request: Request, error: Exception | None = None) -> None:
         """Answer a request, once."""
         request.error = error
+        if error is None:
+            seconds = self._clock() - request.submitted_seconds
+            request.caller.compute_seconds = seconds - (request.caller.queue_seconds or 0.0)
         request.is_over = True
         del self._open[request]
         self._queue.remove(request)  # one that failed may have rows that were not taken
@@ -369,6 +378,22 @@ class Batcher:
     def _note_time(self, num_rows: int, started_seconds: float) -> None:
         seconds = (self._clock() - started_seconds) / num_rows
         self._share.seconds_per_row += _SMOOTHING * (seconds - self._share.seconds_per_row)
+
+
+def _depth_of(reference: "weakref.ref[Batcher]") -> Callable[[], Depth]:
+    """Return what says how much waits at a batcher, without keeping it alive, and without its lock."""
+
+    def read() -> Depth:
+        batcher = reference()
+        if batcher is None:
+            return Depth()
+        with contextlib.suppress(RuntimeError):  # requests came or went in the middle of the copy
+            waiting = [request.submitted_seconds for request in tuple(batcher._open)]
+            oldest_seconds = max(0.0, batcher._clock() - min(waiting)) if waiting else 0.0
+            return Depth(batcher._share.num_rows, len(waiting), oldest_seconds)
+        return Depth(batcher._share.num_rows, len(batcher._open), 0.0)
+
+    return read
 
 
 def _closed() -> UnavailableError:

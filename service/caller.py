@@ -20,6 +20,10 @@ class Caller:
     def __init__(self, deadline_seconds: float = math.inf, client: Hashable = None) -> None:
         self.deadline_seconds = deadline_seconds
         self.client = client
+        self.queue_seconds: float | None = None
+        """Time until the first row was computed, noted by the batcher; None until it is."""
+        self.compute_seconds: float | None = None
+        """Time from then on until the answer was there, noted by the batcher; None until it is."""
         self._is_cancelled = False
         self._tell: Callable[[], None] | None = None
 

@@ -45,6 +45,8 @@ class ScoringError(Exception):
     code = ErrorCode.INTERNAL
     refusal: Refusal | None = None
     """Why the request was turned away whatever it asks; None where it is the request that is wrong, or we are."""
+    model: str = ""
+    """The model that it is about, where only the error knows."""
 
     def __init__(self, message: str) -> None:
         """Keep the sentence that the caller will read."""
@@ -91,17 +93,24 @@ class ResourceExhaustedError(ScoringError):
         message: the sentence that the caller will read.
         retry_after_seconds: estimate of the time until there is room again.
         refusal: which bound was reached.
+        model: whose bound it is; "" where it is the server's.
     """
 
     code = ErrorCode.RESOURCE_EXHAUSTED
 
     def __init__(
-        self, message: str, retry_after_seconds: float = 1.0, *, refusal: Refusal = Refusal.QUEUE_FULL
+        self,
+        message: str,
+        retry_after_seconds: float = 1.0,
+        *,
+        refusal: Refusal = Refusal.QUEUE_FULL,
+        model: str = "",
     ) -> None:
         """Keep the sentence, the estimate and the bound."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.refusal = refusal
+        self.model = model
 
 
 class DeadlineExceededError(ScoringError):

@@ -1,18 +1,22 @@
 """How the server writes lines: for people on a console, or one JSON object a line.
 
-Below everything that logs. Bodies, rows, scores and headers of requests are never logged.
+Below everything that logs, above `line_writer`: nobody who logs waits for the reader of the log. Bodies, rows, scores
+and headers of requests are never logged.
 """
 
+import atexit
 import contextlib
-import io
 import logging
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
+
+from service.line_writer import LineWriter
 
 _STANDARD_ERROR = 2
 _NOISE = re.compile(
@@ -20,25 +24,31 @@ _NOISE = re.compile(
 )
 
 
-class _Unfailing(io.TextIOWrapper):
-    """A text file that loses what it cannot write: a log that is full or that nobody reads must not end the service."""
+class _Log:
+    """Where the lines of this process go."""
 
-    def write(self, text: str) -> int:
-        """Write, or lose, `text`."""
-        with contextlib.suppress(OSError):
-            super().write(text)
-        return len(text)
+    writer: LineWriter | None = None
+    stream: TextIO | LineWriter | None = None
 
 
 def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
-    """Set up structlog, and the standard library's loggers of waitress and grpc, once at the start of the process.
+    """Set up structlog, and the standard library's loggers of asyncio and grpc, once at the start of the process.
+
+    Lines are written by a thread of their own; what the reader of standard error does not take is lost and counted.
 
     Args:
         log_format: "console" or "json".
         log_level: "debug", "info", "warning" or "error": the least important line that is written.
-        stream: where lines go; standard error by default, so that standard output stays a command's answer.
+        stream: where lines go, at once; by default standard error, by a thread, so that standard output stays a
+            command's answer.
     """
-    out = stream if stream is not None else _own_standard_error()
+    close()
+    out: Any = stream
+    if stream is None:
+        # A descriptor of its own: lines are written also while `without_native_noise` holds standard error back.
+        out = _Log.writer = LineWriter(os.dup(_STANDARD_ERROR), tell_lost=_tell_lost)
+        atexit.register(close)
+    _Log.stream = out
     level = logging.getLevelNamesMapping()[log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -68,13 +78,29 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # one line for every request that waits its turn
 
 
-def _own_standard_error() -> TextIO:
-    # A descriptor of its own: lines are written also while `without_native_noise` holds standard error back.
-    raw = io.FileIO(os.dup(_STANDARD_ERROR), "w")
-    return _Unfailing(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+def write_line(line: str) -> None:
+    """Write a line that is formed already, its end included, where the others go."""
+    stream = _Log.stream or sys.stderr
+    if stream is not None:  # closed by the parent
+        stream.write(line)
+
+
+def num_dropped_lines() -> int:
+    """Return how many lines were lost, because the reader of the log was too slow or gone."""
+    return 0 if _Log.writer is None else _Log.writer.num_lost
+
+
+def close(timeout_seconds: float = 1.0) -> bool:
+    """Write what waits and end the thread; return whether that was done in time. What is logged later is lost."""
+    writer, _Log.writer = _Log.writer, None
+    atexit.unregister(close)
+    return True if writer is None else writer.close(timeout_seconds)
+
+
+def _tell_lost(num_lines: int) -> None:
+    structlog.get_logger().warning("lines of this log were lost: nobody read them in time", num_lines=num_lines)
 
 
 @contextlib.contextmanager
@@ -100,5 +126,5 @@ def without_native_noise() -> Iterator[None]:
             held.seek(0)
             kept = b"".join(line for line in held if not _NOISE.match(line))
             if kept:
-                with contextlib.suppress(OSError):  # as `_Unfailing`
+                with contextlib.suppress(OSError):  # a full disk, or a pipe that nobody reads
                     os.write(_STANDARD_ERROR, kept)

@@ -37,15 +37,13 @@ class Batching:
         max_batch_rows: most rows of a batch; never less than a tile of the engine.
         max_queue_rows: rows that may wait.
         max_queue_bytes: size of the rows that may wait.
-        statistics: model, outputs -> where their batchers count.
-        tell_refused: called with the model for each request that found the queue full.
+        statistics: model, version, outputs -> where their batchers count.
     """
 
     max_batch_rows: int = 256
     max_queue_rows: int = 262144
     max_queue_bytes: int = 64 << 20
-    statistics: Callable[[str, tuple[str, ...]], BatchStatistics] = lambda _model, _outputs: BatchStatistics()
-    tell_refused: Callable[[str], None] = lambda _model: None
+    statistics: Callable[[str, int, tuple[str, ...]], BatchStatistics] = lambda *_labels: BatchStatistics()
 
 
 class ModelVersion:
@@ -70,16 +68,14 @@ class ModelVersion:
             contextlib.nullcontext() if engine.thread_safe else threading.Lock()
         )
         model = self.signature.model
-        self._room = Room(
-            batching.max_queue_rows, batching.max_queue_bytes, tell_refused=lambda: batching.tell_refused(model)
-        )
+        self._room = Room(batching.max_queue_rows, batching.max_queue_bytes, model=model)
         limits = Limits(max(batching.max_batch_rows, engine.tile_rows), engine.tile_rows)
         self._batchers = {
             outputs: Batcher(
                 _computation(engine, self._turn, outputs),
                 self._room,
                 limits=limits,
-                statistics=batching.statistics(model, outputs),
+                statistics=batching.statistics(model, self.signature.version, outputs),
                 name=f"batcher-{model}-{self.signature.version}",
             )
             for outputs in self._selections()

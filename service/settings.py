@@ -172,6 +172,7 @@ class Settings:
         4.0, _seconds(0.0, 3600.0), "after SIGTERM: most time in all until accepted requests are given up", "seconds"
     )
     log_format: str = _setting("console", _choice("console", "json"), "lines for people, or one JSON object a line")
+    access_log: bool = _setting(False, _SWITCH, "write a line for each request, probes only at the level debug")
     log_level: str = _setting(
         "info", _choice("debug", "info", "warning", "error"), "least important line that is still written"
     )

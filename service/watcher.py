@@ -223,19 +223,19 @@ class Watcher:
         try:
             live = self._load(folder)
         except VersionRefusedError as error:
-            self._metrics.count_load(folder.model, "refused", error.rule)
+            self._metrics.count_load(folder.model, "refused", error.rule, self._clock() - started)
             self._end(folder, fingerprint, error.rule, error.reason)
             log.warning("version refused", rule=error.rule, reason=error.reason)
             return False
         except Exception as error:  # TensorFlow raises nine kinds on a damaged folder alone
-            self._metrics.count_load(folder.model, "failed", LOAD_ERROR)
+            self._metrics.count_load(folder.model, "failed", LOAD_ERROR, self._clock() - started)
             self._end(folder, fingerprint, LOAD_ERROR, f"{_kind(error)} while loading; it is tried again")
             log.exception("version failed to load; it is tried again")
             return False
         finally:
             self._tidy()
         self._failures.pop((folder.model, folder.version), None)
-        self._metrics.count_load(folder.model, "available")
+        self._metrics.count_load(folder.model, "available", seconds=self._clock() - started)
         self._registry.publish(live)
         log.info(
             "version available",

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from service import engines, loader, logs
+from service.access_log import AccessLog
 from service.answered import AnsweredRequest
 from service.errors import VersionRefusedError
 from service.metrics import Metrics
@@ -84,8 +85,10 @@ class Worker:
 
     def __init__(self, settings: Settings, *, load: Callable[[VersionFolder], ModelVersion] | None = None) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        access_log = AccessLog(logs.write_line, settings.log_format, settings.log_level)
+        self.metrics = Metrics(access_log.log if settings.access_log else None)
         self.registry = Registry(settings.default_model)
+        self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))
         repository = Repository(settings.models_dir)
         self.watcher = Watcher(
             repository, self.registry, load or VersionLoader(settings, self.metrics), self.metrics, settings
@@ -158,7 +161,6 @@ class VersionLoader:
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
             statistics=counts.batch_statistics,
-            tell_refused=counts.count_refusal,
         )
         self._is_configured = False
 

@@ -9,7 +9,7 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from service import tracing
-from service.answered import OK, AnsweredRequest
+from service.answered import OK, AnsweredRequest, signature_name
 from service.errors import ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
@@ -40,9 +40,10 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     def begin() -> None:
         flask.g.started = flask.request.environ.get(wsgi.ARRIVAL, time.monotonic())
         flask.g.request_id = tracing.request_id(flask.request.headers.get("X-Request-ID"))
-        flask.g.code, flask.g.refusal = OK, None
-        flask.g.signature = None
+        flask.g.error = None
+        flask.g.signature = flask.g.outputs = flask.g.caller = None
         flask.g.num_rows = 0
+        metrics.begin(_PROTOCOL)
 
     @app.after_request
     def finish(response: flask.Response) -> flask.Response:
@@ -50,8 +51,12 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         response.headers["X-Request-ID"] = flask.g.request_id
         if signature is not None:
             response.headers["X-Model-Version"] = str(signature.version)
-        metrics.count_request(_answered(response))
+        metrics.count_request(_answered(response, registry))
         return response
+
+    @app.teardown_request
+    def end(_error: BaseException | None) -> None:
+        metrics.end(_PROTOCOL)
 
     app.register_error_handler(ScoringError, failures.respond_to_scoring_error)
     app.register_error_handler(HTTPException, failures.respond_to_http_error)
@@ -64,21 +69,34 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     return app
 
 
-def _answered(response: flask.Response) -> AnsweredRequest:
-    request, signature = flask.request, flask.g.signature
+def _answered(response: flask.Response, registry: Registry) -> AnsweredRequest:
+    """Return what is known of the present request, whose answer this is."""
+    request, noted = flask.request, flask.g
+    signature, error, caller = noted.signature, noted.error, noted.caller
     return AnsweredRequest(
         protocol=_PROTOCOL,
-        code=flask.g.code,
-        seconds=time.monotonic() - flask.g.started,
-        request_id=flask.g.request_id,
+        code=OK if error is None else error.code,
+        seconds=time.monotonic() - noted.started,
+        request_id=noted.request_id,
         method=request.method,
         path=request.path,
         status=response.status_code,
-        model="" if signature is None else signature.model,
+        model=_asked_model(registry) if signature is None else signature.model,
         version=None if signature is None else signature.version,
-        num_rows=flask.g.num_rows,
+        signature="" if caller is None or signature is None else signature_name(noted.outputs),
+        num_rows=noted.num_rows,
         bytes_in=request.content_length or 0,
         bytes_out=response.calculate_content_length() or 0,
+        queue_seconds=None if caller is None else caller.queue_seconds,
+        compute_seconds=None if caller is None else caller.compute_seconds,
         peer=request.remote_addr or "",
-        refusal=flask.g.refusal,
+        refusal=None if error is None else error.refusal,
     )
+
+
+def _asked_model(registry: Registry) -> str:
+    """Return the model that a request names of which no version was found; the default one where it may name none."""
+    arguments = flask.request.view_args
+    if arguments is None or flask.request.method != "POST":
+        return ""
+    return arguments.get("model") or registry.default_model or ""

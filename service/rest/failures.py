@@ -103,6 +103,6 @@ def respond_to_defect(error: Exception) -> flask.Response:
 
 
 def _response(error: ScoringError, status: int | None = None) -> flask.Response:
-    flask.g.code, flask.g.refusal = error.code, error.refusal
+    flask.g.error = error
     number, headers, body = refusal(error, flask.g.request_id, status)
     return flask.Response(body, number, headers)

@@ -80,11 +80,11 @@ def room_check(scorer: Scorer) -> Callable[[bytes], None]:
 
 def _score(scorer: Scorer, model: str | None, timeout_seconds: float) -> flask.Response:
     scorer.check_room(model)
-    caller = _caller(timeout_seconds)
+    caller = flask.g.caller = _caller(timeout_seconds)
     request = _decode()
 
     def rows_for(signature: Signature) -> NDArray[np.floating]:
-        flask.g.signature = signature
+        flask.g.signature, flask.g.outputs = signature, request.outputs
         return request.rows_for(signature)
 
     target = Target(model, request.version, request.label)

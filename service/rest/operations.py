@@ -6,6 +6,7 @@ Above: `app`. Below: `registry` and `metrics`.
 import flask
 import orjson
 
+from service import logs
 from service.errors import UnavailableError
 from service.metrics import CONTENT_TYPE, Metrics
 from service.registry import ModelStatus, Registry, VersionStatus
@@ -33,7 +34,8 @@ def routes(registry: Registry, metrics: Metrics, settings: Settings) -> flask.Bl
     @blueprint.get("/metrics")
     @blueprint.get("/monitoring/prometheus/metrics")
     def rendered_metrics() -> flask.Response:
-        return flask.Response(metrics.render(), content_type=CONTENT_TYPE)
+        text = metrics.render(registry.models(), logs.num_dropped_lines())
+        return flask.Response(text, content_type=CONTENT_TYPE)
 
     return blueprint
 

@@ -37,6 +37,7 @@ def refuse(
         method="" if request is None else request.method,
         path="" if request is None else split_target(request.target)[0].decode("latin-1"),
         status=code,
+        model=told.model,
         bytes_in=0 if request is None else request.num_body_bytes,
         bytes_out=len(body),
         peer=client,

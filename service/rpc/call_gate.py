@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from service.errors import Refusal, UnavailableError
+
 _HEALTH = "/grpc.health.v1.Health/"
 _MESSAGE = "the server is about to end. Ask another one, or try again later."
 
@@ -59,5 +61,5 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         return self._refusal if self._is_closed.is_set() else continuation(handler_call_details)
 
 
-def _refuse(_data: bytes, context: grpc.ServicerContext) -> Any:
-    context.abort(grpc.StatusCode.UNAVAILABLE, _MESSAGE)
+def _refuse(_data: bytes, _context: grpc.ServicerContext) -> Any:
+    raise UnavailableError(_MESSAGE, refusal=Refusal.DRAINING)

@@ -7,6 +7,7 @@ Above: `server`, which installs it, and the services, which reach the present ca
 import contextvars
 import dataclasses
 import time
+import urllib.parse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from service import tracing
-from service.answered import AnsweredRequest
+from service.answered import OK, AnsweredRequest
 from service.caller import Caller
 from service.errors import ErrorCode, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.metrics import Metrics
@@ -38,7 +39,9 @@ class Call:
     Args:
         request_id: the caller's or a new one; goes back as initial metadata `x-request-id`.
         caller: who waits for the answer, until when, and whether still.
-        model: name of the model, once it is known that there is one.
+        model: name of the model that is asked.
+        version: the version that answers, once it is known.
+        signature: the name of the signature, once it is known that there is one.
         num_rows: rows scored.
         initial_metadata: sent with the answer.
     """
@@ -46,6 +49,8 @@ class Call:
     request_id: str
     caller: Caller
     model: str = ""
+    version: int | None = None
+    signature: str = ""
     num_rows: int = 0
     initial_metadata: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -80,31 +85,34 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         if handler is None or handler.unary_unary is None:
             return handler
 
-        def answer(data: bytes, context: grpc.ServicerContext) -> Any:
-            return self._answer(handler, data, context)
+        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+            return self._answer(handler, handler_call_details.method, data, context)
 
         pool = getattr(handler.unary_unary, "experimental_thread_pool", None)
         if pool is not None:  # a method with threads of its own keeps them
             answer.experimental_thread_pool = pool  # type: ignore[attr-defined]
-        # The bytes are parsed in `_answer`, where a failure can be told from a defect.
-        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+        # Bytes are parsed and made in `_answer`, where a failure can be told from a defect and sizes are known.
+        return grpc.unary_unary_rpc_method_handler(answer)
 
-    def _answer(self, handler: Any, data: bytes, context: Any) -> Any:
+    def _answer(self, handler: Any, method: str, data: bytes, context: Any) -> bytes:
         started = time.monotonic()
         metadata = dict(context.invocation_metadata())
         call = Call(tracing.request_id(_text(metadata.get("x-request-id"))), self._caller(started, context))
         call.initial_metadata.append(("x-request-id", call.request_id))
         token = _CURRENT.set(call)
-        code = "OK"
+        code, refusal, response = OK, None, b""
+        self._metrics.begin(_PROTOCOL)
         try:
             raise_if_refused()
-            response = handler.unary_unary(_parse(handler.request_deserializer, data), context)
+            message = handler.unary_unary(_parse(handler.request_deserializer, data), context)
+            response = _serialize(handler.response_serializer, message)
             status = context.code()
             code = status.name if status is not None else code
             context.send_initial_metadata(tuple(call.initial_metadata))
             return response
         except ScoringError as error:
-            code = error.code
+            code, refusal = error.code, error.refusal
+            call.model = call.model or error.model
             if error.code is ErrorCode.INTERNAL:
                 _abort_with_defect(context, call, error)
             if isinstance(error, ResourceExhaustedError):
@@ -119,9 +127,26 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
             _abort_with_defect(context, call, error)
         finally:
             _CURRENT.reset(token)
-            seconds = time.monotonic() - started
+            self._metrics.end(_PROTOCOL)
             self._metrics.count_request(
-                AnsweredRequest(_PROTOCOL, code, seconds, call.request_id, model=call.model, num_rows=call.num_rows)
+                AnsweredRequest(
+                    protocol=_PROTOCOL,
+                    code=code,
+                    seconds=time.monotonic() - started,
+                    request_id=call.request_id,
+                    method=method.rpartition("/")[2],
+                    path=method,
+                    model=call.model,
+                    version=call.version,
+                    signature=call.signature,
+                    num_rows=call.num_rows,
+                    bytes_in=len(data),
+                    bytes_out=len(response),
+                    queue_seconds=call.caller.queue_seconds,
+                    compute_seconds=call.caller.compute_seconds,
+                    peer=_address(context.peer()),
+                    refusal=refusal,
+                )
             )
 
     def _caller(self, started_seconds: float, context: Any) -> Caller:
@@ -134,6 +159,12 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         return caller
 
 
+def _address(peer: str) -> str:
+    """Return the address in gRPC's `ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`, `unix:`."""
+    kind, _, rest = str(peer).partition(":")
+    return urllib.parse.unquote(rest.rpartition(":")[0]).strip("[]") if kind in {"ipv4", "ipv6"} else kind
+
+
 def _parse(deserializer: Callable[[bytes], Any] | None, data: bytes) -> Any:
     if deserializer is None:
         return data
@@ -142,6 +173,10 @@ def _parse(deserializer: Callable[[bytes], Any] | None, data: bytes) -> Any:
     except DecodeError as error:
         message = "the message does not parse. Send the protobuf message of this method."
         raise InvalidArgumentError(message) from error
+
+
+def _serialize(serializer: Callable[[Any], bytes] | None, message: Any) -> bytes:
+    return bytes(message) if serializer is None else serializer(message)
 
 
 def _abort(context: grpc.ServicerContext, call: Call, code: ErrorCode, message: str) -> NoReturn:

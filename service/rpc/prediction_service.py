@@ -63,13 +63,16 @@ class PredictionService:
                 Serving's words.
         """
         target = read_target(request)
+        current_call().model = target.model or ""
         signature_name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         found: list[Signature] = []
 
         def rows_for(signature: Signature) -> NDArray[np.floating]:
             found.append(signature)
-            current_call().model = signature.model
+            call = current_call()
+            call.version = signature.version
             available = _outputs_of(signature_name, signature)
+            call.signature = signature_name
             _check_inputs(request, signature)
             rows = tensor_proto.decode(request.inputs[signature.input_name], signature.input_name)
             _check_filter(request.output_filter, available)
@@ -102,7 +105,7 @@ class PredictionService:
                 signature = version.signature
         except ScoringError as error:
             raise reword(error, target) from error
-        current_call().model = signature.model
+        current_call().model, current_call().version = signature.model, signature.version
         response = protos.GetModelMetadataResponse()
         write_answerer(response.model_spec, signature)
         response.metadata[METADATA_FIELD].Pack(describe(signature))

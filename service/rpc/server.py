@@ -34,7 +34,7 @@ def create_server(
     """
     server = grpc.server(
         CallThreads(settings.grpc_threads, settings.max_waiting_requests, settings.request_timeout_seconds),
-        interceptors=[gate or CallGate(), CallInterceptor(metrics, settings.request_timeout_seconds)],
+        interceptors=[CallInterceptor(metrics, settings.request_timeout_seconds), gate or CallGate()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service import settings
+from service import metric_families, settings
 from training.config import parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,12 @@ def test_settings_table_equals_the_settings_of_the_code() -> None:
     """Every flag, variable, default, unit and meaning in the README is the code's, in the code's order."""
     written = [(*(cell.strip("`") for cell in row[:4]), row[4]) for row in table_after("Settings")]
     assert settings.table() == written
+
+
+def test_metrics_table_equals_the_metrics_of_the_code() -> None:
+    """Every metric's name, kind, labels and meaning in the README is the code's, in the code's order."""
+    written = [(row[0].strip("`"), *row[1:]) for row in table_after("Watching it")]
+    assert metric_families.table() == written
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -122,7 +122,6 @@ class Service:
             self.settings.max_queue_rows,
             self.settings.max_queue_bytes,
             self.metrics.batch_statistics,
-            self.metrics.count_refusal,
         )
         live = make_version(model, version, batching=batching, **options)
         self.registry.begin(model, version)

@@ -1,6 +1,8 @@
 """Counts of batches: what falls into which bucket."""
 
-from service.batch_statistics import BatchStatistics, Distribution
+import pytest
+
+from service.batch_statistics import BatchStatistics, Depth, Distribution
 
 
 def test_distribution_counts_a_bound_in_its_own_bucket():
@@ -14,7 +16,7 @@ def test_distribution_counts_a_bound_in_its_own_bucket():
 def test_statistics_count_what_batchers_tell_them():
     """Rows, waits, drops, failures and replaced threads each have their own number."""
     statistics = BatchStatistics()
-    waiting = [lambda: 1, lambda: 2, lambda: 4]
+    waiting = [lambda: Depth(1, 1, 0.5), lambda: Depth(2, 1, 2.5), lambda: Depth(4, 1, 9.0)]
     for read in waiting:
         statistics.watch(read)
     for _ in range(2):
@@ -23,8 +25,29 @@ def test_statistics_count_what_batchers_tell_them():
     statistics.count_dropped("deadline", 2)
     statistics.count_failed_batch()
     statistics.count_thread_replaced()
-    assert 3 == statistics.waiting_rows
+    assert (3, Depth(3, 2, 2.5)) == (statistics.waiting_rows, statistics.depth)
     assert (1, 3.0) == (statistics.batch_rows.count, statistics.batch_rows.total)
     assert (2, 0.3) == (statistics.wait_seconds.count, statistics.wait_seconds.total)
     assert {"deadline": 2, "cancelled": 0, "closed": 0} == statistics.dropped_rows
     assert (1, 1) == (statistics.num_failed_batches, statistics.num_threads_replaced)
+
+
+def test_depth_is_nothing_where_nobody_is_watched():
+    """Without a batcher nothing waits, and the oldest has no age."""
+    assert Depth(0, 0, 0.0) == BatchStatistics().depth
+
+
+def test_timed_run_is_the_run_with_its_time_counted():
+    """Answer and failure pass through, and both took a time."""
+    statistics = BatchStatistics()
+
+    def run(rows):
+        if rows < 0:
+            raise ValueError(rows)
+        return rows + 1
+
+    timed = statistics.timed(run)
+    assert 8 == timed(7)
+    with pytest.raises(ValueError, match="-1"):
+        timed(-1)
+    assert 2 == statistics.compute_seconds.count

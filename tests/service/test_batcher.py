@@ -35,8 +35,7 @@ class Stage:
         self.wait_until = wait_until
         self.engine = HeldEngine()
         self.clock = FakeClock()
-        self.num_refused = 0
-        self.room = Room(max_rows, 1 << 20, tell_refused=self.count_refusal)
+        self.room = Room(max_rows, 1 << 20)
         self.statistics = BatchStatistics()
         self.batcher = Batcher(
             self.engine,
@@ -47,10 +46,6 @@ class Stage:
         )
         self.pool = ThreadPoolExecutor(32)
         self.num_waiting = 0
-
-    def count_refusal(self):
-        """Count a request that found the queue full."""
-        self.num_refused += 1
 
     def submit(self, rows, who=None):
         """Submit on a thread of its own, and return when the rows are in; returns the future."""
@@ -198,7 +193,6 @@ def test_full_queue_refuses_at_once_and_takes_again_when_it_is_empty(make_stage)
         waiting = stage.submit(rows_from(0, 2))
         with pytest.raises(ResourceExhaustedError, match="the queue is full: 3 rows"):
             stage.batcher.submit(rows_from(10), caller())
-        assert 1 == stage.num_refused
         stage.engine.gate.set()
         assert_answers(rows_from(0, 2), waiting.result(SECONDS))
         plug.result(SECONDS)

@@ -23,6 +23,7 @@ def configured():
         return stream
 
     yield configure
+    logs.close()
     structlog.reset_defaults()
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -64,26 +65,54 @@ def test_lines_below_the_level_are_not_written(configured):
 
 
 def test_loggers_of_libraries_write_in_the_same_format(configured):
-    """A warning of waitress is a JSON line as well; its chatter, and a line for each request that waits, is not."""
+    """A warning of asyncio is a JSON line as well; its chatter is not."""
     stream = configured("json")
-    logging.getLogger("waitress").info("Serving on")
-    logging.getLogger("waitress.queue").warning("Task queue depth is %d", 3)
-    logging.getLogger("waitress").warning("%d thread(s) still running", 2)
+    logging.getLogger("asyncio").info("Using selector")
+    logging.getLogger("asyncio").warning("%d thread(s) still running", 2)
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "2 thread(s) still running"
 
 
-def test_lines_that_cannot_be_written_are_lost_and_nothing_fails(configured, monkeypatch):
+def test_lines_that_cannot_be_written_are_lost_and_counted_and_nothing_fails(configured, monkeypatch):
     """A full disk under the log, or a pipe that nobody reads, costs lines and never the service."""
     configured("json")
     for full in (os.open("/dev/full", os.O_WRONLY), _pipe_without_reader()):
         monkeypatch.setattr("os.dup", lambda _, full=full: full)
         logs.configure("json", "info")
-        structlog.get_logger().warning("lost")
-        logging.getLogger("waitress").error("lost")
         with pytest.raises(OSError, match=r"No space left|Broken pipe"):
             os.write(full, b"control")
-        logging.getLogger().handlers[0].stream.close()
+        writer = logs._Log.writer
+        structlog.get_logger().warning("lost")
+        logging.getLogger("asyncio").error("lost")
+        logs.write_line("lost\n")
+        assert logs.close(20.0)
+        assert (3, 0) == (writer.num_lost, logs.num_dropped_lines())
+
+
+def test_lines_that_are_formed_already_stand_between_the_others(configured):
+    """What the access log forms itself goes where all lines go, in its turn."""
+    stream = configured("json")
+    structlog.get_logger().info("before")
+    logs.write_line('{"event":"request"}\n')
+    structlog.get_logger().info("after")
+    assert ["before", "request", "after"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+def test_reader_that_was_too_slow_is_told_how_many_lines_it_missed(configured, monkeypatch, wait_until):
+    """Lines that found no room are counted, and a line says so as soon as there is room again."""
+    configured("json")
+    reader, end = os.pipe()
+    monkeypatch.setattr("os.dup", lambda _: end)
+    logs.configure("json", "info")
+    writer = logs._Log.writer
+    logs.write_line("x" * (1 << 20) + "\n")
+    wait_until(lambda: not writer._lines)
+    while logs.num_dropped_lines() < 5:
+        structlog.get_logger().info("one of many", filling="y" * 100_000)
+    with os.fdopen(reader) as lines:
+        last = next(line for line in lines if "were lost" in line)
+        assert {"level": "warning", "num_lines": 5}.items() <= json.loads(last).items()
+        assert logs.close(20.0)
 
 
 def _pipe_without_reader():

@@ -13,6 +13,7 @@ from service.errors import VersionRefusedError
 from service.settings import Settings
 from service.worker import StartError, VersionLoader, Worker
 from tests.service.fake_versions import make_version
+from tests.service.samples import total
 
 
 def load(folder):
@@ -84,7 +85,8 @@ def test_worker_scores_with_the_newest_version(worker, settings, wait_until):
 
     wait_until(lambda: answer()["version"] == 2)
     assert {"model": "m", "version": 2, "score": [8.0], "gradient": [[1.0, 1.0, 1.0]]} == answer()
-    assert b'convex_requests_total{code="OK",model="m",protocol="rest"}' in get(worker, "/metrics")[1]
+    counted = {"code": "OK", "model": "m", "version": "2", "signature": "serving_default", "protocol": "rest"}
+    assert 1 <= total(get(worker, "/metrics")[1], "convex_requests_total", **counted)
 
 
 def test_worker_is_not_ready_and_still_answers_while_draining(worker, settings, wait_until):

@@ -7,6 +7,7 @@ import pytest
 
 from service.rest.app import create_app
 from tests.service.quadratic_versions import make_service
+from tests.service.samples import total
 
 BODY = b'{"instances": [[1, 2, 3]]}'
 OCTETS = "application/octet-stream"
@@ -78,9 +79,9 @@ def test_full_queue_is_refused_unread_with_a_time_to_come_again(service, client,
     message = "the queue is full: 8 rows (96 bytes) wait, at most 8 rows (67108864 bytes) may. Try again in 2 s."
     assert {"error": {"code": "RESOURCE_EXHAUSTED", "message": message, "request_id": "id-1"}} == response.json
     assert [] == live.engine.calls
-    text = service.metrics.render().decode()
-    assert 'convex_refusals_total{model="m"} 1.0' in text
-    assert 'convex_requests_total{code="RESOURCE_EXHAUSTED",model="",protocol="rest"} 1.0' in text
+    text = service.metrics.render()
+    assert 1 == total(text, "convex_refusals_total", model="m", protocol="rest", reason="queue_full")
+    assert 1 == total(text, "convex_requests_total", model="m", version="", code="RESOURCE_EXHAUSTED")
 
 
 def test_request_larger_than_the_room_that_is_left_is_refused(client, live):

@@ -9,6 +9,7 @@ from service import errors
 from service.rest.app import create_app
 from service.rest.failures import STATUSES, refusal
 from tests.service.quadratic_versions import make_service
+from tests.service.samples import total
 
 BODY = b'{"instances": [[1, 2, 3]]}'
 
@@ -106,7 +107,7 @@ def test_defect_tells_its_request_id_and_nothing_else(service, client, failure):
     assert [("request failed", "id-1", repr(failure))] == [
         (line["event"], line["request_id"], repr(line["exc_info"])) for line in logs
     ]
-    assert 'code="INTERNAL",model="m"' in service.metrics.render().decode()
+    assert 1 == total(service.metrics.render(), "convex_requests_total", code="INTERNAL", model="m")
 
 
 def test_defect_of_one_request_leaves_the_next_one_alone(service, client):

@@ -8,6 +8,7 @@ import pytest
 
 from service.rest.app import create_app
 from tests.service.quadratic_versions import make_service
+from tests.service.samples import total
 
 ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, -0.0]], dtype=np.float32)
 BODY = b'{"instances": [[1, 2, 3], [-1, 0.5, -0.0]]}'
@@ -302,9 +303,10 @@ def test_metrics_count_requests_rows_and_codes_of_known_models_only(service, cli
     score(client)
     score(client, b'{"instances": [[1, 2, 1e30]]}')
     score(client, path="/models/invented/score")
-    counted = service.metrics.render().decode()
-    assert 'convex_requests_total{code="OK",model="m",protocol="rest"} 1.0' in counted
-    assert 'convex_requests_total{code="OUT_OF_RANGE",model="m",protocol="rest"} 1.0' in counted
-    assert 'convex_requests_total{code="NOT_FOUND",model="",protocol="rest"} 1.0' in counted
-    assert 'convex_rows_total{model="m"} 2.0' in counted
-    assert "invented" not in counted
+    text = service.metrics.render()
+    answered = {"model": "m", "version": "2", "signature": "serving_default", "protocol": "rest"}
+    assert 1 == total(text, "convex_requests_total", code="OK", **answered)
+    assert 1 == total(text, "convex_requests_total", code="OUT_OF_RANGE", **answered)
+    assert 1 == total(text, "convex_requests_total", code="NOT_FOUND", model="", version="", protocol="rest")
+    assert 2 == total(text, "convex_rows_total", **answered)
+    assert b"invented" not in text

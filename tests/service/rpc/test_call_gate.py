@@ -2,22 +2,13 @@
 
 from types import SimpleNamespace
 
-import grpc
 import pytest
 
+from service.errors import Refusal, UnavailableError
 from service.rpc.call_gate import CallGate
 
 PREDICT = SimpleNamespace(method="/tensorflow.serving.PredictionService/Predict")
 CHECK = SimpleNamespace(method="/grpc.health.v1.Health/Check")
-
-
-class Aborted(Exception):
-    """What `abort` raises."""
-
-
-def abort(code, message):
-    """Note code and message the way a context does."""
-    raise Aborted(code, message)
 
 
 def test_open_gate_lets_calls_through():
@@ -30,9 +21,9 @@ def test_closed_gate_refuses_calls_and_lets_health_through():
     gate = CallGate()
     gate.close()
     refusal = gate.intercept_service(lambda _: "handler", PREDICT)
-    with pytest.raises(Aborted) as caught:
-        refusal.unary_unary(b"", SimpleNamespace(abort=abort))
-    assert grpc.StatusCode.UNAVAILABLE is caught.value.args[0]
+    with pytest.raises(UnavailableError) as caught:
+        refusal.unary_unary(b"", None)
+    assert Refusal.DRAINING is caught.value.refusal
     assert "handler" == gate.intercept_service(lambda _: "handler", CHECK)
 
 

@@ -56,7 +56,7 @@ def event(seconds):
 
 
 def test_call_is_refused_when_what_waits_takes_longer_than_it_has(gate):
-    """After calls that took a second each, who has a second is refused behind two others, and who has an hour is not."""
+    """Behind two calls of a second each, who has one second is refused, and who has an hour is not."""
     threads = CallThreads(1, 10, 30.0)
     threads._crowd.seconds_per_unit = 1.0 / 1024
     threads._crowd._since_seconds = time.monotonic()

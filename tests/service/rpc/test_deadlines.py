@@ -6,6 +6,7 @@ import pytest
 from service.protos import tensorflow_serving as protos
 from tests.service.quadratic_servers import serve
 from tests.service.quadratic_versions import make_service
+from tests.service.samples import total
 
 SECONDS = 20.0
 
@@ -51,7 +52,7 @@ def predict(service, engine):
 @pytest.fixture
 def waiting(service):
     """Return how many rows wait or are computed."""
-    statistics = service.metrics.batch_statistics("m", ("score", "gradient"))
+    statistics = service.metrics.batch_statistics("m", 1, ("score", "gradient"))
     return lambda: statistics.waiting_rows
 
 
@@ -80,9 +81,9 @@ def test_call_that_is_cancelled_in_the_queue_is_not_computed(service, engine, pr
     engine.gate.set()
     assert 0.5 == first.result(SECONDS).outputs["score"].float_val[0]
     assert [1] == [row[0] for row in engine.rows]
-    wait_until(lambda: 'code="CANCELLED",model="m",protocol="grpc"} 1.0' in service.metrics.render().decode())
-    text = service.metrics.render().decode()
-    assert 'convex_dropped_rows_total{model="m",outputs="score,gradient",reason="cancelled"} 1.0' in text
+    wait_until(lambda: total(service.metrics.render(), "convex_requests_total", code="CANCELLED", model="m") == 1)
+    dropped = {"model": "m", "version": "1", "outputs": "score,gradient", "reason": "cancelled"}
+    assert 1 == total(service.metrics.render(), "convex_dropped_rows_total", **dropped)
 
 
 def test_call_that_finds_the_queue_full_is_refused_at_once(engine, predict, waiting, wait_until):

@@ -1,6 +1,7 @@
 """Whatever message comes in, Predict answers: a defect is never what a caller can cause."""
 
 import contextlib
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -77,8 +78,12 @@ ALLOWED = {None, *(grpc.StatusCode[code] for code in set(ErrorCode) - {ErrorCode
 
 def answer(data):
     """Return the status that the interceptor and the service give a message."""
-    handler = grpc.unary_unary_rpc_method_handler(PREDICTION.predict, protos.PredictRequest.FromString)
-    wrapped = CallInterceptor(Metrics()).intercept_service(lambda _details: handler, None)
+    handler = grpc.unary_unary_rpc_method_handler(
+        PREDICTION.predict, protos.PredictRequest.FromString, protos.PredictResponse.SerializeToString
+    )
+    wrapped = CallInterceptor(Metrics()).intercept_service(
+        lambda _details: handler, SimpleNamespace(method="/s/Predict")
+    )
     context = Context()
     with contextlib.suppress(Ended):
         wrapped.unary_unary(data, context)

@@ -8,9 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from service import errors
+from service.metrics import Metrics
 from service.protos import tensorflow_serving as protos
+from service.rpc import interceptors
+from service.rpc.call_gate import CallGate
+from service.rpc.server import create_server
 from tests.service.quadratic_servers import serve
 from tests.service.quadratic_versions import make_service
+from tests.service.samples import total
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 TIMEOUT_SECONDS = 10.0
@@ -111,13 +116,14 @@ def test_metrics_count_calls_rows_and_codes(service, channel, wait_until):
     refusal(channel, request(1e30))
     refusal(channel, b"\xff")
 
-    def counted():
-        return service.metrics.render().decode()
+    def counted(**labels):
+        return total(service.metrics.render(), "convex_requests_total", protocol="grpc", **labels)
 
-    wait_until(lambda: 'convex_requests_total{code="INVALID_ARGUMENT",model="",protocol="grpc"} 1.0' in counted())
-    assert 'convex_requests_total{code="OK",model="m",protocol="grpc"} 1.0' in counted()
-    assert 'convex_requests_total{code="OUT_OF_RANGE",model="m",protocol="grpc"} 1.0' in counted()
-    assert 'convex_rows_total{model="m"} 1.0' in counted()
+    wait_until(lambda: counted(code="INVALID_ARGUMENT", model="", version="") == 1)
+    answered = {"model": "m", "version": "1", "signature": "serving_default"}
+    assert (1, 1) == (counted(code="OK", **answered), counted(code="OUT_OF_RANGE", **answered))
+    assert 1 == total(service.metrics.render(), "convex_rows_total", protocol="grpc", **answered)
+    assert 0 == total(service.metrics.render(), "convex_requests_in_flight", protocol="grpc")
 
 
 def test_caller_that_went_away_is_no_defect(service, channel, wait_until):
@@ -140,5 +146,93 @@ def test_caller_that_went_away_is_no_defect(service, channel, wait_until):
         wait_until(call.cancelled)
         channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus").future(b"").exception(TIMEOUT_SECONDS)
         gate.set()
-        wait_until(lambda: 'code="CANCELLED",model="m",protocol="grpc"} 1.0' in service.metrics.render().decode())
+        wait_until(lambda: total(service.metrics.render(), "convex_requests_total", code="CANCELLED", model="m") == 1)
     assert [] == logs
+
+
+def test_call_is_told_with_version_signature_rows_sizes_and_times(service, wait_until):
+    """Everything that the metrics and the access log need is there: the sizes are those of the messages."""
+    told = []
+    service.metrics = Metrics(told.append)
+    data = request()
+    with serve(service) as channel:
+        answer = channel.unary_unary(METHOD)(data, timeout=TIMEOUT_SECONDS, metadata=(("x-request-id", "night-7"),))
+        wait_until(lambda: told)
+    (answered,) = told
+    assert ("grpc", "OK", None, "Predict", METHOD, "night-7", "127.0.0.1") == (
+        answered.protocol,
+        answered.code,
+        answered.status,
+        answered.method,
+        answered.path,
+        answered.request_id,
+        answered.peer,
+    )
+    assert ("m", 1, "serving_default", 1) == (
+        answered.model,
+        answered.version,
+        answered.signature,
+        answered.num_rows,
+    )
+    assert (len(data), len(answer)) == (answered.bytes_in, answered.bytes_out)
+    assert 0.0 < answered.compute_seconds < answered.seconds < TIMEOUT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "version", "signature"),
+    [
+        ({"name": "m", "signature_name": "score"}, "OK", 1, "score"),
+        ({"name": "m", "signature_name": "secret"}, "FAILED_PRECONDITION", 1, ""),
+        ({"name": "m", "version": {"value": 9}}, "NOT_FOUND", None, ""),
+        ({"name": "other"}, "NOT_FOUND", None, ""),
+    ],
+)
+def test_signature_is_the_one_that_the_call_names_where_there_is_one(
+    service, wait_until, spec, code, version, signature
+):
+    """A name that no signature has is never told, and a call without a version has none."""
+    told = []
+    service.metrics = Metrics(told.append)
+    message = protos.PredictRequest.FromString(request())
+    message.model_spec.Clear()
+    message.MergeFrom(protos.PredictRequest(model_spec=spec))
+    with serve(service) as channel:
+        channel.unary_unary(METHOD).future(message.SerializeToString(), timeout=TIMEOUT_SECONDS).exception()
+        wait_until(lambda: told)
+    assert [(code, spec["name"], version, signature)] == [
+        (answered.code, answered.model, answered.version, answered.signature) for answered in told
+    ]
+
+
+def test_call_at_a_closed_gate_has_an_id_and_is_counted(service, wait_until):
+    """What is refused because the server is about to end is told like every other call."""
+    told = []
+    metrics = Metrics(told.append)
+    gate = CallGate()
+    gate.close()
+    server = create_server(service.scorer, service.registry, metrics, service.settings, gate)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            received = refusal(channel, metadata=(("x-request-id", "night-7"),))
+            assert "night-7" == dict(received.initial_metadata())["x-request-id"]
+            assert grpc.StatusCode.UNAVAILABLE is received.code()
+            wait_until(lambda: told)
+    finally:
+        server.stop(None).wait(TIMEOUT_SECONDS)
+    assert [("UNAVAILABLE", errors.Refusal.DRAINING)] == [(answered.code, answered.refusal) for answered in told]
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:10.1.2.3:4711", "10.1.2.3"),
+        ("ipv6:%5B::1%5D:4711", "::1"),
+        ("ipv6:[fe80::1]:1", "fe80::1"),
+        ("unix:", "unix"),
+    ],
+)
+def test_peer_is_told_by_its_address_alone(peer, address):
+    """The form of gRPC becomes the form that HTTP has."""
+    assert address == interceptors._address(peer)
