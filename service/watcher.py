@@ -4,7 +4,6 @@ Above `registry` (what is live) and `repository` (what is on disk); `worker` sta
 """
 
 import dataclasses
-import gc
 import math
 import os
 import threading
@@ -15,6 +14,7 @@ import structlog
 
 from service import manifest
 from service.errors import NotFoundError, VersionRefusedError
+from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
 from service.metrics import Metrics
 from service.model_version import ModelVersion
@@ -30,25 +30,6 @@ _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 _LONGEST_RETIRE_WAIT_SECONDS = 1.0
 _WAITING = "waiting until its files stay the same between two looks at the folder"
-
-
-class GarbageCollection:
-    """What is done about garbage after a load or a drop: collect; after the first time, freeze what is left.
-
-    TensorFlow's functions form cycles that no automatic collection finds in time (0.4 MiB a reload), and a full
-    collection over everything that TensorFlow imported stops the process for 0.2 s. Frozen objects are not looked at
-    again, which makes it 2 ms; at most the first version's own cycles are kept for ever by that.
-    """
-
-    def __init__(self) -> None:
-        self._is_frozen = False
-
-    def __call__(self) -> None:
-        """Collect."""
-        gc.collect()
-        if not self._is_frozen:
-            gc.freeze()
-            self._is_frozen = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +95,15 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_seconds: float) -> bool:
-        """Ask the thread to end and wait for it; return whether it ended (a load that runs is not interrupted)."""
+    def stop(self, timeout_seconds: float, interrupt: Callable[[], None] = lambda: None) -> bool:
+        """Ask the thread to end and wait for it; return whether it ended.
+
+        Args:
+            timeout_seconds: longest wait for the thread.
+            interrupt: ends a load that runs, by letting it raise; it is called whether or not one does.
+        """
         self._stopping.set()
+        interrupt()
         if self._thread is None:
             return True
         self._thread.join(timeout_seconds)
@@ -227,7 +214,10 @@ class Watcher:
             self._end(folder, fingerprint, error.rule, error.reason)
             log.warning("version refused", rule=error.rule, reason=error.reason)
             return False
-        except Exception as error:  # TensorFlow raises nine kinds on a damaged folder alone
+        except Exception as error:  # the disk, or the loading process
+            if self._stopping.is_set():  # it was interrupted
+                self._registry.refuse(folder.model, folder.version, LOAD_ERROR, "the server ended meanwhile")
+                return False
             self._metrics.count_load(folder.model, "failed", LOAD_ERROR)
             self._end(folder, fingerprint, LOAD_ERROR, f"{_kind(error)} while loading; it is tried again")
             log.exception("version failed to load; it is tried again")

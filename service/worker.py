@@ -12,8 +12,10 @@ import flask
 import grpc
 import structlog
 
-from service import engines, loader, logs
+from service import engines, logs
 from service.errors import VersionRefusedError
+from service.loader import LoadedVersion
+from service.loading_process import LoadingProcess, Order
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
 from service.registry import Registry
@@ -74,9 +76,9 @@ class Worker:
         self.metrics = Metrics()
         self.registry = Registry(settings.default_model)
         repository = Repository(settings.models_dir)
-        self.watcher = Watcher(
-            repository, self.registry, load or VersionLoader(settings, self.metrics), self.metrics, settings
-        )
+        self._loader = VersionLoader(settings, self.metrics)
+        self.watcher = Watcher(repository, self.registry, load or self._loader, self.metrics, settings)
+        self._loads_itself = load is None
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
         _check_free(settings)
@@ -94,6 +96,8 @@ class Worker:
 
     def start(self) -> None:
         """Look for versions and accept requests; before the first version is live they are answered UNAVAILABLE."""
+        if self._loads_itself:
+            self._loader.start()
         self.watcher.start()
         if self._grpc is not None:
             self._grpc.start()
@@ -123,21 +127,24 @@ class Worker:
             grpc_ended = self._grpc.stop(max(0.0, deadline - time.monotonic()))
             finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _LAST_SECONDS)
             self._grpc = None  # the threads of its services end with it
-        finished &= self.watcher.stop(_LAST_SECONDS)
+        finished &= self.watcher.stop(_LAST_SECONDS, self._loader.close)
         return self.registry.close() and finished
 
 
 class VersionLoader:
-    """Makes a live version of a folder: proved and verified by `loader`, on the engine of the settings, warm.
+    """Makes a live version of a folder: proved in the loading process, on the engine of the settings, warm.
 
     Args:
         settings: engine, allow_tf32, allow_uncertified, intra_op_threads, and the bounds of batches and queue.
         metrics: counts what the batchers do; None: nobody counts.
+        process: loads.
 
-    Thread safety: for the watcher's thread alone.
+    Thread safety: for the watcher's thread alone, but for `close`.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, process: LoadingProcess | None = None
+    ) -> None:
         self._settings = settings
         counts = metrics or Metrics()
         self._batching = Batching(
@@ -147,32 +154,53 @@ class VersionLoader:
             statistics=counts.batch_statistics,
             tell_refused=counts.count_refusal,
         )
+        self._process = process or LoadingProcess()
+        self._has_loaded = False
         self._is_configured = False
+
+    def start(self) -> None:
+        """Let the loading process import TensorFlow, so that the first version need not wait for it."""
+        self._process.start()
+
+    def close(self) -> None:
+        """End the loading process; a load that runs fails."""
+        self._process.close()
 
     def __call__(self, folder: VersionFolder) -> ModelVersion:
         """Return the version.
 
         Raises:
             VersionRefusedError: it must not be served.
+            LoadingProcessError: it could not be loaded now.
         """
         settings = self._settings
-        if not self._is_configured:
+        order = Order(folder.path, folder.model, folder.version, settings.allow_uncertified, gently=self._has_loaded)
+        loaded = self._process.load(order)
+        if settings.engine == "program" and loaded.program is None:
+            raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
+        live = ModelVersion(loaded, self._create_engine(loaded), self._batching)
+        try:
+            live.warm_up()
+            live.reproduce(loaded.probe)
+        except BaseException:
+            live.close()
+            raise
+        self._has_loaded = True
+        return live
+
+    def _create_engine(self, loaded: LoadedVersion) -> engines.Engine:
+        """Return the engine; without a GPU or need for it TensorFlow is not imported into this process."""
+        settings = self._settings
+        if settings.engine == "auto" and loaded.program is not None and not self._process.sees_gpu():
+            return engines.create(loaded, "program")
+        if settings.engine != "program" and not self._is_configured:
             # Here, on the watcher's thread: TensorFlow takes seconds to import, and the ports answer meanwhile.
             with logs.without_native_noise():
                 from service.engines.tensorflow import configure_devices
 
                 configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
             self._is_configured = True
-        loaded = loader.load(
-            folder.path, model=folder.model, version=folder.version, allow_uncertified=settings.allow_uncertified
-        )
-        if settings.engine == "program" and loaded.program is None:
-            raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
-        engine = engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
-        live = ModelVersion(loaded, engine, self._batching)
-        live.warm_up()
-        live.reproduce(loaded.probe)
-        return live
+        return engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
 
 
 def _check_free(settings: Settings) -> None:

@@ -8,11 +8,12 @@ import pytest
 import structlog
 
 from service.errors import UnavailableError, VersionRefusedError
+from service.garbage import GarbageCollection
 from service.metrics import Metrics
 from service.registry import Registry, VersionState
 from service.repository import Repository
 from service.settings import Settings
-from service.watcher import LOAD_ERROR, GarbageCollection, Watcher
+from service.watcher import LOAD_ERROR, Watcher
 from tests.service.fake_versions import make_version
 
 
