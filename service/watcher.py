@@ -46,7 +46,8 @@ class Watcher:
 
     Guarantees: a model that cannot be read or loaded does not keep another from being loaded; a refused version is
     tried again only when its files change, any other failure after a growing pause; a folder that is empty or gone
-    changes nothing of what is served; a version is taken as deleted only after two looks without it.
+    changes nothing of what is served; a version is taken as deleted only after two looks without it. Beside the
+    versions of a model that are to be served at most one is in memory: none is loaded while one that left is held.
 
     Args:
         repository: what is on disk.
@@ -152,7 +153,7 @@ class Watcher:
         judged: dict[int, bool] = {}
         before = self._live(model)
         choice = self._choose(model, folders, listed, labels, judged)
-        while choice.load and not self._stopping.is_set():
+        while choice.load and not self._stopping.is_set() and not self._lingering(model):
             judged[choice.load[0]] = self._attempt(folders[choice.load[0]])
             choice = self._choose(model, folders, listed, labels, judged)
         self._registry.set_labels(model, labels, problem)
@@ -246,9 +247,8 @@ class Watcher:
         self._registry.refuse(folder.model, folder.version, rule, reason)
 
     def _retire(self, model: str, versions: tuple[int, ...]) -> None:
-        lingering = [version for version, state in self._states(model).items() if state is VersionState.UNLOADING]
         labelled = self._registry.labels(model).values()
-        for version in sorted({*versions, *lingering}.difference(labelled)):
+        for version in sorted({*versions, *self._lingering(model)}.difference(labelled)):
             if self._registry.retire(model, version, self._retire_wait_seconds):
                 self._log.info("version unloaded", model=model, version=version)
 
@@ -273,6 +273,10 @@ class Watcher:
             return {status.version: status.state for status in self._registry.statuses(model)}
         except NotFoundError:
             return {}
+
+    def _lingering(self, model: str) -> list[int]:
+        """Return the versions that left and are still held by requests."""
+        return [version for version, state in self._states(model).items() if state is VersionState.UNLOADING]
 
     def _live(self, model: str) -> list[int]:
         return [version for version, state in self._states(model).items() if state is VersionState.AVAILABLE]

@@ -5,8 +5,10 @@ Above: `server`, which owns signals and the process. Below: every part of the se
 
 import dataclasses
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 
 import flask
 import grpc
@@ -30,6 +32,8 @@ from service.watcher import Watcher
 
 _QUIET_SECONDS = 0.05
 _LAST_SECONDS = 0.25
+_LAST_CALL_SECONDS = 0.5
+"""How long before the end what waits is refused."""
 
 
 class StartError(Exception):
@@ -112,6 +116,9 @@ class Worker:
     def stop(self, timeout_seconds: float) -> bool:
         """Stop in the reverse order: accept nothing more, finish what was accepted, end the watcher. For once.
 
+        What still waits for its turn shortly before the time is over is answered UNAVAILABLE, so that there is time to
+        send it; until then every accepted request is computed.
+
         Args:
             timeout_seconds: most time for the accepted requests; a load that runs gets half a second more.
 
@@ -121,14 +128,24 @@ class Worker:
         deadline = time.monotonic() + timeout_seconds
         self.drain()
         self._gate.close()
-        finished = self._http.stop(timeout_seconds)
-        if self._grpc is not None:
-            self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
-            grpc_ended = self._grpc.stop(max(0.0, deadline - time.monotonic()))
-            finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _LAST_SECONDS)
-            self._grpc = None  # the threads of its services end with it
+        last_call_seconds = timeout_seconds - min(_LAST_CALL_SECONDS, timeout_seconds / 4)
+        last_call = threading.Timer(last_call_seconds, self.registry.refuse_waiting)
+        last_call.start()
+        with futures.ThreadPoolExecutor(1, thread_name_prefix="stop") as pool:  # the two protocols have the same time
+            http_ended = pool.submit(self._http.stop, timeout_seconds)
+            finished = self._stop_grpc(deadline) & http_ended.result()
+        last_call.cancel()
+        last_call.join()
         finished &= self.watcher.stop(_LAST_SECONDS, self._loader.close)
         return self.registry.close() and finished
+
+    def _stop_grpc(self, deadline_seconds: float) -> bool:
+        server, self._grpc = self._grpc, None  # the threads of its services end with it
+        if server is None:
+            return True
+        self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline_seconds - time.monotonic()) / 2)
+        ended = server.stop(max(0.0, deadline_seconds - time.monotonic()))
+        return ended.wait(max(0.0, deadline_seconds - time.monotonic()) + _LAST_SECONDS)
 
 
 class VersionLoader:

@@ -4,12 +4,15 @@ import contextlib
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service.caller import Caller
 from service.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -17,15 +20,37 @@ from service.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from service.model_version import ModelVersion
+from service.model_version import Batching, ModelVersion
+from service.pulse import HUNG_SECONDS
 from service.registry import Registry, VersionState
-from tests.service.fake_versions import make_version
+from tests.service.fake_versions import LinearEngine, make_version
+from tests.service.held_engine import FakeClock
 
 
 def publish(registry, model="m", version=1, **options):
     """Bring one fake version through its life up to AVAILABLE."""
     registry.begin(model, version)
     return registry.publish(make_version(model, version, **options))
+
+
+@pytest.fixture
+def hold_engine(wait_until):
+    """Return `hold_engine(registry, version)`, in which a request is in that version's engine."""
+
+    @contextlib.contextmanager
+    def hold(registry, version):
+        with ThreadPoolExecutor(1) as pool, registry.acquire("m", version) as live:
+            live.engine.gate.clear()
+            row = np.zeros((1, 3), np.float32)
+            future = pool.submit(live.submit, row, ("score",), Caller())
+            try:
+                wait_until(live.engine.entered.is_set)
+                yield
+            finally:
+                live.engine.gate.set()
+                future.result(10)
+
+    return hold
 
 
 def answering(registry, *target):
@@ -224,29 +249,47 @@ def test_sweep_closes_a_retired_version_and_close_every_other(monkeypatch):
     assert [1, 2, 3] == closed
 
 
-def test_check_room_refuses_only_when_every_version_is_full(monkeypatch):
-    """A model of which one version has room, an unknown one and a missing default pass."""
-    full = set()
-
-    def check_room(self):
-        if self.signature.version in full:
-            message = f"version {self.signature.version} is full"
-            raise ResourceExhaustedError(message)
-
-    monkeypatch.setattr(ModelVersion, "check_room", check_room)
+def test_check_room_refuses_only_when_every_version_is_full_and_counts_it_once(hold_engine):
+    """A model of which one version has room, an unknown one and a missing default pass; a refusal counts once."""
+    refused = []
+    batching = Batching(max_queue_rows=1, tell_refused=refused.append)
     registry = Registry()
     registry.check_room()
     for version in (1, 2):
-        publish(registry, version=version)
-    for some in (set(), {1}, {2}):
-        full.clear()
-        full.update(some)
-        registry.check_room("m")
-    full.update((1, 2))
-    for model in ("m", None):
-        with pytest.raises(ResourceExhaustedError, match="version 2 is full"):
-            registry.check_room(model)
-    registry.check_room("other")
+        registry.begin("m", version)
+        registry.publish(ModelVersion(make_version("m", version).loaded, LinearEngine(version), batching))
+    with contextlib.ExitStack() as full:
+        for version in (2, 1):
+            registry.check_room("m")
+            full.enter_context(hold_engine(registry, version))
+        for model in ("m", None):
+            with pytest.raises(ResourceExhaustedError, match="the queue is full: 1 rows"):
+                registry.check_room(model)
+        registry.check_room("other")
+    registry.check_room("m")
+    assert ["m", "m"] == refused
+    assert registry.close()
+
+
+def test_trouble_names_the_version_whose_engine_hangs_until_it_has_left(hold_engine):
+    """A hung engine is told of while its version is in memory, available or not, and no other state is trouble."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    clock = FakeClock()
+    with registry.acquire("m", 1) as live:
+        for batcher in live._batchers.values():
+            batcher._clock = batcher.pulse._clock = clock
+    assert "" == registry.trouble()
+    with hold_engine(registry, 1):
+        clock.now += HUNG_SECONDS
+        assert "" == registry.trouble()
+        clock.now += 1.0
+        assert "batcher-m-1: the engine has computed one batch for 31 s" == registry.trouble()
+        assert registry.retire("m", 1, 0.0) is False
+        assert "batcher-m-1" in registry.trouble()
+    assert "" == registry.trouble()
+    assert registry.close()
 
 
 def test_set_labels_keeps_a_label_where_its_new_version_is_not_available():
