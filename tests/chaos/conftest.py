@@ -1,4 +1,4 @@
-"""Servers over closed-form versions, ended whatever happens, and the figures of a long run for whoever reads its log."""
+"""Servers over closed-form versions, ended whatever happens, and the figures of a run for whoever reads its log."""
 
 import pytest
 
