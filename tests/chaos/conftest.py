@@ -21,8 +21,8 @@ def serve(wait_until):
     """Return a function that starts a server over a folder and returns it ready; every one is ended after the test."""
     servers = []
 
-    def start(models_dir, *flags):
-        servers.append(ServerProcess(models_dir, "--poll-interval-seconds", 0.05, *flags))
+    def start(models_dir, *flags, kind=ServerProcess):
+        servers.append(kind(models_dir, "--poll-interval-seconds", 0.05, *flags))
         wait_until(servers[-1].is_ready, START_SECONDS)
         return servers[-1]
 
@@ -35,11 +35,13 @@ def serve(wait_until):
 def report(record_property, request, pytestconfig):
     """Return `report(**figures)`, which keeps a run's figures: in its record, and as a line on the terminal."""
     reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def keep(**figures):
         for name, value in figures.items():
             record_property(name, value)
         line = ", ".join(f"{name} {value}" for name, value in figures.items())
-        reporter.write_line(f"\n{request.node.name}: {line}")
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"\n{request.node.name}: {line}")
 
     return keep
