@@ -31,6 +31,7 @@ LONGEST_LOAD_SECONDS = 600.0
 NICENESS = 10
 """How far loads stand back behind requests for the processor, once the first version is served (19: only if idle)."""
 
+_PROGRAM = "from service.loading_process import main; main()"
 _ROOT = Path(__file__).parents[1]
 _END_SECONDS = 10.0
 
@@ -87,7 +88,7 @@ class LoadingProcess:
             raise LoadingProcessError("the server is about to end")
         ours, theirs = Pipe()
         with theirs:
-            words = [sys.executable, "-c", f"from {__name__} import main; main()", str(theirs.fileno())]
+            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
             path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
             self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 words,
