@@ -36,7 +36,7 @@ class Room:
         max_bytes: most bytes of their float32.
         model: whose rows they are, for who counts the refusals.
 
-    Thread safety: `enter` and `check` may be called from any thread. A share is written under its owner's lock.
+    Thread safety: every method may be called from any thread. A share is written under its owner's lock.
     """
 
     def __init__(self, max_rows: int, max_bytes: int, *, model: str = "") -> None:
@@ -69,6 +69,13 @@ class Room:
             share.num_rows += num_rows
             share.num_bytes += num_bytes
 
+    def has_room(self, num_rows: int = 1, num_bytes: int = 1) -> bool:
+        """Whether so much would be let in now; asking counts nothing."""
+        held_rows = self.num_rows
+        if held_rows == 0:
+            return True
+        return held_rows + num_rows <= self._max_rows and self._num_bytes + num_bytes <= self._max_bytes
+
     def check(self) -> None:
         """Refuse what comes while not even one row has room: before a body is decoded.
 
@@ -77,11 +84,14 @@ class Room:
         """
         self._check(1, 1)
 
+    @property
+    def _num_bytes(self) -> int:
+        return sum(share.num_bytes for share in self._shares)
+
     def _check(self, num_rows: int, num_bytes: int) -> None:
-        held_rows = self.num_rows
-        held_bytes = sum(share.num_bytes for share in self._shares)
-        if held_rows == 0 or (held_rows + num_rows <= self._max_rows and held_bytes + num_bytes <= self._max_bytes):
+        if self.has_room(num_rows, num_bytes):
             return
+        held_rows, held_bytes = self.num_rows, self._num_bytes
         seconds = sum(share.num_rows * share.seconds_per_row for share in self._shares)
         message = (
             f"the queue is full: {held_rows} rows ({held_bytes} bytes) wait, at most {self._max_rows} rows "

@@ -28,6 +28,7 @@ from service.errors import (
 )
 from service.fair_queue import FairQueue
 from service.pieces import Outputs, Piece, Request, join, keep, split
+from service.pulse import Pulse
 
 Run = Callable[[NDArray[np.float32]], Outputs]
 
@@ -92,6 +93,7 @@ class Batcher:
         self._limits = limits
         self._clock = clock
         self._name = name
+        self.pulse = Pulse(name, clock)
         self._lock = threading.Lock()
         self._queue = FairQueue(limits.max_batch_rows, limits.turn_rows)
         self._open: dict[Request, None] = {}  # all that were let in and are not answered
@@ -128,6 +130,7 @@ class Batcher:
             runs_here = self._may_run_here(request)
             if runs_here:
                 self._here = request
+                self.pulse.begin(request.submitted_seconds)
             else:
                 self._queue.add(request)
                 self._call_thread()
@@ -155,13 +158,16 @@ class Batcher:
         request.caller.queue_seconds = 0.0
         try:
             return self._run(request.rows)
-        except (Exception, KeyboardInterrupt):
-            raise
-        except BaseException as err:  # a transport's border passes it on, and its caller would wait for ever
+        except BaseException as err:
+            self._statistics.count_failed_batch()
+            if isinstance(err, Exception | KeyboardInterrupt):
+                raise
+            # A transport's border passes it on, and its caller would wait for ever.
             raise InternalError(f"the engine ended with {type(err).__name__}") from err
         finally:
             with self._lock:
                 self._here = None
+                self.pulse.end()
                 self._note_time(request.num_rows, request.submitted_seconds)
                 self._end(request)
                 if self._queue:
@@ -200,6 +206,14 @@ class Batcher:
             if self._thread is None or not self._thread.is_alive():
                 self._replace_thread()
 
+    def refuse_waiting(self) -> None:
+        """Refuse what waits and what comes, and do not wait for the batch that is computed."""
+        with self._lock:
+            self._is_closed = True
+            computed = {piece.request for piece in self._batch}
+            for request in [request for request in self._queue if request not in computed]:
+                self._drop(request, _closed())
+
     def close(self, timeout_seconds: float = 1.0) -> bool:
         """Refuse what waits and what comes, finish the batch that is computed, end the thread.
 
@@ -209,12 +223,8 @@ class Batcher:
         Returns:
             Whether the thread has ended.
         """
-        with self._lock:
-            self._is_closed = True
-            computed = {piece.request for piece in self._batch}
-            for request in [request for request in self._queue if request not in computed]:
-                self._drop(request, _closed())
-            thread = self._thread
+        self.refuse_waiting()
+        thread = self._thread
         self._wakes.put(None)
         if thread is not None:
             thread.join(timeout_seconds)
@@ -257,6 +267,7 @@ class Batcher:
             pieces = self._batch = self._queue.take(self._is_wanted)
             self._num_calm_batches = self._num_calm_batches + 1 if len(self._open) <= 1 else 0
         if pieces:
+            self.pulse.begin(now)
             first = [piece.request for piece in pieces if piece.start == 0]
             for request in first:
                 request.caller.queue_seconds = now - request.submitted_seconds
@@ -279,11 +290,13 @@ class Batcher:
             with self._lock:
                 self._fail(pieces, error)
                 self._batch = []
+                self.pulse.end()
             return
         with self._lock:
             self._note_time(rows.shape[0], started)
             self._deliver(parts)
             self._batch = []
+            self.pulse.end()
 
     # ----------------------------------------------------------------------------------------------- under the lock
     def _deliver(self, parts: Iterable[tuple[Piece, Outputs]]) -> None:
@@ -321,7 +334,10 @@ class Batcher:
         """Start a successor, and make everything again from what is not answered: it may have died anywhere."""
         if self._thread is not None:
             self._statistics.count_thread_replaced()
+            self.pulse.die()
             self._thread = None
+        if self._here is None:
+            self.pulse.end()
         held, self._batch = {piece.request for piece in self._batch}, []
         self._open = {request: None for request in self._open if not request.is_over}
         self._queue.clear()

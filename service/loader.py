@@ -1,7 +1,7 @@
 """Folder to loaded version: hashes, safety, lift, proof, verification; refuses whatever fails one of them.
 
-Above: `engines`, `model_version`, `watcher`; below: `program`, `repository`. What comes back is plain data that
-pickles, so that loading can move into a child process.
+Above: `loading_process`, `engines`, `model_version`; below: `program`, `repository`. What comes back is plain data that
+pickles: the server loads in a child process.
 """
 
 import dataclasses
@@ -52,6 +52,20 @@ class LoadedVersion:
     def convexity(self) -> str:
         """`proved` or `unproved`."""
         return "unproved" if self.certificate is None else "proved"
+
+
+def prepare() -> bool:
+    """Set TensorFlow up for a process that only loads, on one thread and no GPU; return whether there is a GPU.
+
+    Takes seconds: imports TensorFlow. To be called before the first load, or not at all.
+    """
+    import tensorflow as tf  # see _certified
+
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return has_gpu
 
 
 def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = False) -> LoadedVersion:

@@ -135,6 +135,10 @@ class ModelVersion:
         """
         return self._checked_outputs(self._batchers[outputs].submit(rows, caller), rows.shape[0], name)
 
+    def has_room(self) -> bool:
+        """Whether `check_room` would let a request pass; asking counts nothing."""
+        return self._room.has_room()
+
     def check_room(self) -> None:
         """Refuse a request whose rows are not known yet while not even one row has room.
 
@@ -142,6 +146,15 @@ class ModelVersion:
             ResourceExhaustedError: too much waits already.
         """
         self._room.check()
+
+    def trouble(self) -> str:
+        """Return why the process should be replaced: the engine hangs, or batch threads keep dying; empty: all well."""
+        return next(filter(None, (batcher.pulse.trouble() for batcher in self._batchers.values())), "")
+
+    def refuse_waiting(self) -> None:
+        """Refuse what waits and what comes, at once; what is computed now is answered."""
+        for batcher in self._batchers.values():
+            batcher.refuse_waiting()
 
     def close(self, timeout_seconds: float = 1.0) -> bool:
         """Refuse what waits, end the batch threads; return whether they have ended. `run` still works."""

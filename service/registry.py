@@ -1,7 +1,6 @@
 """What is live: the versions of every model, their states, their labels, and who holds them right now.
 
-Above `model_version`, below the scorer and the watcher. Pure: it touches no disk and starts no thread; time comes in
-only as the bound of a wait.
+Above `model_version`, below the scorer and the watcher. Pure: no disk, no thread; time only as the bound of a wait.
 """
 
 import contextlib
@@ -13,7 +12,6 @@ from service.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     UnavailableError,
 )
 from service.lifecycle import ModelStatus, VersionState, VersionStatus, check_transition
@@ -104,18 +102,12 @@ class Registry:
         Raises:
             ResourceExhaustedError: too much waits for each of them.
         """
-        with self._changed:
+        with self._changed:  # under which no version leaves
             entry = self._models.get(self._default_name() or "" if model is None else model)
             lives = [] if entry is None else [entry.lives[version].live for version in entry.live_versions()]
-        for index, live in enumerate(lives, 1):
-            try:
-                if live is not None:
-                    live.check_room()
-            except ResourceExhaustedError:
-                if index == len(lives):
-                    raise
-            else:
-                return
+            versions = [live for live in lives if live is not None]
+            if versions and not any(live.has_room() for live in versions):
+                versions[-1].check_room()  # the newest says why
 
     @property
     def default_model(self) -> str | None:
@@ -226,13 +218,16 @@ class Registry:
                     message = f"version {version} of {model} is the only available one, or labelled: it stays"
                     raise ValueError(message)
                 life.move(VersionState.UNLOADING)
+        self._tell()
+        with self._changed:
             if not self._changed.wait_for(lambda: life.num_leases == 0, timeout_seconds):
                 return False
             life.move(VersionState.END)
             if life.live is not None:
                 self._retired.append(life.live)
                 life.live = None
-            return True
+        self._tell()
+        return True
 
     def sweep(self) -> bool:
         """Close the retired versions and let go of their objects; return whether there were any.
@@ -277,6 +272,7 @@ class Registry:
             entry.labels = {**moved, **kept}
             waits = ", ".join(f"{label}={labels[label]}" for label in late)
             entry.label_problem = problem or (f"version not available: {waits}" if late else "")
+        self._tell()
 
     def labels(self, model: str) -> dict[str, int]:
         """Return label -> version as they are now; none for an unknown model."""
@@ -298,16 +294,22 @@ class Registry:
             self._is_draining = True
         self._tell()
 
+    def trouble(self) -> str:
+        """Return what only a new process can mend (an engine that hangs), as a sentence; empty where all is well."""
+        return next(filter(None, (version.trouble() for version in self._in_memory())), "")
+
+    def refuse_waiting(self) -> None:
+        """Answer UNAVAILABLE to every request that waits or comes; what is computed now is answered."""
+        for version in self._in_memory():
+            version.refuse_waiting()
+
     def close(self) -> bool:
         """Close every version: who still waits is answered UNAVAILABLE; return whether all their threads ended."""
-        with self._changed:
-            lives = [life.live for model in self._models.values() for life in model.lives.values()]
-            versions = [live for live in lives if live is not None] + self._retired
-        ended = [version.close() for version in versions]
+        ended = [version.close() for version in self._in_memory()]
         return all(ended)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` now and after every change of what is available or ready, one call at a time.
+        """Call `callback` now and after every change of a state, a label or readiness, one call at a time.
 
         It reads the registry itself; because calls never overlap, what it read last is the truth.
         """
@@ -316,6 +318,11 @@ class Registry:
             callback()
 
     # ------------------------------------------------------------------------------------------------------ within
+    def _in_memory(self) -> list[ModelVersion]:
+        with self._changed:
+            lives = [life.live for model in self._models.values() for life in model.lives.values()]
+            return [live for live in lives if live is not None] + self._retired
+
     def _tell(self) -> None:
         with self._telling:
             for callback in self._subscribers:
@@ -323,8 +330,7 @@ class Registry:
 
     def _take(self, model: str | None, version: int | None, label: str | None) -> tuple[_Life, ModelVersion]:
         if version is not None and label is not None:
-            message = "version and label: received both. Send one of them."
-            raise InvalidArgumentError(message)
+            raise InvalidArgumentError("version and label: received both. Send one of them.")
         with self._changed:
             name = self._default_or_error() if model is None else model
             entry = self._known(name)
@@ -346,20 +352,18 @@ class Registry:
         name = self._default_name()
         if name is not None:
             if name not in self._models:
-                message = f"the default model {name} has no version here yet. Try again later."
-                raise UnavailableError(message)
+                raise UnavailableError(f"the default model {name} has no version here yet. Try again later.")
             return name
         if not self._models:
-            message = "no model is here yet. Try again later."
-            raise UnavailableError(message)
+            raise UnavailableError("no model is here yet. Try again later.")
         names = ", ".join(sorted(self._models))
-        message = f"model: none named, and there is no default among several. Name one of: {names}."
-        raise FailedPreconditionError(message)
+        raise FailedPreconditionError(
+            f"model: none named, and there is no default among several. Name one of: {names}."
+        )
 
     def _known(self, name: str) -> _Model:
         if name not in self._models:
-            message = f"there is no model '{name[:40]}'. GET /models lists those that are here."
-            raise NotFoundError(message)
+            raise NotFoundError(f"there is no model '{name[:40]}'. GET /models lists those that are here.")
         return self._models[name]
 
     def _labelled(self, name: str, entry: _Model, label: str) -> int:

@@ -4,7 +4,6 @@ Above `registry` (what is live) and `repository` (what is on disk); `worker` sta
 """
 
 import dataclasses
-import gc
 import math
 import os
 import threading
@@ -15,6 +14,7 @@ import structlog
 
 from service import manifest
 from service.errors import NotFoundError, VersionRefusedError
+from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
 from service.metrics import Metrics
 from service.model_version import ModelVersion
@@ -32,25 +32,6 @@ _LONGEST_RETIRE_WAIT_SECONDS = 1.0
 _WAITING = "waiting until its files stay the same between two looks at the folder"
 
 
-class GarbageCollection:
-    """What is done about garbage after a load or a drop: collect; after the first time, freeze what is left.
-
-    TensorFlow's functions form cycles that no automatic collection finds in time (0.4 MiB a reload), and a full
-    collection over everything that TensorFlow imported stops the process for 0.2 s. Frozen objects are not looked at
-    again, which makes it 2 ms; at most the first version's own cycles are kept for ever by that.
-    """
-
-    def __init__(self) -> None:
-        self._is_frozen = False
-
-    def __call__(self) -> None:
-        """Collect."""
-        gc.collect()
-        if not self._is_frozen:
-            gc.freeze()
-            self._is_frozen = True
-
-
 @dataclasses.dataclass(frozen=True)
 class _Failure:
     """What is remembered of a version that did not load."""
@@ -65,7 +46,8 @@ class Watcher:
 
     Guarantees: a model that cannot be read or loaded does not keep another from being loaded; a refused version is
     tried again only when its files change, any other failure after a growing pause; a folder that is empty or gone
-    changes nothing of what is served; a version is taken as deleted only after two looks without it.
+    changes nothing of what is served; a version is taken as deleted only after two looks without it. Beside the
+    versions of a model that are to be served at most one is in memory: none is loaded while one that left is held.
 
     Args:
         repository: what is on disk.
@@ -114,9 +96,15 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_seconds: float) -> bool:
-        """Ask the thread to end and wait for it; return whether it ended (a load that runs is not interrupted)."""
+    def stop(self, timeout_seconds: float, interrupt: Callable[[], None] = lambda: None) -> bool:
+        """Ask the thread to end and wait for it; return whether it ended.
+
+        Args:
+            timeout_seconds: longest wait for the thread.
+            interrupt: ends a load that runs, by letting it raise; it is called whether or not one does.
+        """
         self._stopping.set()
+        interrupt()
         if self._thread is None:
             return True
         self._thread.join(timeout_seconds)
@@ -165,7 +153,7 @@ class Watcher:
         judged: dict[int, bool] = {}
         before = self._live(model)
         choice = self._choose(model, folders, listed, labels, judged)
-        while choice.load and not self._stopping.is_set():
+        while choice.load and not self._stopping.is_set() and not self._lingering(model):
             judged[choice.load[0]] = self._attempt(folders[choice.load[0]])
             choice = self._choose(model, folders, listed, labels, judged)
         self._registry.set_labels(model, labels, problem)
@@ -227,7 +215,10 @@ class Watcher:
             self._end(folder, fingerprint, error.rule, error.reason)
             log.warning("version refused", rule=error.rule, reason=error.reason)
             return False
-        except Exception as error:  # TensorFlow raises nine kinds on a damaged folder alone
+        except Exception as error:  # the disk, or the loading process
+            if self._stopping.is_set():  # it was interrupted
+                self._registry.refuse(folder.model, folder.version, LOAD_ERROR, "the server ended meanwhile")
+                return False
             self._metrics.count_load(folder.model, "failed", LOAD_ERROR, self._clock() - started)
             self._end(folder, fingerprint, LOAD_ERROR, f"{_kind(error)} while loading; it is tried again")
             log.exception("version failed to load; it is tried again")
@@ -256,9 +247,8 @@ class Watcher:
         self._registry.refuse(folder.model, folder.version, rule, reason)
 
     def _retire(self, model: str, versions: tuple[int, ...]) -> None:
-        lingering = [version for version, state in self._states(model).items() if state is VersionState.UNLOADING]
         labelled = self._registry.labels(model).values()
-        for version in sorted({*versions, *lingering}.difference(labelled)):
+        for version in sorted({*versions, *self._lingering(model)}.difference(labelled)):
             if self._registry.retire(model, version, self._retire_wait_seconds):
                 self._log.info("version unloaded", model=model, version=version)
 
@@ -283,6 +273,10 @@ class Watcher:
             return {status.version: status.state for status in self._registry.statuses(model)}
         except NotFoundError:
             return {}
+
+    def _lingering(self, model: str) -> list[int]:
+        """Return the versions that left and are still held by requests."""
+        return [version for version, state in self._states(model).items() if state is VersionState.UNLOADING]
 
     def _live(self, model: str) -> list[int]:
         return [version for version, state in self._states(model).items() if state is VersionState.AVAILABLE]

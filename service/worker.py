@@ -5,17 +5,21 @@ Above: `server`, which owns signals and the process. Below: every part of the se
 
 import dataclasses
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 
 import flask
 import grpc
 import structlog
 
-from service import engines, loader, logs
+from service import engines, logs
 from service.access_log import AccessLog
 from service.answered import AnsweredRequest
 from service.errors import VersionRefusedError
+from service.loader import LoadedVersion
+from service.loading_process import LoadingProcess, Order
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
 from service.registry import Registry
@@ -31,6 +35,8 @@ from service.watcher import Watcher
 
 _QUIET_SECONDS = 0.05
 _LAST_SECONDS = 0.25
+_LAST_CALL_SECONDS = 0.5
+"""How long before the end what waits is refused."""
 
 
 class StartError(Exception):
@@ -90,9 +96,9 @@ class Worker:
         self.registry = Registry(settings.default_model)
         self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))
         repository = Repository(settings.models_dir)
-        self.watcher = Watcher(
-            repository, self.registry, load or VersionLoader(settings, self.metrics), self.metrics, settings
-        )
+        self._loader = VersionLoader(settings, self.metrics)
+        self.watcher = Watcher(repository, self.registry, load or self._loader, self.metrics, settings)
+        self._loads_itself = load is None
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
         _check_free(settings)
@@ -110,6 +116,8 @@ class Worker:
 
     def start(self) -> None:
         """Look for versions and accept requests; before the first version is live they are answered UNAVAILABLE."""
+        if self._loads_itself:
+            self._loader.start()
         self.watcher.start()
         if self._grpc is not None:
             self._grpc.start()
@@ -124,6 +132,9 @@ class Worker:
     def stop(self, timeout_seconds: float) -> bool:
         """Stop in the reverse order: accept nothing more, finish what was accepted, end the watcher. For once.
 
+        What still waits for its turn shortly before the time is over is answered UNAVAILABLE, so that there is time to
+        send it; until then every accepted request is computed.
+
         Args:
             timeout_seconds: most time for the accepted requests; a load that runs gets half a second more.
 
@@ -133,27 +144,40 @@ class Worker:
         deadline = time.monotonic() + timeout_seconds
         self.drain()
         self._gate.close()
-        finished = self._http.stop(timeout_seconds)
-        if self._grpc is not None:
-            self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline - time.monotonic()) / 2)
-            grpc_ended = self._grpc.stop(max(0.0, deadline - time.monotonic()))
-            finished &= grpc_ended.wait(max(0.0, deadline - time.monotonic()) + _LAST_SECONDS)
-            self._grpc = None  # the threads of its services end with it
-        finished &= self.watcher.stop(_LAST_SECONDS)
+        last_call_seconds = timeout_seconds - min(_LAST_CALL_SECONDS, timeout_seconds / 4)
+        last_call = threading.Timer(last_call_seconds, self.registry.refuse_waiting)
+        last_call.start()
+        with futures.ThreadPoolExecutor(1, thread_name_prefix="stop") as pool:  # the two protocols have the same time
+            http_ended = pool.submit(self._http.stop, timeout_seconds)
+            finished = self._stop_grpc(deadline) & http_ended.result()
+        last_call.cancel()
+        last_call.join()
+        finished &= self.watcher.stop(_LAST_SECONDS, self._loader.close)
         return self.registry.close() and finished
+
+    def _stop_grpc(self, deadline_seconds: float) -> bool:
+        server, self._grpc = self._grpc, None  # the threads of its services end with it
+        if server is None:
+            return True
+        self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline_seconds - time.monotonic()) / 2)
+        ended = server.stop(max(0.0, deadline_seconds - time.monotonic()))
+        return ended.wait(max(0.0, deadline_seconds - time.monotonic()) + _LAST_SECONDS)
 
 
 class VersionLoader:
-    """Makes a live version of a folder: proved and verified by `loader`, on the engine of the settings, warm.
+    """Makes a live version of a folder: proved in the loading process, on the engine of the settings, warm.
 
     Args:
         settings: engine, allow_tf32, allow_uncertified, intra_op_threads, and the bounds of batches and queue.
         metrics: counts what the batchers do; None: nobody counts.
+        process: loads.
 
-    Thread safety: for the watcher's thread alone.
+    Thread safety: for the watcher's thread alone, but for `close`.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, process: LoadingProcess | None = None
+    ) -> None:
         self._settings = settings
         counts = metrics or Metrics()
         self._batching = Batching(
@@ -162,32 +186,53 @@ class VersionLoader:
             max_queue_bytes=settings.max_queue_bytes,
             statistics=counts.batch_statistics,
         )
+        self._process = process or LoadingProcess()
+        self._has_loaded = False
         self._is_configured = False
+
+    def start(self) -> None:
+        """Let the loading process import TensorFlow, so that the first version need not wait for it."""
+        self._process.start()
+
+    def close(self) -> None:
+        """End the loading process; a load that runs fails."""
+        self._process.close()
 
     def __call__(self, folder: VersionFolder) -> ModelVersion:
         """Return the version.
 
         Raises:
             VersionRefusedError: it must not be served.
+            LoadingProcessError: it could not be loaded now.
         """
         settings = self._settings
-        if not self._is_configured:
+        order = Order(folder.path, folder.model, folder.version, settings.allow_uncertified, gently=self._has_loaded)
+        loaded = self._process.load(order)
+        if settings.engine == "program" and loaded.program is None:
+            raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
+        live = ModelVersion(loaded, self._create_engine(loaded), self._batching)
+        try:
+            live.warm_up()
+            live.reproduce(loaded.probe)
+        except BaseException:
+            live.close()
+            raise
+        self._has_loaded = True
+        return live
+
+    def _create_engine(self, loaded: LoadedVersion) -> engines.Engine:
+        """Return the engine; without a GPU or need for it TensorFlow is not imported into this process."""
+        settings = self._settings
+        if settings.engine == "auto" and loaded.program is not None and not self._process.sees_gpu():
+            return engines.create(loaded, "program")
+        if settings.engine != "program" and not self._is_configured:
             # Here, on the watcher's thread: TensorFlow takes seconds to import, and the ports answer meanwhile.
             with logs.without_native_noise():
                 from service.engines.tensorflow import configure_devices
 
                 configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
             self._is_configured = True
-        loaded = loader.load(
-            folder.path, model=folder.model, version=folder.version, allow_uncertified=settings.allow_uncertified
-        )
-        if settings.engine == "program" and loaded.program is None:
-            raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
-        engine = engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
-        live = ModelVersion(loaded, engine, self._batching)
-        live.warm_up()
-        live.reproduce(loaded.probe)
-        return live
+        return engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
 
 
 def _check_free(settings: Settings) -> None:

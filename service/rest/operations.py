@@ -19,7 +19,8 @@ def routes(registry: Registry, metrics: Metrics, settings: Settings) -> flask.Bl
 
     @blueprint.get("/healthz")
     def alive() -> flask.Response:
-        return _json({"status": "alive"})
+        trouble = registry.trouble()
+        return _json({"status": "stuck", "reason": trouble}, 500) if trouble else _json({"status": "alive"})
 
     @blueprint.get("/readyz")
     def ready() -> flask.Response:
@@ -79,5 +80,5 @@ def _version(status: VersionStatus) -> dict[str, object]:
     }
 
 
-def _json(document: object) -> flask.Response:
-    return flask.Response(orjson.dumps(document, default=dict), mimetype="application/json")
+def _json(document: object, status: int = 200) -> flask.Response:
+    return flask.Response(orjson.dumps(document, default=dict), status, mimetype="application/json")

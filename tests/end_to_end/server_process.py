@@ -22,10 +22,13 @@ class ServerProcess:
         flags: more flags.
     """
 
+    module = "service"
+    """What Python runs; a test may put a composition of its own there that takes the same flags."""
+
     def __init__(self, models_dir, *flags):
         words = ["--models-dir", models_dir, "--rest-port", 0, "--grpc-port", 0, "--log-format", "json", *flags]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", *map(str, words)],
+            [sys.executable, "-m", self.module, *map(str, words)],
             cwd=ROOT,
             env={name: value for name, value in os.environ.items() if not name.startswith("CONVEX_")},
             stdin=subprocess.DEVNULL,

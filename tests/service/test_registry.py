@@ -4,12 +4,13 @@ import contextlib
 import gc
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service.caller import Caller
 from service.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -17,15 +18,38 @@ from service.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from service.model_version import ModelVersion
+from service.model_version import Batching, ModelVersion
+from service.pulse import HUNG_SECONDS
 from service.registry import Registry, VersionState
-from tests.service.fake_versions import make_version
+from tests.service.fake_versions import LinearEngine, make_version
+from tests.service.held_engine import FakeClock
+from tests.service.registry_machine import RegistryMachine
 
 
 def publish(registry, model="m", version=1, **options):
     """Bring one fake version through its life up to AVAILABLE."""
     registry.begin(model, version)
     return registry.publish(make_version(model, version, **options))
+
+
+@pytest.fixture
+def hold_engine(wait_until):
+    """Return `hold_engine(registry, version)`, in which a request is in that version's engine."""
+
+    @contextlib.contextmanager
+    def hold(registry, version):
+        with ThreadPoolExecutor(1) as pool, registry.acquire("m", version) as live:
+            live.engine.gate.clear()
+            row = np.zeros((1, 3), np.float32)
+            future = pool.submit(live.submit, row, ("score",), Caller())
+            try:
+                wait_until(live.engine.entered.is_set)
+                yield
+            finally:
+                live.engine.gate.set()
+                future.result(10)
+
+    return hold
 
 
 def answering(registry, *target):
@@ -224,29 +248,46 @@ def test_sweep_closes_a_retired_version_and_close_every_other(monkeypatch):
     assert [1, 2, 3] == closed
 
 
-def test_check_room_refuses_only_when_every_version_is_full(monkeypatch):
-    """A model of which one version has room, an unknown one and a missing default pass."""
-    full = set()
-
-    def check_room(self):
-        if self.signature.version in full:
-            message = f"version {self.signature.version} is full"
-            raise ResourceExhaustedError(message)
-
-    monkeypatch.setattr(ModelVersion, "check_room", check_room)
+def test_check_room_refuses_only_when_every_version_is_full(hold_engine):
+    """A model of which one version has room, an unknown one and a missing default pass; a refusal names its model."""
+    batching = Batching(max_queue_rows=1)
     registry = Registry()
     registry.check_room()
     for version in (1, 2):
-        publish(registry, version=version)
-    for some in (set(), {1}, {2}):
-        full.clear()
-        full.update(some)
-        registry.check_room("m")
-    full.update((1, 2))
-    for model in ("m", None):
-        with pytest.raises(ResourceExhaustedError, match="version 2 is full"):
-            registry.check_room(model)
-    registry.check_room("other")
+        registry.begin("m", version)
+        registry.publish(ModelVersion(make_version("m", version).loaded, LinearEngine(version), batching))
+    with contextlib.ExitStack() as full:
+        for version in (2, 1):
+            registry.check_room("m")
+            full.enter_context(hold_engine(registry, version))
+        for model in ("m", None):
+            with pytest.raises(ResourceExhaustedError, match="the queue is full: 1 rows") as caught:
+                registry.check_room(model)
+            assert "m" == caught.value.model
+        registry.check_room("other")
+    registry.check_room("m")
+    assert registry.close()
+
+
+def test_trouble_names_the_version_whose_engine_hangs_until_it_has_left(hold_engine):
+    """A hung engine is told of while its version is in memory, available or not, and no other state is trouble."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    clock = FakeClock()
+    with registry.acquire("m", 1) as live:
+        for batcher in live._batchers.values():
+            batcher._clock = batcher.pulse._clock = clock
+    assert "" == registry.trouble()
+    with hold_engine(registry, 1):
+        clock.now += HUNG_SECONDS
+        assert "" == registry.trouble()
+        clock.now += 1.0
+        assert "batcher-m-1: the engine has computed one batch for 31 s" == registry.trouble()
+        assert registry.retire("m", 1, 0.0) is False
+        assert "batcher-m-1" in registry.trouble()
+    assert "" == registry.trouble()
+    assert registry.close()
 
 
 def test_set_labels_keeps_a_label_where_its_new_version_is_not_available():
@@ -304,124 +345,7 @@ def test_forget_drops_what_ended_and_nothing_that_lives():
     assert ["m"] == [status.name for status in registry.models()]
 
 
-class RegistryMachine(RuleBasedStateMachine):
-    """Random lives of four versions under leases: what must hold at every moment."""
+class TestRegistryHistories(RegistryMachine.TestCase):
+    """The short form of tests/chaos/test_histories.py."""
 
-    def __init__(self):
-        super().__init__()
-        self.registry = Registry()
-        self.last_state = {}
-        self.held = []
-        self.was_available = False
-
-    def states(self):
-        """Return version -> state."""
-        try:
-            return {status.version: status.state for status in self.registry.statuses("m")}
-        except NotFoundError:
-            return {}
-
-    @rule(version=st.integers(1, 4))
-    def begin(self, version):
-        """Begin where a life may begin; anywhere else it is an error."""
-        state = self.states().get(version)
-        if state in {None, VersionState.START, VersionState.END}:
-            self.registry.begin("m", version)
-            self.last_state.pop(version, None)
-        else:
-            with pytest.raises(ValueError, match="cannot go"):
-                self.registry.begin("m", version)
-
-    @rule(version=st.integers(1, 4))
-    def publish(self, version):
-        """Finish a load."""
-        if self.states().get(version) is VersionState.LOADING:
-            self.registry.publish(make_version("m", version))
-            self.was_available = True
-
-    @rule(version=st.integers(1, 4))
-    def refuse(self, version):
-        """End a load."""
-        if self.states().get(version) is VersionState.LOADING:
-            self.registry.refuse("m", version, "rule", "reason")
-
-    @rule(version=st.integers(1, 4))
-    def retire(self, version):
-        """Retire what is live: done at once unless a request holds it or it must stay."""
-        states = self.states()
-        if states.get(version) not in {VersionState.AVAILABLE, VersionState.UNLOADING}:
-            return
-        is_held = any(live.signature.version == version for _, live in self.held)
-        try:
-            assert self.registry.retire("m", version, 0.0) is not is_held
-        except ValueError:
-            available = [number for number, state in states.items() if state is VersionState.AVAILABLE]
-            assert [version] == available or version in self.registry.labels("m").values()
-
-    @precondition(lambda self: self.was_available)
-    @rule(version=st.none() | st.integers(1, 4))
-    def acquire(self, version):
-        """A request takes the newest or a given version."""
-        lease = self.registry.acquire("m", version)
-        available = [number for number, state in self.states().items() if state is VersionState.AVAILABLE]
-        if version is None or version in available:
-            live = lease.__enter__()
-            assert live.signature.version == (version or max(available))
-            self.held.append((lease, live))
-        else:
-            with pytest.raises((NotFoundError, UnavailableError)):
-                lease.__enter__()
-
-    @precondition(lambda self: self.held)
-    @rule(index=st.integers(0, 9))
-    def release(self, index):
-        """A request ends."""
-        lease, _ = self.held.pop(index % len(self.held))
-        lease.__exit__(None, None, None)
-
-    @rule(version=st.integers(1, 5))
-    def label(self, version):
-        """The labels file changes, also to a version that is not there."""
-        self.registry.set_labels("m", {"stable": version})
-
-    @rule()
-    def sweep(self):
-        """The watcher lets go."""
-        self.registry.sweep()
-
-    @invariant()
-    def states_only_forward(self):
-        """No life runs backward."""
-        order = list(VersionState)
-        for version, state in self.states().items():
-            assert order.index(state) >= order.index(self.last_state.get(version, VersionState.START))
-            self.last_state[version] = state
-
-    @invariant()
-    def never_empty_once_available(self):
-        """A model that answered once always answers."""
-        available = [state for state in self.states().values() if state is VersionState.AVAILABLE]
-        assert available or not self.was_available
-
-    @invariant()
-    def leased_versions_are_not_gone(self):
-        """What a request holds is there."""
-        states = self.states()
-        for _, live in self.held:
-            assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
-
-    @invariant()
-    def labels_mean_available_versions(self):
-        """A label always leads to a version that answers."""
-        states = self.states()
-        for version in self.registry.labels("m").values():
-            assert states[version] is VersionState.AVAILABLE
-
-    def teardown(self):
-        """Give every lease back."""
-        for lease, _ in self.held:
-            lease.__exit__(None, None, None)
-
-
-RegistryMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestRegistryMachine = RegistryMachine.TestCase
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -6,14 +6,17 @@ import shutil
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from service.errors import UnavailableError, VersionRefusedError
+from service.garbage import GarbageCollection
 from service.metrics import Metrics
 from service.registry import Registry, VersionState
 from service.repository import Repository
 from service.settings import Settings
-from service.watcher import LOAD_ERROR, GarbageCollection, Watcher
+from service.watcher import LOAD_ERROR, Watcher
 from tests.service.fake_versions import make_version
+from tests.service.watcher_machine import WatcherMachine
 
 
 class Rig:
@@ -351,3 +354,43 @@ def test_garbage_collection_freezes_once(monkeypatch):
     collection()
     collection()
     assert ["collect", "freeze", "collect"] == calls
+
+
+def test_scan_loads_nothing_while_a_version_that_left_is_held(rig):
+    """A slow request keeps its old version in memory; until it is done no third one is loaded, and then the newest."""
+    rig.add("m", 1)
+    rig.scan()
+    with rig.registry.acquire("m"):
+        rig.add("m", 2)
+        rig.scan()
+        assert VersionState.UNLOADING is rig.registry.statuses("m")[1].state
+        for version in (3, 4):
+            rig.add("m", version)
+        rig.scan(2)
+        assert [("m", 1), ("m", 2)] == rig.loads
+        assert [2] == rig.available()
+    rig.scan(3)
+    assert [("m", 1), ("m", 2), ("m", 4)] == rig.loads
+    assert [4] == rig.available()
+
+
+def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
+    """A load that is interrupted by the end of the server is neither counted nor told as a failure."""
+    rig.add("m", 1)
+
+    def load(_):
+        assert rig.watcher.stop(0.0)
+        raise OSError("interrupted")
+
+    rig.watcher._load = load
+    with structlog.testing.capture_logs() as logs:
+        rig.scan()
+    assert [] == logs
+    assert VersionState.END is rig.registry.statuses("m")[0].state
+    assert 'outcome="failed"' not in rig.metrics.render().decode()
+
+
+class TestWatcherHistories(WatcherMachine.TestCase):
+    """The short form of tests/chaos/test_histories.py."""
+
+    settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

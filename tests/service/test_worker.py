@@ -4,15 +4,20 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service import engines
 from service.errors import VersionRefusedError
+from service.model_version import ModelVersion
+from service.repository import VersionFolder
 from service.settings import Settings
 from service.worker import StartError, VersionLoader, Worker
-from tests.service.fake_versions import make_version
+from tests.service.fake_versions import LinearEngine, make_version
 from tests.service.samples import total
 
 
@@ -126,14 +131,57 @@ def test_worker_says_that_an_address_is_not_of_this_machine(tmp_path):
         Worker(Settings(models_dir=tmp_path, host="192.0.2.1", rest_port=0, grpc_port=0), load=load)
 
 
-def test_version_loader_refuses_the_program_engine_without_a_proof(tmp_path, monkeypatch):
+class FakeProcess:
+    """What a loading process gives, without one."""
+
+    def __init__(self, loaded):
+        self.loaded = loaded
+        self.orders = []
+
+    def load(self, order):
+        """Return the version."""
+        self.orders.append(order)
+        return self.loaded
+
+    def sees_gpu(self):
+        """There is none."""
+        return False
+
+
+FOLDER = VersionFolder("m", 1, Path("m/1"))
+
+
+def fake_loaded(**changes):
+    """Return what a loading process makes of a folder; its program is no program."""
+    return SimpleNamespace(**(vars(make_version().loaded) | {"program": object(), "probe": None} | changes))
+
+
+def test_version_loader_refuses_the_program_engine_without_a_proof():
     """`--allow-uncertified --engine program` cannot serve what has no program: refused, not a defect."""
-    fake = make_version(proved=False)
-    fake.loaded.program = None
-    monkeypatch.setattr("service.loader.load", lambda *_, **__: fake.loaded)
-    loader = VersionLoader(Settings(engine="program", allow_uncertified=True))
-    loader._is_configured = True
-    folder = type("Folder", (), {"path": tmp_path, "model": "m", "version": 1})
+    settings = Settings(engine="program", allow_uncertified=True)
     with pytest.raises(VersionRefusedError) as caught:
-        loader(folder)
+        VersionLoader(settings, process=FakeProcess(fake_loaded(program=None)))(FOLDER)
     assert caught.value.rule == "engine"
+
+
+def test_version_loader_closes_a_version_that_is_refused_while_it_is_made_warm(monkeypatch):
+    """Nothing of it stays behind: its batchers are closed, so that no thread and no statistics keep it."""
+    monkeypatch.setattr(engines, "create", lambda *_, **__: LinearEngine())
+    loader = VersionLoader(Settings(engine="program"), process=FakeProcess(fake_loaded()))
+    closed = []
+    monkeypatch.setattr(ModelVersion, "close", lambda version: closed.append(version) is None)
+    monkeypatch.setattr(ModelVersion, "warm_up", lambda _: (_ for _ in ()).throw(VersionRefusedError("warm-up", "no")))
+    with pytest.raises(VersionRefusedError):
+        loader(FOLDER)
+    assert [1] == [version.signature.version for version in closed]
+
+
+def test_version_loader_lets_later_loads_stand_back_once_a_version_is_served(monkeypatch):
+    """The first load has the processor for itself, for nobody is answered before it; the others are gentle."""
+    monkeypatch.setattr(engines, "create", lambda *_, **__: LinearEngine())
+    monkeypatch.setattr(ModelVersion, "reproduce", lambda *_: None)
+    process = FakeProcess(fake_loaded())
+    loader = VersionLoader(Settings(engine="program"), process=process)
+    for _ in range(3):
+        loader(FOLDER).close()
+    assert [False, True, True] == [order.gently for order in process.orders]

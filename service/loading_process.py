@@ -1,0 +1,201 @@
+"""A process of its own in which versions are read, proved and verified, so that requests do not feel it.
+
+Loading is a tenth of a second of Python and TensorFlow for a small model and minutes for a large one. On a thread of
+the server it would share Python's lock with every request; here it only shares the processor, at low priority. What is
+more: the server needs no TensorFlow (half a gigabyte) where the program engine serves, and files that crash TensorFlow
+end this process, not the server.
+
+Above: `worker`, which makes live versions of what comes back. Below: `loader`, which does the work over there.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from service.errors import VersionRefusedError
+from service.garbage import GarbageCollection
+from service.loader import LoadedVersion, load, prepare
+
+LONGEST_LOAD_SECONDS = 600.0
+"""A load that takes longer is given up, and its process ended."""
+
+NICENESS = 10
+"""How far loads stand back behind requests for the processor, once the first version is served (19: only if idle)."""
+
+_PROGRAM = "from service.loading_process import main; main()"
+_ROOT = Path(__file__).parents[1]
+_END_SECONDS = 10.0
+
+
+class LoadingProcessError(Exception):
+    """The process ended, or had to be ended, before it had an answer; the next load gets a new one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What is to be loaded.
+
+    Args:
+        folder: `models/<model>/<version>`.
+        model: the model's name.
+        version: the version's number.
+        allow_uncertified: as of `loader.load`.
+        gently: whether to stand back behind whoever else wants the processor, from now on.
+    """
+
+    folder: Path
+    model: str
+    version: int
+    allow_uncertified: bool = False
+    gently: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """An exception of the process that is no verdict, as text: its class may exist over there only."""
+
+    description: str
+
+
+class LoadingProcess:
+    """Loads versions in a child process: started before it is needed, replaced when it has died.
+
+    Guarantee: `load` returns what `loader.load` would return here, or raises; it never waits longer than
+    `LONGEST_LOAD_SECONDS`. The child ends when this process does, however it ends.
+
+    Thread safety: `start` and `load` are for one thread at a time; `close` may be called from any, also during a load.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._is_closed = False
+        self._sees_gpu: bool | None = None
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Start the process, and do not wait until it has imported TensorFlow."""
+        if self._is_closed:
+            raise LoadingProcessError("the server is about to end")
+        ours, theirs = Pipe()
+        with theirs:
+            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
+            path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+            self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                words,
+                env=os.environ | {"PYTHONPATH": path},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # TensorFlow's chatter; what matters comes through the pipe
+            )
+        self._connection = ours
+        if self._is_closed:  # meanwhile
+            self.close()
+
+    def load(self, order: Order) -> LoadedVersion:
+        """Return the version.
+
+        Raises:
+            VersionRefusedError: as `loader.load`.
+            LoadingProcessError: the process failed on it or ended.
+        """
+        if self._child is None or self._child.poll() is not None:
+            self._discard()
+            self.start()
+        answer = self._ask(order)
+        if isinstance(answer, VersionRefusedError):
+            raise answer
+        if isinstance(answer, _Failure):
+            raise LoadingProcessError(answer.description)
+        if not isinstance(answer, LoadedVersion):
+            raise LoadingProcessError(f"it answered with a {type(answer).__name__}")
+        return answer
+
+    def sees_gpu(self) -> bool:
+        """Whether TensorFlow sees a GPU; known once a version was loaded."""
+        return bool(self._sees_gpu)
+
+    def close(self) -> None:
+        """End the process at once; a load that runs raises LoadingProcessError."""
+        self._is_closed = True
+        child = self._child
+        if child is not None:
+            child.kill()
+            child.wait(_END_SECONDS)
+
+    def _ask(self, order: Order) -> Any:
+        connection = self._connection
+        if connection is None:
+            raise LoadingProcessError("it was not started")
+        try:
+            connection.send(order)
+            if not connection.poll(LONGEST_LOAD_SECONDS):
+                raise LoadingProcessError(f"it took longer than {LONGEST_LOAD_SECONDS:g} s")
+            self._sees_gpu, answer = connection.recv()
+        except (EOFError, OSError) as err:
+            raise LoadingProcessError(f"it ended while it loaded: {self._ending()}") from err
+        except LoadingProcessError:
+            self._discard()
+            raise
+        return answer
+
+    def _ending(self) -> str:
+        code = self._discard()
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def _discard(self) -> int | None:
+        """End the process whatever it does, and return how it ended."""
+        child, self._child = self._child, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if child is None:
+            return None
+        try:
+            return child.wait(1.0)  # it may be about to end by itself; then its own code tells more
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait(_END_SECONDS)
+
+
+def main() -> None:
+    """Be the child: answer orders until nobody is there to give any."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the server says when it is over
+        signal.signal(number, signal.SIG_IGN)
+    serve(Connection(int(sys.argv[1])))
+
+
+def serve(connection: Connection) -> None:
+    """Answer each order with whether there is a GPU, and the version or why there is none.
+
+    Args:
+        connection: orders come in, answers go out; at its end this returns.
+    """
+    sees_gpu = prepare()
+    tidy = GarbageCollection()
+    with connection, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            order: Order = connection.recv()
+            if order.gently:
+                os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+            connection.send((sees_gpu, _answer(order)))
+            tidy()
+
+
+def _answer(order: Order) -> LoadedVersion | VersionRefusedError | _Failure:
+    try:
+        return load(order.folder, model=order.model, version=order.version, allow_uncertified=order.allow_uncertified)
+    except VersionRefusedError as refusal:
+        return VersionRefusedError(refusal.rule, refusal.reason)
+    except Exception:  # noqa: BLE001  # the border of the process: TensorFlow raises nine kinds on damaged files
+        return _Failure(traceback.format_exc())

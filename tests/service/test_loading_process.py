@@ -1,0 +1,136 @@
+"""The loading process: the loader's answers from over there, and what happens when it dies."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from service import loading_process
+from service.engines.program import ProgramEngine
+from service.errors import VersionRefusedError
+from service.loading_process import NICENESS, LoadingProcess, LoadingProcessError, Order, serve
+from service.model_version import ModelVersion
+
+SHIPPED = Path(__file__).parents[2] / "models" / "tumours" / "1"
+ORDER = Order(Path("m/1"), "m", 1)
+SECONDS = 60.0
+CHILD = "import os, signal, sys; from multiprocessing.connection import Connection as C; c = C(int(sys.argv[1])); "
+
+
+@pytest.fixture
+def make_process(monkeypatch):
+    """Return `make(program)`, a loading process whose child runs that program; all are ended after the test."""
+    made = []
+
+    def make(program=None):
+        if program is not None:
+            monkeypatch.setattr(loading_process, "_PROGRAM", CHILD + program)
+        made.append(LoadingProcess())
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+        process._discard()
+
+
+def test_load_returns_the_proved_version_and_refusals_from_the_child(make_process, tmp_path):
+    """A shipped version arrives whole and computes; a refusal keeps its rule; later loads stand back when told to."""
+    process = make_process()
+    process.start()
+    child = psutil.Process(process._child.pid)
+    loaded = process.load(Order(SHIPPED, "tumours", 1))
+    assert ("proved", 30) == (loaded.convexity, loaded.signature.dim)
+    assert loaded.manifest.certificate["program_sha256"] == loaded.program.program_sha256
+    received = ModelVersion(loaded, ProgramEngine(loaded.program)).score(loaded.probe.x)
+    np.testing.assert_allclose(received, loaded.probe.score, rtol=0.0, atol=1e-5 * np.abs(loaded.probe.score).max())
+    assert process.sees_gpu() is False
+    assert 0 == child.nice()
+    with pytest.raises(VersionRefusedError) as refusal:
+        process.load(Order(tmp_path, "tumours", 1, gently=True))
+    assert "manifest-missing" == refusal.value.rule
+    assert NICENESS == child.nice()
+    process.close()
+    assert not child.is_running()
+
+
+def test_load_fails_and_the_next_one_gets_a_new_process_when_the_child_dies(make_process):
+    """A crash over there is an exception here that names the signal; it harms nothing else."""
+    process = make_process("c.recv(); os.kill(os.getpid(), signal.SIGSEGV)")
+    for _ in range(2):
+        with pytest.raises(LoadingProcessError, match="it ended while it loaded: SIGSEGV"):
+            process.load(ORDER)
+
+
+def test_load_starts_another_process_when_the_child_ended_in_between(make_process):
+    """Nobody has to notice that it is gone."""
+    process = make_process("sys.exit(3)")
+    process.start()
+    process._child.wait(SECONDS)
+    with pytest.raises(LoadingProcessError, match="exit code 3"):
+        process.load(ORDER)
+
+
+def test_load_is_given_up_when_it_takes_too_long(make_process, monkeypatch):
+    """A child that hangs is ended, and its load fails."""
+    monkeypatch.setattr(loading_process, "LONGEST_LOAD_SECONDS", 0.05)
+    process = make_process("c.recv(); signal.pause()")
+    process.start()
+    child = process._child
+    with pytest.raises(LoadingProcessError, match=r"it took longer than 0\.05 s"):
+        process.load(ORDER)
+    assert -9 == child.poll()
+
+
+def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, tmp_path):
+    """The server's end waits for no load."""
+    begun = tmp_path / "begun"
+    process = make_process(f"c.recv(); open({str(begun)!r}, 'w').close(); signal.pause()")
+    process.start()
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(process.load, ORDER)
+        wait_until(begun.exists)
+        process.close()
+        assert "it ended while it loaded" in str(load.exception(SECONDS))
+    with pytest.raises(LoadingProcessError, match="about to end"):
+        process.load(ORDER)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (VersionRefusedError("file-hash", "no"), VersionRefusedError, "file-hash: no"),
+        (RuntimeError("stale"), LoadingProcessError, "RuntimeError: stale"),
+    ],
+)
+def test_serve_answers_with_the_version_or_why_there_is_none(monkeypatch, raised, expected, words, make_process):
+    """What the loader raises over there arrives as a refusal, or as the text of its traceback."""
+
+    def load(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(loading_process, "prepare", lambda: True)
+    monkeypatch.setattr(loading_process, "load", load)
+    ours, theirs = Pipe()
+    child = threading.Thread(target=serve, args=(theirs,))
+    child.start()
+    process = make_process()
+    process._child, process._connection = _Running(), ours
+    with pytest.raises(expected, match=words):
+        process.load(ORDER)
+    assert process.sees_gpu() is True
+    process._child = None
+    ours.close()
+    child.join(SECONDS)
+    assert not child.is_alive()
+
+
+class _Running:
+    """A child that has not ended."""
+
+    def poll(self):
+        """It has not."""

@@ -1,0 +1,243 @@
+"""Random histories of a models folder, its watcher and the requests: what everybody is told at every single change."""
+
+import weakref
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+from grpc_health.v1 import health_pb2
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service import manifest
+from service.caller import Caller
+from service.errors import NotFoundError, VersionRefusedError
+from service.lifecycle import check_transition
+from service.metrics import Metrics
+from service.protos import tensorflow_serving as protos
+from service.registry import Registry, VersionState
+from service.repository import VersionFolder
+from service.rest.app import create_app
+from service.rpc import interceptors
+from service.rpc.health import HealthService
+from service.rpc.model_service import ModelService
+from service.scorer import Scorer
+from service.settings import Settings
+from service.watcher import Watcher
+from tests.service.fake_versions import make_version
+
+MODEL = "m"
+KINDS = ("good", "good", "good", "refused", "failing", "unsealed")
+LABELS = ("stable", "canary")
+SETTINGS = Settings(poll_interval_seconds=0.05)
+
+
+class FakeRepository:
+    """A models folder in memory: version -> (kind, number of its change).
+
+    Args:
+        root: a real folder with two others, `sealed`, in which lies a manifest, and `unsealed`.
+    """
+
+    def __init__(self, root):
+        self.root = root
+        self.entries = {}
+        self.wanted_labels = {}
+        self.is_there = True
+
+    def models(self):
+        """Return the models' names; none, or an error, while the folder is away."""
+        if not self.is_there:
+            raise OSError(5, "Input/output error")
+        return [MODEL] if self.entries else []
+
+    def versions(self, model):
+        """Return the versions' folders."""
+        if not self.is_there:
+            return []
+        places = {number: self.root / ("un" * (kind == "unsealed") + "sealed") for number, (kind, _) in self.listed()}
+        return [VersionFolder(model, number, place) for number, place in places.items()]
+
+    def listed(self):
+        """Return the entries by number."""
+        return sorted(self.entries.items())
+
+    def labels(self, _):
+        """Return what the labels file says."""
+        return dict(self.wanted_labels)
+
+    def fingerprint(self, folder):
+        """Return what changes when a version's files do."""
+        return self.entries.get(folder.version, ())
+
+
+class WatcherMachine(RuleBasedStateMachine):
+    """A folder that changes as it likes, a watcher that looks from time to time, requests that hold versions."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = TemporaryDirectory()
+        root = Path(self.place.name)
+        for name in ("sealed", "unsealed"):
+            (root / name).mkdir()
+        (root / "sealed" / manifest.FILE_NAME).touch()
+        self.repository = FakeRepository(root)
+        self.registry = Registry()
+        self.now = 0.0
+        self.watcher = Watcher(
+            self.repository,
+            self.registry,
+            self.load,
+            Metrics(),
+            SimpleNamespace(latest_versions=1, poll_interval_seconds=0.0),
+            clock=lambda: self.now,
+            tidy=lambda: None,
+        )
+        self.watcher._log = Mock()  # which spares a traceback for each failing load
+        self.app = create_app(Scorer(self.registry, 9), self.registry, Metrics(), SETTINGS).test_client()
+        self.health = HealthService(self.registry, SETTINGS)
+        self.model_service = ModelService(self.registry)
+        self.alive = weakref.WeakSet()
+        self.leases = []
+        self.num_changes = 0
+        self.was_available = False
+        self.before = {}
+        self.is_labelling = False
+        self.registry.subscribe(self.look)
+
+    @initialize(is_labelling=st.booleans())
+    def choose(self, is_labelling):
+        """Half of the histories have labels, which keep more versions in memory."""
+        self.is_labelling = is_labelling
+
+    # ------------------------------------------------------------------------------------------------- what happens
+    def load(self, folder):
+        """Load as the entry says; look around meanwhile, when the most is in memory."""
+        self.look()
+        kind, _ = self.repository.entries[folder.version]
+        if kind == "refused":
+            raise VersionRefusedError("nonneg-matmul", "weight -1")
+        if kind == "failing":
+            raise OSError(5, "Input/output error")
+        version = make_version(folder.model, folder.version)
+        self.alive.add(version)
+        self.look()
+        return version
+
+    @rule(version=st.integers(1, 6), kind=st.sampled_from(KINDS))
+    def publish(self, version, kind):
+        """A version appears, or changes."""
+        self.num_changes += 1
+        self.repository.entries[version] = (kind, self.num_changes)
+
+    @rule(version=st.integers(1, 6))
+    def delete(self, version):
+        """A version's folder goes."""
+        self.repository.entries.pop(version, None)
+
+    @rule(is_there=st.booleans())
+    def unmount(self, is_there):
+        """The models folder goes away, or comes back."""
+        self.repository.is_there = is_there
+
+    @precondition(lambda self: self.is_labelling)
+    @rule(labels=st.dictionaries(st.sampled_from(LABELS), st.integers(1, 6)))
+    def label(self, labels):
+        """The labels file changes."""
+        self.repository.wanted_labels = labels
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 90.0]))
+    def scan(self, seconds):
+        """Time passes and the watcher looks."""
+        self.now += seconds
+        self.watcher.scan()
+
+    @precondition(lambda self: self.was_available)
+    @rule()
+    def acquire(self):
+        """A request takes the newest version: there is always one."""
+        lease = self.registry.acquire(MODEL)
+        live = lease.__enter__()
+        assert live.signature.version == max(self.available())
+        self.leases.append((lease, live))
+
+    @precondition(lambda self: self.leases)
+    @rule(index=st.integers(0, 9))
+    def release(self, index):
+        """A request ends."""
+        lease, _ = self.leases.pop(index % len(self.leases))
+        lease.__exit__(None, None, None)
+
+    # --------------------------------------------------------------------------------------------- what must be true
+    def states(self):
+        """Return version -> state."""
+        try:
+            return {status.version: status.state for status in self.registry.statuses(MODEL)}
+        except NotFoundError:
+            return {}
+
+    def available(self):
+        """Return the versions that answer."""
+        return [version for version, state in self.states().items() if state is VersionState.AVAILABLE]
+
+    @invariant()
+    def look(self):
+        """Compare everything that is told, now and at every change that the registry tells of."""
+        states, available = self.states(), self.available()
+        self.was_available |= bool(available)
+        assert available or not self.was_available
+        self.check_changes(states)
+        assert len(self.registry._in_memory()) <= 2 + len(LABELS) * self.is_labelling
+        assert len(self.alive) <= 2 + len(LABELS) * self.is_labelling
+        for _, live in self.leases:
+            assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
+        assert set(self.registry.labels(MODEL).values()) <= set(available)
+        self.check_what_is_told(states, bool(available))
+
+    def check_changes(self, states):
+        """Compare with the change before: one step at most, forward; a new life only after an end."""
+        changed = {
+            version: (self.before.get(version, VersionState.START), state)
+            for version, state in states.items()
+            if self.before.get(version) is not state
+        }
+        assert len(changed) <= 1
+        for before, state in changed.values():
+            if state is not VersionState.START:
+                check_transition(VersionState.START if before is VersionState.END else before, state)
+        for version in self.before.keys() - states.keys():
+            assert self.before[version] in {VersionState.START, VersionState.END}
+        self.before = states
+
+    def check_what_is_told(self, states, is_available):
+        """Compare REST and gRPC with the states."""
+        is_ready = is_available and self.registry._is_scanned
+        assert (200 if is_ready else 503) == self.app.get("/readyz").status_code
+        listed = {model["name"]: model["versions"] for model in self.app.get("/models").json["models"]}
+        assert states == {version["version"]: version["state"] for version in listed.get(MODEL, [])}
+        serving = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
+        request = health_pb2.HealthCheckRequest
+        assert serving[is_ready] == self.health.check(request(), None).status
+        if states:
+            assert serving[is_available] == self.health.check(request(service=MODEL), None).status
+            assert states == self.states_of_model_service()
+
+    def states_of_model_service(self):
+        """Return what GetModelStatus says."""
+        token = interceptors._CURRENT.set(interceptors.Call("id", Caller()))
+        try:
+            request = protos.GetModelStatusRequest(model_spec={"name": MODEL})
+            response = self.model_service.get_model_status(request, None)
+        finally:
+            interceptors._CURRENT.reset(token)
+        names = {number: name for name, number in protos.VERSION_STATES.items()}
+        return {status.version: names[status.state] for status in response.model_version_status}
+
+    def teardown(self):
+        """Give every lease back and end everything."""
+        for lease, _ in self.leases:
+            lease.__exit__(None, None, None)
+        self.leases.clear()
+        assert self.registry.close()
+        self.place.cleanup()
