@@ -26,13 +26,13 @@ _MAX_DIMENSION = (1 << 31) - 1
 _DTYPES: dict[bytes, np.dtype[np.floating[Any]]] = {b"<f4": np.dtype("<f4"), b"<f8": np.dtype("<f8")}
 
 # The three entries in any order, as Python writes a dictionary; every part is bounded and nothing nests.
-_HEAD = re.compile(rb"\{((?:[^{}()]|\([0-9, ]*\)){0,200})\}[ \n]*+")
+_HEAD = re.compile(rb"\{((?:[^{}()]|\([0-9, ]*\)){0,200})\} *+\n?")
 _ENTRY = re.compile(
-    rb"""\s*+(?:
-        (?P<q>['"])descr(?P=q)\s*:\s*(?P<r>['"])(?P<descr>[ -&(-~]{1,40})(?P=r)
-      | (?P<s>['"])fortran_order(?P=s)\s*:\s*(?P<fortran>True|False)
-      | (?P<t>['"])shape(?P=t)\s*:\s*\((?P<shape>[0-9, ]*)\)
-    )\s*(?:,|$)\s*""",
+    rb"""[ \n]*(?:
+        (?P<q>['"])descr(?P=q)[ \n]*:[ \n]*(?P<r>['"])(?P<descr>[ -&(-~]{1,40})(?P=r)
+      | (?P<s>['"])fortran_order(?P=s)[ \n]*:[ \n]*(?P<fortran>True|False)
+      | (?P<t>['"])shape(?P=t)[ \n]*:[ \n]*\((?P<shape>[0-9, ]*)\)
+    )[ \n]*(?:,|$)[ \n]*""",
     re.VERBOSE,
 )
 _NAMES = ("descr", "fortran", "shape")

@@ -73,14 +73,14 @@ def test_decompress_refuses_what_is_no_whole_member(body, found):
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 7))
 def test_decompress_returns_the_same_or_refuses_when_one_bit_is_flipped(place, bit):
-    """Checksum and length hold: no flipped bit changes the body, at most what a head says beside it."""
+    """No flipped bit changes the body, whatever it does to the head, and none of checksum or length passes."""
     body = bytearray(GOOD)
     body[place] ^= 1 << bit
     try:
         assert DATA == gzip.decompress(bytes(body), 100)
     except InvalidArgumentError:
         return
-    assert 3 <= place <= 9  # a flag that says that it is text, time, flags of the compressor, system
+    assert place < len(GOOD) - 8
 
 
 @pytest.mark.parametrize(
