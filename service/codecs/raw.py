@@ -38,13 +38,18 @@ def decode_rows(body: bytes, signature: Signature) -> NDArray[np.float32]:
 
 
 def encode_answer(outputs: Mapping[str, NDArray[np.floating]]) -> bytes:
-    """Return the outputs as one little-endian float32 table, row-major, its columns in wire order.
+    """Return the outputs' `table` as little-endian float32, row-major."""
+    return table(outputs).tobytes()
+
+
+def table(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Return the outputs side by side: `score`, then `gradient`, those that are there.
 
     Args:
         outputs: name -> float32 [n] or [n, width], the same n for all.
 
     Returns:
-        n rows of `score`, then `gradient`: those that are there.
+        Little-endian float32 [n, columns], C-contiguous.
     """
     columns = [np.atleast_2d(outputs[name].T).T for name in OUTPUTS if name in outputs]
-    return np.ascontiguousarray(np.hstack(columns), dtype="<f4").tobytes()
+    return np.ascontiguousarray(np.hstack(columns), dtype="<f4")

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs import tensor_proto
+from service.codecs import fields, tensor_proto
 from service.errors import FailedPreconditionError, InvalidArgumentError, ScoringError, UnimplementedError
 from service.protos import tensorflow_serving as protos
 from service.registry import Registry
@@ -47,9 +47,14 @@ class PredictionService:
     def handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
         """Return the handlers to add to a server; what is not offered says so."""
         methods = {
-            "Predict": _handler(self.predict, protos.PredictRequest, protos.PredictResponse),
+            "Predict": _handler(
+                self.predict, protos.PredictRequest, protos.PredictResponse, fields.check_predict_request
+            ),
             "GetModelMetadata": _handler(
-                self.get_model_metadata, protos.GetModelMetadataRequest, protos.GetModelMetadataResponse
+                self.get_model_metadata,
+                protos.GetModelMetadataRequest,
+                protos.GetModelMetadataResponse,
+                fields.check_small,
             ),
             **{name: refuse_method(name, "Predict") for name in _UNOFFERED},
         }
@@ -135,9 +140,13 @@ def refuse_method(name: str, instead: str) -> "grpc.RpcMethodHandler[Any, Any]":
 
 
 def _handler(
-    method: Callable[[Any, grpc.ServicerContext], Any], request: Any, response: Any
+    method: Callable[[Any, grpc.ServicerContext], Any], request: Any, response: Any, check: Callable[[bytes], None]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    return grpc.unary_unary_rpc_method_handler(method, request.FromString, response.SerializeToString)
+    def parse(data: bytes) -> Any:
+        check(data)
+        return request.FromString(data)
+
+    return grpc.unary_unary_rpc_method_handler(method, parse, response.SerializeToString)
 
 
 def _outputs_of(signature_name: str, signature: Signature) -> tuple[str, ...]:

@@ -1,11 +1,15 @@
 """`POST /score`: bodies, targets, outputs, headers, and every error that a caller can cause."""
 
 import gzip
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import orjson
 import pytest
 
+from service.codecs import json
 from service.rest.app import create_app
 from tests.service.quadratic_versions import make_service
 from tests.service.samples import total
@@ -13,6 +17,14 @@ from tests.service.samples import total
 ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, -0.0]], dtype=np.float32)
 BODY = b'{"instances": [[1, 2, 3], [-1, 0.5, -0.0]]}'
 OCTETS = "application/octet-stream"
+NPY = "application/x-npy"
+
+
+def npy(array):
+    """Return an array as NumPy writes it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -81,11 +93,84 @@ def test_octets_are_answered_with_octets_when_accepted(client):
         ("text/html", "application/json"),
         ("", "application/json"),
         ("application/octet-stream;q=0", "application/json"),
+        (NPY, NPY),
+        ("application/x-npy, application/octet-stream;q=0.9", NPY),
+        ("application/json, application/x-npy", "application/json"),
     ],
 )
 def test_answer_has_the_type_that_the_caller_accepts_best(client, accept, expected):
     """`Accept` chooses among the types that are offered; JSON where it chooses none."""
     assert expected == score(client, Accept=accept).content_type
+
+
+def test_npy_is_answered_with_npy_when_accepted(client):
+    """A `.npy` body of either order and float type gets the table of float32 columns that NumPy reads."""
+    expected = np.hstack([np.float32([[14.0], [1.25]]), 2 * ROWS])
+    for rows in (ROWS, np.asfortranarray(ROWS), ROWS.astype(np.float64)):
+        response = score(client, npy(rows), Content_Type=NPY, Accept=NPY)
+        assert (200, NPY) == (response.status_code, response.content_type)
+        answer = np.load(io.BytesIO(response.data), allow_pickle=False)
+        np.testing.assert_array_equal(expected, answer, strict=True)
+    alone = score(client, npy(ROWS), path="/score?outputs=score", Content_Type=NPY, Accept=NPY)
+    assert [[14.0], [1.25]] == np.load(io.BytesIO(alone.data)).tolist()
+    assert (0, 4) == np.load(io.BytesIO(score(client, npy(ROWS[:0]), Content_Type=NPY, Accept=NPY).data)).shape
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(BODY, "application/json"), (ROWS.tobytes(), OCTETS), (npy(ROWS), NPY)],
+    ids=["json", "raw", "npy"],
+)
+def test_compressed_body_is_answered_as_the_body_itself(client, body, kind, encoding):
+    """Gzip around any of the body forms changes nothing of the answer."""
+    plain = score(client, body, Content_Type=kind)
+    assert 200 == plain.status_code
+    assert plain.data == score(client, gzip.compress(body), Content_Type=kind, Content_Encoding=encoding).data
+
+
+def test_large_bodies_are_read_one_at_a_time_and_small_ones_beside_them():
+    """While a large document is read, another one waits until its deadline; what does not grow waits for nothing."""
+    service = make_service()
+    service.publish("m", 1)
+    client = create_app(service.scorer, service.registry, service.metrics, service.settings).test_client()
+    large = orjson.dumps({"instances": np.zeros((30_000, 3)).tolist()})
+    assert 200 == score(client, large).status_code
+    reading, done = threading.Event(), threading.Event()
+
+    def read_slowly(instances, signature):
+        reading.set()
+        assert done.wait(20)
+        return np.zeros((len(instances), signature.dim))
+
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "decode_rows", read_slowly)
+        first = pool.submit(lambda: score(client, large).status_code)
+        assert reading.wait(20)
+        late = [
+            score(client, body, X_Request_Timeout="0.05", **headers)
+            for body, headers in ((large, {}), (gzip.compress(large), {"Content_Encoding": "gzip"}))
+        ]
+        beside = score(client, np.zeros((60_000, 3), np.float32).tobytes(), Content_Type=OCTETS).status_code
+        done.set()
+        assert 200 == first.result(20)
+    assert [(504, "DEADLINE_EXCEEDED")] * 2 == [(one.status_code, one.json["error"]["code"]) for one in late]
+    assert 200 == beside
+    assert 200 == score(client, large, X_Request_Timeout="20").status_code
+    service.registry.close()
+
+
+def test_large_body_that_is_refused_gives_its_turn_back(client):
+    """After every way in which a large document ends, the next one is read."""
+    large = b'{"instances": [[1, 2, 3]]' + b" " * (1 << 19) + b"}"
+    wrong = large.replace(b"3", b"x")
+    for body, path, status in (
+        (wrong, "/score", 400),
+        (large, "/score?version=7", 404),
+        (large, "/models/n/score", 404),
+    ):
+        assert status == score(client, body, path).status_code
+        assert 200 == score(client, large, X_Request_Timeout="5").status_code
 
 
 def test_both_bodies_and_both_answers_hold_the_same_bits(client):
@@ -239,10 +324,26 @@ TOO_MANY = orjson.dumps({"instances": [[1, 2, 3]] * 5})
         (np.float32([np.inf, 2, 3]).tobytes(), "/score", {"Content_Type": OCTETS}, INVALID, "infinite"),
         (np.zeros(15, np.float32).tobytes(), "/score", {"Content_Type": OCTETS}, TOO_LARGE, "at most 4"),
         (BODY, "/score", {"Content_Type": "text/plain"}, UNSUPPORTED, "received 'text/plain'"),
-        (BODY, "/score", {"Content_Type": "application/x-npy"}, UNSUPPORTED, "expected application/json"),
+        (BODY, "/score", {"Content_Type": "text/csv"}, UNSUPPORTED, "expected application/json"),
+        (BODY, "/score", {"Content_Type": NPY}, INVALID, "not .npy"),
+        (
+            npy(np.zeros((2, 4))),
+            "/score",
+            {"Content_Type": NPY},
+            INVALID,
+            "expected shape [n, 3] for model m version 2",
+        ),
+        (npy(np.zeros(3)), "/score", {"Content_Type": NPY}, INVALID, "received [3]"),
+        (npy(np.zeros((5, 3))), "/score", {"Content_Type": NPY}, TOO_LARGE, "received 5 instances, at most 4"),
+        (npy(np.float64([[0, 1e39, 0]])), "/score", {"Content_Type": NPY}, INVALID, "[0][1] is infinite in float32"),
+        (npy(np.int64([[0, 1, 0]])), "/score", {"Content_Type": NPY}, INVALID, "of type '<i8'"),
         (BODY, "/score", {"Content_Type": "multipart/form-data"}, UNSUPPORTED, "Content-Type"),
         (BODY, "/score", {"Content_Type": "application/json; charset=utf-16"}, UNSUPPORTED, "UTF-8"),
-        (gzip.compress(BODY, mtime=0), "/score", {"Content_Encoding": "gzip"}, UNSUPPORTED, "received 'gzip'"),
+        (BODY, "/score", {"Content_Encoding": "gzip"}, INVALID, "not gzip"),
+        (b"", "/score", {"Content_Encoding": "gzip"}, INVALID, "0 bytes are no whole gzip member"),
+        (gzip.compress(b" " * (1 << 20) + BODY), "/score", {"Content_Encoding": "gzip"}, TOO_LARGE, "when expanded"),
+        (gzip.compress(BODY), "/score", {"Content_Encoding": "gzip, gzip"}, UNSUPPORTED, "expected gzip or none"),
+        (gzip.compress(BODY), "/score", {"Content_Encoding": "deflate"}, UNSUPPORTED, "received 'deflate'"),
         (BODY, "/score", {"Content_Encoding": "identity, br"}, UNSUPPORTED, "Content-Encoding"),
     ],
 )
