@@ -94,10 +94,11 @@ class TensorflowEngine:
         score = self._model.signatures.get("score")
         if loaded.program is not None and score is not None and _answers_scores(score):
             self._score_only = score  # proved to be the same function
-        candidates = tuple(sizes or (GPU_SIZES if on_gpu else SIZES))
+        fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
+        candidates = {fixed, *(usual if sizes is None else sizes)}
         seed = "0" if loaded.program is None else loaded.program.weights_sha256
         rows = trial_rows(self._dim, loaded.probe, seed, max(candidates) - 3)  # so that every last tile is padded
-        self.tile_rows = admit(self._tile, rows, candidates, GPU_TILE_ROWS if on_gpu else TILE_ROWS)
+        self.tile_rows = admit(self._tile, rows, candidates, fixed)
         overhead = _UNKNOWN if loaded.program is None else overhead_rows(loaded.program, _CALL_WORK)
         self._ladder = Ladder(self.tile_rows, overhead)
 
