@@ -8,9 +8,13 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, overload
+from bench import batching, invariance, overload
 
-MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {"batching": batching.measure, "overload": overload.measure}
+MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "batching": batching.measure,
+    "invariance": invariance.measure,
+    "overload": overload.measure,
+}
 
 
 def main(names: list[str]) -> int:

@@ -47,6 +47,7 @@ class VersionStatus:
         rule: the rule that refused it, e.g. `nonneg-matmul`; empty if none did.
         convexity: "proved" or "unproved"; empty where it was never loaded.
         engine: "program" or "tensorflow"; empty where it was never loaded.
+        tile_rows: sizes of tiles that its engine cuts batches into, ascending; empty where it was never loaded.
         created: the manifest's time of creation; empty where there is no manifest.
         metrics: the manifest's metrics.
     """
@@ -58,6 +59,7 @@ class VersionStatus:
     rule: str = ""
     convexity: str = ""
     engine: str = ""
+    tile_rows: tuple[int, ...] = ()
     created: str = ""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

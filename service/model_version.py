@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from service.engines import Engine
     from service.loader import LoadedVersion
 
+_TURN_ROWS = 32
+"""Most rows of one request in a batch while others wait too, in a tile of the engine as large as that."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
     """How the requests of a version share its engine.
 
     Args:
-        max_batch_rows: most rows of a batch; never less than a tile of the engine.
+        max_batch_rows: most rows of a batch; never less than the smallest tile of the engine.
         max_queue_rows: rows that may wait.
         max_queue_bytes: size of the rows that may wait.
         statistics: model, version, outputs -> where their batchers count.
@@ -69,7 +72,9 @@ class ModelVersion:
         )
         model = self.signature.model
         self._room = Room(batching.max_queue_rows, batching.max_queue_bytes, model=model)
-        limits = Limits(max(batching.max_batch_rows, engine.tile_rows), engine.tile_rows)
+        smallest = engine.tile_rows[0]
+        turn_rows = max((size for size in engine.tile_rows if size <= _TURN_ROWS), default=smallest)
+        limits = Limits(max(batching.max_batch_rows, smallest), turn_rows)
         self._batchers = {
             outputs: Batcher(
                 _computation(engine, self._turn, outputs),
@@ -85,6 +90,11 @@ class ModelVersion:
     def convexity(self) -> str:
         """Return "proved" or "unproved" (possible only with `--allow-uncertified`)."""
         return self.loaded.convexity
+
+    @property
+    def tile_rows(self) -> tuple[int, ...]:
+        """Return the sizes of tiles that the engine was found to agree in with itself, ascending."""
+        return self.engine.tile_rows
 
     @property
     def created(self) -> str:

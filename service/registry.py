@@ -183,6 +183,7 @@ class Registry:
                 life.status,
                 convexity=model_version.convexity,
                 engine=model_version.engine.name,
+                tile_rows=model_version.tile_rows,
                 created=model_version.created,
                 metrics=model_version.metrics,
             )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.engines.program import ProgramEngine
 from service.program.program import Program
+from service.program.verification import Probe
 from service.signature import Signature
 
 ENGINES = ("auto", "tensorflow", "program")
@@ -26,6 +27,10 @@ class Servable(Protocol):
     @property
     def program(self) -> Program | None:
         """The lifted program, or None where there is no proof."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """Rows with answers, or None for a model made elsewhere."""
 
     @property
     def saved_model(self) -> Mapping[str, bytes]:
@@ -44,8 +49,8 @@ class Engine(Protocol):
         """Whether several threads may call `run` at once."""
 
     @property
-    def tile_rows(self) -> int:
-        """Rows that it computes at once: a smaller batch costs as much."""
+    def tile_rows(self) -> tuple[int, ...]:
+        """Sizes of tiles, ascending, that batches are cut into; a row's bits are the same in all of them."""
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs asked for, `score` [n] and `gradient` [n, dim]; overflow comes back as infinity or NaN."""
@@ -70,7 +75,7 @@ def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) 
         message = "engine: the version is not proved and has no program. Use --engine tensorflow."
         raise ValueError(message)
     if loaded.program is not None and (engine == "program" or (engine == "auto" and not _has_gpu())):
-        return ProgramEngine(loaded.program)
+        return ProgramEngine(loaded.program, loaded.probe)
     from service.engines.tensorflow import TensorflowEngine  # only where TensorFlow serves
 
     return TensorflowEngine(loaded, allow_tf32=allow_tf32)

@@ -1,33 +1,57 @@
 """The program engine: the lifted program and its reverse-mode gradient, evaluated with NumPy in row tiles.
 
-Beside `engines.tensorflow`; below: `program.tiles`.
+Beside `engines.tensorflow`; below: `program.ladder`, `program.tiles`.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
+from service.program.evaluation import prepared
+from service.program.ladder import Ladder, admit, admit_operations, overhead_rows, trial_rows
 from service.program.program import Program
-from service.program.tiles import TILE_ROWS, evaluate_in_tiles
+from service.program.tiles import TILE_ROWS, evaluate_tile, run_in_tiles
+from service.program.verification import Probe
+
+SIZES = (4, 8, 16, TILE_ROWS, 64, 128, 256)
+"""Sizes worth trying: one and two rows take the path of a vector, above 256 nothing more is gained."""
+
+_NODE_WORK = 150_000.0
+"""What a call costs for each node before its first row, in multiply-adds of a product."""
 
 
 class ProgramEngine:
     """Evaluates a program in float32 tiles on the CPU.
 
+    The sizes of its tiles are found when it is made: those in which every operation of the program alone, and its score
+    and gradient as a whole, have the bits of tiles of 32 rows. The process's BLAS is set to one thread, because the
+    bits of large products hang on the number of threads, and the products of one tile gain nothing by more.
+
     Args:
         program: the program.
-        tile_rows: rows of a tile.
+        probe: rows of the version's data, on which sizes are tried too.
+        sizes: sizes to try.
 
-    Thread safety: holds no state between calls.
+    Thread safety: nothing changes after it was made; `run` may be called by any number of threads.
     """
 
     name = "program"
     thread_safe = True
 
-    def __init__(self, program: Program, tile_rows: int = TILE_ROWS) -> None:
-        """Keep the program."""
-        self._program = program
-        self.tile_rows = tile_rows
+    def __init__(self, program: Program, probe: Probe | None = None, sizes: Iterable[int] = SIZES) -> None:
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+        self._program = prepared(program, np.float32)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            candidates = admit_operations(self._program, sizes, TILE_ROWS)
+        rows = trial_rows(program.dim, probe, program.weights_sha256)
+        self.tile_rows = admit(self._tile, rows, candidates, TILE_ROWS)
+        self._ladder = Ladder(self.tile_rows, overhead_rows(program, _NODE_WORK * len(program.nodes)))
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
-        return evaluate_in_tiles(self._program, rows, outputs, self.tile_rows)
+        return run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))
+
+    def _tile(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        return evaluate_tile(self._program, piece, outputs)

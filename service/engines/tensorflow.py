@@ -1,9 +1,10 @@
 """The TensorFlow engine: the SavedModel's own functions, on a GPU when there is one, else on the CPU.
 
-Loads exactly the bytes that were hashed. Rows go through tiles of one fixed size, as in `program`, so that the same
-kernels see the same shapes. Imports TensorFlow; `engines.create` and `loader` import this module when they need it.
+Loads exactly the bytes that were hashed. Rows go through tiles of a few sizes that were found to agree, as in
+`program`. Imports TensorFlow; `engines.create` and `loader` import this module when they need it.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,24 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from service.program.graph import restore
+from service.program.ladder import Ladder, admit, overhead_rows, trial_rows
 from service.program.tiles import TILE_ROWS, run_in_tiles
 
 if TYPE_CHECKING:
     from service.engines import Servable
 
 GPU_TILE_ROWS = 1024
+
+SIZES = (TILE_ROWS, 64, 128, 256, 512, 1024)
+"""Sizes worth trying on a CPU: a call costs as much as hundreds of rows, so that smaller ones save nothing."""
+
+GPU_SIZES = (64, 256, GPU_TILE_ROWS, 4096)
+
+_UNKNOWN = 32.0
+"""The overhead of a call in rows, where there is no program to count."""
+
+_CALL_WORK = 9e6
+"""What a call costs before its first row, in multiply-adds of a product on the CPU."""
 
 
 def gpus() -> list[Any]:
@@ -46,11 +59,15 @@ def configure_devices(*, allow_tf32: bool, intra_op_threads: int = 0) -> None:
 class TensorflowEngine:
     """Runs a SavedModel's `serving_default` (score and gradient in one pass) and `score` (no gradient work).
 
+    The sizes of its tiles are found when it is made: those in which the function gives the bits of the one fixed size,
+    with both outputs and with the score alone. Its operations cannot be tried alone as those of a program can, so that
+    it is tried on more rows. That also traces and optimises the functions for every size before a request comes.
+
     Args:
         loaded: the verified version.
         device: TensorFlow device name; by default the first GPU, or the CPU where there is none.
         allow_tf32: see `configure_devices`.
-        tile_rows: rows of one call; by default 32 on a CPU and 1,024 on a GPU.
+        sizes: rows of one call that are worth trying; by default 32 to 1,024 on a CPU and 64 to 4,096 on a GPU.
 
     Thread safety: TensorFlow's concrete functions may be called by any number of threads.
     """
@@ -64,13 +81,12 @@ class TensorflowEngine:
         *,
         device: str | None = None,
         allow_tf32: bool = False,
-        tile_rows: int | None = None,
+        sizes: Iterable[int] | None = None,
     ) -> None:
         """Load the model onto the device."""
         tf.config.experimental.enable_tensor_float_32_execution(allow_tf32)
         self._device = device or ("/GPU:0" if gpus() else "/CPU:0")
         on_gpu = "GPU" in self._device.upper()
-        self.tile_rows = tile_rows or (GPU_TILE_ROWS if on_gpu else TILE_ROWS)
         self._dim = loaded.signature.dim
         self._model = restore(loaded.saved_model, self._device)
         self._both = self._model.signatures["serving_default"]
@@ -78,6 +94,13 @@ class TensorflowEngine:
         score = self._model.signatures.get("score")
         if loaded.program is not None and score is not None and _answers_scores(score):
             self._score_only = score  # proved to be the same function
+        fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
+        candidates = {fixed, *(usual if sizes is None else sizes)}
+        seed = "0" if loaded.program is None else loaded.program.weights_sha256
+        rows = trial_rows(self._dim, loaded.probe, seed, max(candidates) - 3)  # so that every last tile is padded
+        self.tile_rows = admit(self._tile, rows, candidates, fixed)
+        overhead = _UNKNOWN if loaded.program is None else overhead_rows(loaded.program, _CALL_WORK)
+        self._ladder = Ladder(self.tile_rows, overhead)
 
     @property
     def device(self) -> str:
@@ -86,16 +109,16 @@ class TensorflowEngine:
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
+        return run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))
+
+    def _tile(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         function = self._both if "gradient" in outputs else self._score_only
-        shapes = {"score": (self.tile_rows,), "gradient": (self.tile_rows, self._dim)}  # a score may come as [n, 1]
-
-        def tile(piece: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-            with tf.device(self._device):
-                answer = function(x=tf.constant(piece))
-            return {name: answer[name].numpy().reshape(shapes[name]) for name in outputs}
-
-        widths: dict[str, int | None] = {name: self._dim if name == "gradient" else None for name in outputs}
-        return run_in_tiles(tile, rows, widths, self.tile_rows)
+        size = piece.shape[0]
+        shapes = {"score": (size,), "gradient": (size, self._dim)}  # a score may come as [n, 1]
+        with tf.device(self._device):
+            answer = function(x=tf.constant(piece))
+        with np.errstate(over="ignore"):  # float64 answers beyond float32 become infinite; the caller checks
+            return {name: answer[name].numpy().reshape(shapes[name]).astype(np.float32, copy=False) for name in outputs}
 
 
 def _answers_scores(function: Any) -> bool:

@@ -3,12 +3,16 @@
 Array-API style: the arrays of NumPy, CuPy and JAX work, whichever `namespace` is given. `tiles` stands above.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program
+from service.program.operators import Identity
+from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Node, Program
 
 Array = Any
 
@@ -51,6 +55,55 @@ def node_values(program: Program, rows: Array, *, namespace: ModuleType = np) ->
         return _forward(program, rows, namespace, keep=False)[0]
 
 
+def operations(program: Program) -> Iterator[tuple[int, Callable[[Array], tuple[Array, ...]]]]:
+    """Yield everything that `evaluate` computes of rows except sums and maxima, each operation alone.
+
+    Sums and maxima are exact or correctly rounded, element by element; the others may depend on how many rows there
+    are. In NumPy.
+
+    Yields:
+        The number of features that an operation takes, and the operation: [n, features] -> arrays of n rows.
+    """
+    for node in program.nodes:
+        if isinstance(node, AffineNode):
+            for term in node.terms:
+                operator = term.operator
+                if not isinstance(operator, Identity):
+                    yield program.nodes[term.argument].width, functools.partial(_map_alone, operator.apply)
+                    yield node.width, functools.partial(_map_alone, operator.pull_back)
+        elif isinstance(node, AtomNode):
+            yield node.width, functools.partial(node.atom.value_and_slope, namespace=np)
+
+
+def _map_alone(linear: Callable[..., Array], values: Array) -> tuple[Array, ...]:
+    return (linear(values, values.dtype, np),)
+
+
+def prepared(program: Program, dtype: Any) -> Program:
+    """Return the program with every constant in `dtype`, so that no call converts it; arrays of that dtype are shared.
+
+    The values of `evaluate` for rows of that dtype do not change by a bit. It is no longer the program that was proved:
+    its text has other hashes where a constant was converted.
+    """
+
+    def convert(node: Node) -> Node:
+        if not isinstance(node, AffineNode):
+            return node
+        terms = tuple(
+            term
+            if term.operator.coefficients.dtype == dtype
+            else dataclasses.replace(
+                term,
+                operator=dataclasses.replace(term.operator, coefficients=term.operator.coefficients.astype(dtype)),
+            )
+            for term in node.terms
+        )
+        bias = None if node.bias is None else node.bias.astype(dtype, copy=False)
+        return dataclasses.replace(node, terms=terms, bias=bias)
+
+    return Program(tuple(map(convert, program.nodes)))
+
+
 def _forward(program: Program, rows: Array, namespace: ModuleType, *, keep: bool) -> tuple[list[Array], list[Array]]:
     values: list[Array] = []
     slopes: list[Array] = [None] * len(program.nodes)
@@ -72,11 +125,21 @@ def _forward(program: Program, rows: Array, namespace: ModuleType, *, keep: bool
 
 
 def _affine(node: AffineNode, values: list[Array], dtype: Any, namespace: ModuleType) -> Array:
-    total = None
+    total, is_own = None, False
     for term in node.terms:
         image = term.operator.apply(values[term.argument], dtype, namespace)
-        total = image if total is None else total + image
-    return total if node.bias is None else total + namespace.asarray(node.bias, dtype=dtype)
+        if total is None:
+            total, is_own = image, not isinstance(term.operator, Identity)  # whose image is the argument itself
+        else:
+            total, is_own = _add(total, image, in_place=is_own), True
+    return total if node.bias is None else _add(total, namespace.asarray(node.bias, dtype=dtype), in_place=is_own)
+
+
+def _add(total: Array, image: Array, *, in_place: bool) -> Array:
+    if not in_place:
+        return total + image
+    total += image  # arrays that cannot be changed make a new one
+    return total
 
 
 def _reverse(program: Program, rows: Array, slopes: list[Array], namespace: ModuleType) -> Array:

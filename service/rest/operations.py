@@ -74,6 +74,7 @@ def _version(status: VersionStatus) -> dict[str, object]:
         "state": status.state,
         "convexity": status.convexity,
         "engine": status.engine,
+        "tile_rows": list(status.tile_rows),
         "created": status.created,
         "metrics": dict(status.metrics),
         "reason": f"{status.rule}: {status.reason}" if status.rule else status.reason,

@@ -14,7 +14,7 @@ class LinearEngine:
     """score = sum(x) + offset, gradient = 1; counts calls and can be held up."""
 
     name = "program"
-    tile_rows = 4
+    tile_rows = (4,)
     thread_safe = False
 
     def __init__(self, offset: float = 0.0) -> None:

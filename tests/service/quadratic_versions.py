@@ -26,7 +26,7 @@ class QuadraticEngine:
     """Convex, with a gradient known by heart; each call is noted, may be held, and may be told to fail."""
 
     name = "program"
-    tile_rows = 4
+    tile_rows = (4,)
     thread_safe = True
 
     def __init__(self, factor: int) -> None:

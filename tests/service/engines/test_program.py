@@ -1,30 +1,35 @@
 """The program engine: a row's bits do not depend on its batch, and zero rows are an answer."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.engines.program import ProgramEngine
-from service.program.tiles import TILE_ROWS
+from service.engines.program import SIZES, ProgramEngine
+from service.program.tiles import TILE_ROWS, evaluate_in_tiles
 from tests.service.program.programs import build, closed_form, draw_weights
 
 BOTH = ("score", "gradient")
-SHAPES = [(3, (5, 4)), (30, (64, 64)), (17, (33, 7)), (64, (256, 128))]
+SHAPES = [(3, (5, 4)), (30, (64, 64)), (17, (33, 7)), (64, (256, 128)), (20, (200, 200)), (30, (100, 100))]
+ROOT = Path(__file__).parents[3]
 
 
-def rows_of(dim: int, count: int = 130) -> NDArray[np.float32]:
+def rows_of(dim: int, count: int = 300) -> NDArray[np.float32]:
     """Return normal rows."""
     return np.random.default_rng(21).standard_normal((count, dim)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("dim", "hidden"), SHAPES)
 def test_bits_do_not_change_with_batch_place_or_neighbours(dim: int, hidden: tuple[int, int]) -> None:
-    """Alone, in batches of nine sizes, at every place of a tile and among other rows: the same bits."""
-    engine = ProgramEngine(build(draw_weights(1, dim, hidden)))
-    rows = rows_of(dim)
-    expected = engine.run(rows, BOTH)
-    for size in (1, 2, 3, 7, 31, 32, 33, 64, 129):
-        for start in range(0, 130 - size, max(size, 16)):
+    """Alone, in batches of eleven sizes, at every place, among other rows: the bits of tiles of 32 rows."""
+    program = build(draw_weights(1, dim, hidden))
+    engine, rows = ProgramEngine(program), rows_of(dim)
+    expected = evaluate_in_tiles(program, rows, BOTH)
+    for size in (1, 2, 3, 7, 16, 31, 32, 33, 64, 129, 300):
+        for start in range(0, 301 - size, max(size, 16)):
             part = engine.run(rows[start : start + size], BOTH)
             for name in BOTH:
                 assert expected[name][start : start + size].tobytes() == part[name].tobytes()
@@ -45,6 +50,57 @@ def test_bits_do_not_depend_on_what_was_asked_for(dim: int, hidden: tuple[int, i
         alone = engine.run(rows, outputs)
         assert set(outputs) == set(alone)
         assert both[outputs[0]].tobytes() == alone[outputs[0]].tobytes()
+
+
+def test_sizes_are_few_known_ones_with_the_fixed_one_among_them() -> None:
+    """A version's tiles are some of those worth trying, ascending, and always that of 32 rows."""
+    for dim, hidden in SHAPES:
+        tile_rows = ProgramEngine(build(draw_weights(1, dim, hidden))).tile_rows
+        assert sorted(tile_rows) == list(tile_rows)
+        assert {TILE_ROWS} <= set(tile_rows) <= set(SIZES)
+
+
+def test_only_the_fixed_size_remains_when_nothing_else_is_offered() -> None:
+    """Without further sizes every batch is cut into tiles of 32 rows, with the same bits."""
+    program, rows = build(draw_weights(1, 30, (64, 64))), rows_of(30)
+    fixed = ProgramEngine(program, sizes=())
+    assert (TILE_ROWS,) == fixed.tile_rows
+    for size in (1, 40, 300):
+        one, other = (engine.run(rows[:size], BOTH) for engine in (fixed, ProgramEngine(program)))
+        assert all(one[name].tobytes() == other[name].tobytes() for name in BOTH)
+
+
+THREADS = """
+import sys, hashlib
+import numpy as np
+from threadpoolctl import threadpool_info
+from service.engines.program import ProgramEngine
+from tests.service.program.programs import build, draw_weights
+count = lambda: [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+before = count()
+engine = ProgramEngine(build(draw_weights(1, 784, (200, 64))))
+answer = engine.run(np.random.default_rng(3).standard_normal((90, 784)).astype(np.float32), ("score", "gradient"))
+print(before, count(), hashlib.sha256(answer["score"].tobytes() + answer["gradient"].tobytes()).hexdigest())
+"""
+
+
+def test_bits_do_not_depend_on_the_threads_that_blas_was_given() -> None:
+    """With one and with two threads of BLAS in the environment the engine computes on one, the same bits."""
+    found = []
+    for threads in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS],
+            cwd=ROOT,
+            env={"OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        before, after, digest = done.stdout.split()
+        assert (f"[{threads}]", "[1]") == (before, after)
+        found.append(digest)
+    assert found[0] == found[1]
 
 
 def test_a_neighbour_that_overflows_harms_no_row() -> None:

@@ -1,5 +1,6 @@
 """The TensorFlow engine: fixed tiles, agreement with the program, devices and their settings."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
 def servable(folder: Path, *, proved: bool = True) -> Any:
     """Return what an engine needs of the SavedModel in `folder`."""
     program = certify(folder).program if proved else None
-    return SimpleNamespace(signature=Signature("m", 1, DIM), program=program, saved_model=files_of(folder))
+    return SimpleNamespace(signature=Signature("m", 1, DIM), program=program, probe=None, saved_model=files_of(folder))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ from service.engines.tensorflow import TensorflowEngine
 from service.signature import Signature
 folder = Path(sys.argv[1])
 files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-loaded = SimpleNamespace(signature=Signature("m", 1, 30), program=None, saved_model=files)
+loaded = SimpleNamespace(signature=Signature("m", 1, 30), program=None, probe=None, saved_model=files)
 rows = np.random.default_rng(22).standard_normal((100, 30)).astype(np.float32)
 answers = {}
 for device in ("/CPU:0", "/CPU:1"):
@@ -220,10 +221,17 @@ def test_engine_is_chosen_by_name_and_by_what_there_is(
     with pytest.raises(ValueError, match="expected one of"):
         engines.create(loaded, "torch")
     monkeypatch.setattr(engine_module, "gpus", lambda: ["a GPU"])
-    monkeypatch.setattr(
-        engine_module, "restore", lambda _, device: SimpleNamespace(signatures={"serving_default": device})
-    )
-    assert ("tensorflow", "/GPU:0") == (engines.create(unproved).name, engines.create(unproved).device)
+    devices = []
+
+    def restore(_: Any, device: str) -> Any:
+        devices.append(device)
+        return SimpleNamespace(signatures={"serving_default": lambda x: {"score": x[:, 0], "gradient": x}})
+
+    monkeypatch.setattr(engine_module, "restore", restore)
+    monkeypatch.setattr(tf, "device", lambda _: contextlib.nullcontext())
+    chosen = engines.create(unproved)
+    assert ("tensorflow", "/GPU:0", ["/GPU:0"]) == (chosen.name, chosen.device, devices)
+    assert engine_module.GPU_SIZES == chosen.tile_rows
     assert "program" == engines.create(loaded, "program").name
 
 
@@ -234,7 +242,7 @@ def test_program_engine_needs_no_tensorflow() -> None:
         "from types import SimpleNamespace\n"
         "from service import engines\n"
         "from tests.service.program.programs import build, draw_weights\n"
-        "engine = engines.create(SimpleNamespace(program=build(draw_weights())), 'program')\n"
+        "engine = engines.create(SimpleNamespace(program=build(draw_weights()), probe=None), 'program')\n"
         "engine.run(np.ones((2, 3), np.float32), ('score', 'gradient'))\n"
         "print('tensorflow' in sys.modules)\n"
     )

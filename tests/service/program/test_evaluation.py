@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from service.program.atoms import Abs, leaky_relu, relu, squared_leaky
-from service.program.evaluation import evaluate, evaluate_both, node_values
-from service.program.operators import Dense
+from service.program.evaluation import evaluate, evaluate_both, node_values, operations, prepared
+from service.program.operators import Dense, Identity, Scale
 from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
 from tests.service.program.programs import DIM, atoms_after, build, closed_form, draw_weights
 
@@ -112,3 +112,63 @@ def test_node_values_are_those_of_each_node() -> None:
     values = node_values(build(weights), ROWS)
     np.testing.assert_allclose(values[1], ROWS @ weights.first.astype(np.float64) + weights.first_bias, rtol=1e-12)
     np.testing.assert_allclose(values[-1][:, 0], closed_form(weights, ROWS)[0], rtol=1e-12)
+
+
+def test_sums_change_no_node_that_they_read() -> None:
+    """A sum that begins with the row itself, and is read again later, leaves row and nodes as they were."""
+    double = Scale(np.full(DIM, 2, np.float32))
+    ones = Dense(np.ones((DIM, 1), np.float32))
+    program = Program(
+        (
+            InputNode(DIM),
+            AffineNode(DIM, (Term(0, Identity()), Term(0, double), Term(0, double)), np.ones(DIM, np.float32)),
+            AffineNode(DIM, (Term(1, Identity()),), np.ones(DIM, np.float32)),
+            AffineNode(1, (Term(0, ones), Term(1, ones), Term(2, ones))),
+        )
+    )
+    rows = np.array([[1.0, 2.0, 3.0]])
+    values = node_values(program, rows)
+    assert [[1.0, 2.0, 3.0]] == rows.tolist()
+    assert [[6.0, 11.0, 16.0]] == values[1].tolist()
+    assert [[7.0, 12.0, 17.0]] == values[2].tolist()
+    assert [[6.0 + 33.0 + 36.0]] == values[3].tolist()
+
+
+def test_operations_are_every_product_both_ways_and_every_atom() -> None:
+    """Each takes and gives what the formula says, alone: x A, its transposed map, an atom's value and slope."""
+    weights = draw_weights()
+    found = [
+        (width, [part.shape[1] for part in operation(np.ones((2, width)))])
+        for width, operation in operations(build(weights))
+    ]
+    dense = [(3, 5), (5, 3), (5, 4), (4, 5), (3, 4), (4, 3), (3, 3), (3, 3), (4, 1), (1, 4), (3, 1), (1, 3)]
+    atoms = [(5, [5, 5]), (4, [4, 4]), (3, [3, 3])]
+    expected = [(taken, [given]) for taken, given in [*dense, (3, 1), (1, 3)]] + atoms
+    assert sorted(expected) == sorted(found)
+    first = next(operations(build(weights)))[1]
+    np.testing.assert_allclose(first(ROWS)[0], ROWS @ weights.first.astype(np.float64), rtol=0, atol=1e-12)
+
+
+def test_prepared_program_computes_the_same_bits_without_converting() -> None:
+    """Float64 constants are rounded once to float32, with no bit of an answer changed; float32 ones are shared."""
+    program = build(draw_weights(3))
+    wide = Program(tuple(widened(node) for node in program.nodes))
+    rows = ROWS.astype(np.float32)
+    for given in (program, wide):
+        ready = prepared(given, np.float32)
+        assert {np.dtype(np.float32)} == {array.dtype for array in ready.weights()}
+        for expected, received in zip(evaluate_both(given, rows), evaluate_both(ready, rows), strict=True):
+            assert expected.tobytes() == received.tobytes()
+    pairs = zip(program.weights(), prepared(program, np.float32).weights(), strict=True)
+    assert all(np.shares_memory(one, other) for one, other in pairs)
+
+
+def widened(node):
+    """Return the node with its kernels and bias in float64, at numbers that float32 does not have."""
+    if not isinstance(node, AffineNode):
+        return node
+    terms = tuple(
+        Term(term.argument, type(term.operator)(term.operator.coefficients.astype(np.float64) * (1 + 1e-9)))
+        for term in node.terms
+    )
+    return AffineNode(node.width, terms, None if node.bias is None else node.bias.astype(np.float64) * (1 + 1e-9))

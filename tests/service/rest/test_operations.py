@@ -61,6 +61,7 @@ def test_models_lists_what_the_contract_names(service, client):
         "state": "AVAILABLE",
         "convexity": "proved",
         "engine": "program",
+        "tile_rows": [4],
         "created": "2026-11-20T03:00:12Z",
         "metrics": {"held_out": {"rows": 112}},
         "reason": "",
@@ -69,6 +70,7 @@ def test_models_lists_what_the_contract_names(service, client):
         **dict.fromkeys(("convexity", "engine", "created"), ""),
         "version": 4,
         "state": "END",
+        "tile_rows": [],
         "metrics": {},
         "reason": "nonneg-matmul: node dense/kernel has a weight of -0.03",
     }
