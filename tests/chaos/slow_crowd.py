@@ -14,7 +14,7 @@ import numpy as np
 HEAD = b"POST /score HTTP/1.1\r\nHost: x\r\n"
 DRIP_SECONDS = 1.0
 SMALL_BUFFER_BYTES = 4096
-LARGE_ROWS = 16384
+LARGE_ROWS = 1500
 NUM_PIPELINED = 250
 
 
