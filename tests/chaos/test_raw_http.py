@@ -26,7 +26,7 @@ EXPECTED = float(np.load(ROOT / "models" / "colours" / "1" / "probe.npz")["score
 @pytest.fixture(scope="module")
 def server(start_server):
     """Start the server whose limit the cases know."""
-    return start_server("--max-body-bytes", raw_cases.MAX_BODY_BYTES)
+    return start_server("--max-body-bytes", raw_cases.MAX_BODY_BYTES, "--client-timeout-seconds", 3)
 
 
 @pytest.fixture(scope="module")
