@@ -62,7 +62,7 @@ class TensorflowEngine:
     The sizes of its tiles are found when it is made: those in which the function gives the bits of the one fixed size,
     with both outputs and with the score alone. Its operations cannot be tried alone as those of a program can, so that
     it is tried on more rows, and only in sizes whose products agreed wherever they were tried alone: on a CPU with
-    AVX-512, 16 to 1,024 rows gave equal bits in all of 364 products, 4 and 8 rows other bits in the transposed ones. The
+    AVX-512, 16 to 1,024 rows gave equal bits in all of 364 products, 4 and 8 rows others in the transposed ones. The
     trial also traces and optimises the functions before a request comes.
 
     Args:
