@@ -13,7 +13,10 @@ The way of a request, one-way and downwards only:
    waits together is computed together. Rows for which nobody waits any more are dropped here.
 7. The version's engine (`engines`) computes the batch: the lifted convex program on the CPU, or the SavedModel's own
    function on TensorFlow. `pieces` brings each row back to its owner, and an answer that left float32 is refused.
-8. `codecs` turns the arrays into bytes again, and the transport sends them.
+8. `codecs` turns the arrays into bytes again, and the transport sends them and tells `metrics` what it `answered`:
+   `metric_families` lists what is counted (`request_statistics`, `batch_statistics`, `tensorflow_metrics` under the
+   names of TensorFlow Serving), `exposition` writes it; `access_log` writes a line of it, which `line_writer` takes off
+   the request's thread, as every line of `logs`.
 
 The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk), calls
 `loader` (hashes, safety rules, lifting and proof from `program`, verification against the SavedModel), and publishes

@@ -7,6 +7,8 @@ import bisect
 import dataclasses
 import threading
 import time
+import types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -78,7 +80,7 @@ class BatchStatistics:
         self.batch_rows = Distribution(ROW_BUCKETS)
         self.wait_seconds = Distribution(WAIT_BUCKETS_SECONDS)
         self.compute_seconds = Distribution(COMPUTE_BUCKETS_SECONDS)
-        self._watched: tuple[Callable[[], Depth], ...] = ()
+        self._watched: tuple[Callable[[], Callable[[], Depth] | None], ...] = ()
         self.dropped_rows = dict.fromkeys(DROP_REASONS, 0)
         self.num_failed_batches = 0
         self.num_threads_replaced = 0
@@ -107,7 +109,7 @@ class BatchStatistics:
     @property
     def depth(self) -> Depth:
         """What waits or is computed now, at all the batchers that are watched."""
-        depths = [read() for read in self._watched]
+        depths = [read() for read in [reference() for reference in self._watched] if read is not None]
         return Depth(
             sum(depth.num_rows for depth in depths),
             sum(depth.num_requests for depth in depths),
@@ -120,14 +122,18 @@ class BatchStatistics:
         return self.depth.num_rows
 
     def watch(self, read: Callable[[], Depth]) -> None:
-        """Let `read` say what waits at a batcher, whenever somebody asks; it must wait for nothing itself."""
+        """Let `read` say what waits at a batcher, whenever somebody asks; it must wait for nothing itself.
+
+        A method does not keep its object alive.
+        """
+        reference = weakref.WeakMethod(read) if isinstance(read, types.MethodType) else lambda: read
         with self._lock:
-            self._watched = (*self._watched, read)
+            self._watched = (*self._watched, reference)
 
     def forget(self, read: Callable[[], Depth]) -> None:
         """Ask that batcher no more; nothing happens where it is not known."""
         with self._lock:
-            self._watched = tuple(known for known in self._watched if known is not read)
+            self._watched = tuple(reference for reference in self._watched if reference() not in {None, read})
 
     def count_dropped(self, reason: str, num_rows: int) -> None:
         """Count rows that were not computed, by one of `DROP_REASONS`."""

@@ -9,7 +9,6 @@ import dataclasses
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -104,8 +103,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
-        self._depth = _depth_of(weakref.ref(self))
-        self._statistics.watch(self._depth)
+        self._statistics.watch(self.depth)
 
     # ---------------------------------------------------------------------------------------- on the caller's thread
     def submit(self, rows: NDArray[np.float32], caller: Caller) -> Outputs:
@@ -155,7 +153,7 @@ class Batcher:
     def _run_here(self, request: Request) -> Outputs:
         """Compute a request that came alone."""
         self._statistics.count_batch(request.num_rows, (0.0,))
-        request.caller.queue_seconds = 0.0
+        request.note_wait(request.submitted_seconds)
         try:
             return self._run(request.rows)
         except BaseException as err:
@@ -228,8 +226,15 @@ class Batcher:
         self._wakes.put(None)
         if thread is not None:
             thread.join(timeout_seconds)
-        self._statistics.forget(self._depth)
+        self._statistics.forget(self.depth)
         return thread is None or not thread.is_alive()
+
+    def depth(self) -> Depth:
+        """Return what waits or is computed now. Takes no lock: for those who look on."""
+        with contextlib.suppress(RuntimeError):  # requests came or went in the middle of the copy
+            ages = [self._clock() - request.submitted_seconds for request in tuple(self._open)]
+            return Depth(self._share.num_rows, len(ages), max(ages, default=0.0))
+        return Depth(self._share.num_rows, len(self._open), 0.0)
 
     # ------------------------------------------------------------------------------------------------- batch thread
     def _work(self) -> None:
@@ -268,10 +273,7 @@ class Batcher:
             self._num_calm_batches = self._num_calm_batches + 1 if len(self._open) <= 1 else 0
         if pieces:
             self.pulse.begin(now)
-            first = [piece.request for piece in pieces if piece.start == 0]
-            for request in first:
-                request.caller.queue_seconds = now - request.submitted_seconds
-            waits = [now - request.submitted_seconds for request in first]
+            waits = [piece.request.note_wait(now) for piece in pieces if piece.start == 0]
             self._statistics.count_batch(sum(piece.stop - piece.start for piece in pieces), waits)
         return pieces
 
@@ -382,8 +384,7 @@ class Batcher:
         """Answer a request, once."""
         request.error = error
         if error is None:
-            seconds = self._clock() - request.submitted_seconds
-            request.caller.compute_seconds = seconds - (request.caller.queue_seconds or 0.0)
+            request.note_computed(self._clock())
         request.is_over = True
         del self._open[request]
         self._queue.remove(request)  # one that failed may have rows that were not taken
@@ -394,22 +395,6 @@ class Batcher:
     def _note_time(self, num_rows: int, started_seconds: float) -> None:
         seconds = (self._clock() - started_seconds) / num_rows
         self._share.seconds_per_row += _SMOOTHING * (seconds - self._share.seconds_per_row)
-
-
-def _depth_of(reference: "weakref.ref[Batcher]") -> Callable[[], Depth]:
-    """Return what says how much waits at a batcher, without keeping it alive, and without its lock."""
-
-    def read() -> Depth:
-        batcher = reference()
-        if batcher is None:
-            return Depth()
-        with contextlib.suppress(RuntimeError):  # requests came or went in the middle of the copy
-            waiting = [request.submitted_seconds for request in tuple(batcher._open)]
-            oldest_seconds = max(0.0, batcher._clock() - min(waiting)) if waiting else 0.0
-            return Depth(batcher._share.num_rows, len(waiting), oldest_seconds)
-        return Depth(batcher._share.num_rows, len(batcher._open), 0.0)
-
-    return read
 
 
 def _closed() -> UnavailableError:

@@ -21,6 +21,10 @@ ROWS = Family("convex_rows_total", "counter", _REQUEST, "Rows scored.")
 REQUEST_BYTES = Family("convex_request_bytes_total", "counter", _REQUEST, "Size of the bodies and messages received.")
 RESPONSE_BYTES = Family("convex_response_bytes_total", "counter", _REQUEST, "Size of the bodies and messages sent.")
 IN_FLIGHT = Family("convex_requests_in_flight", "gauge", ("protocol",), "Requests that a thread answers now.")
+HTTP_CONNECTIONS = Family("convex_http_connections", "gauge", (), "HTTP connections that are open.")
+HTTP_REQUESTS = Family(
+    "convex_http_requests", "gauge", (), "HTTP requests that were read whole and wait for a thread, or have one."
+)
 REFUSALS = Family(
     "convex_refusals_total",
     "counter",

@@ -18,6 +18,7 @@ from service.exposition import CONTENT_TYPE, Page
 from service.installed import count_threads, installed_versions
 from service.lifecycle import ModelStatus, VersionState
 from service.request_statistics import RequestStatistics
+from service.tensorflow_metrics import TensorflowMetrics
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -31,6 +32,7 @@ LOAD_BUCKETS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 
 """Upper bounds of the times that loads take, in seconds."""
 
 _SIGNATURES = frozenset({"serving_default", "score"})
+_SCORING_METHODS = frozenset({"POST", "Predict"})
 _MOST_REFUSED = 16
 _RequestKey = tuple[str, int | None, str, str]
 _BatchKey = tuple[str, int, str]
@@ -67,12 +69,14 @@ class Metrics:
         self._known_models: set[str] = set()
         self._requests: dict[_RequestKey, RequestStatistics] = {}
         self._batches: dict[_BatchKey, BatchStatistics] = {}
+        self._tensorflow = TensorflowMetrics()
         self._refusals: dict[tuple[str, str, Refusal], int] = {}
         self._loads: dict[tuple[str, str, str], int] = {}
         self._load_seconds: dict[tuple[str, str], Distribution] = {}
         self._swaps: dict[str, tuple[int, float]] = {}
         self._gone_since: dict[_Gone, float] = {}
         self._in_flight: dict[str, int] = {"rest": 0, "grpc": 0}
+        self._read_http: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._process = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self._process)
 
@@ -88,12 +92,18 @@ class Metrics:
         if statistics is None:
             statistics = self._requests.setdefault(key, RequestStatistics())
         statistics.count(answered)
+        if answered.method in _SCORING_METHODS:
+            self._tensorflow.count(model, answered)
         if answered.refusal is not None:
             refusal = (model, answered.protocol, answered.refusal)
             with self._counting:
                 self._refusals[refusal] = self._refusals.get(refusal, 0) + 1
         if self._tell is not None:
             self._tell(answered)
+
+    def watch_http(self, read: Callable[[], tuple[int, int]]) -> None:
+        """Let `read` say how many connections are open and how many requests were read, whenever somebody asks."""
+        self._read_http = read
 
     def begin(self, protocol: str) -> None:
         """Count one more request of that protocol that is being answered."""
@@ -163,6 +173,7 @@ class Metrics:
             del self._batches[batch]
         models = {model for model, version in dropped if version is None}
         self._known_models -= models
+        self._tensorflow.forget(models)
         for refusal in [key for key in list(self._refusals) if key[0] in models]:
             del self._refusals[refusal]
         self._loads = {key: count for key, count in self._loads.items() if key[0] not in models}
@@ -170,12 +181,19 @@ class Metrics:
         self._swaps = {model: swaps for model, swaps in self._swaps.items() if model not in models}
 
     # ---------------------------------------------------------------------------------------------------- rendering
-    def render(self, models: Sequence[ModelStatus] | None = None, num_dropped_lines: int = 0) -> bytes:
+    def render(
+        self,
+        models: Sequence[ModelStatus] | None = None,
+        num_dropped_lines: int = 0,
+        *,
+        with_tensorflow_names: bool = False,
+    ) -> bytes:
         """Return everything in Prometheus' text format (`CONTENT_TYPE`).
 
         Args:
             models: what is live at this moment; None: nothing is told of it, and nothing forgotten.
             num_dropped_lines: log lines that were lost.
+            with_tensorflow_names: what TensorFlow Serving counts stands there too, under its names.
         """
         if models is not None:
             self.forget_gone(models)
@@ -188,6 +206,8 @@ class Metrics:
         page.add(families.DROPPED_LINES, (), num_dropped_lines)
         page.add(families.BUILD, installed_versions(families.BUILD.labels), 1)
         page.add(families.THREADS, (), count_threads())
+        if with_tensorflow_names:
+            self._tensorflow.add_to(page)
         return page.text().encode() + prometheus_client.generate_latest(self._process)
 
     def _add_requests(self, page: Page) -> None:
@@ -201,6 +221,9 @@ class Metrics:
             page.add(families.RESPONSE_BYTES, labels, statistics.bytes_out)
         for protocol, count in self._in_flight.items():
             page.add(families.IN_FLIGHT, (protocol,), count)
+        num_connections, num_requests = self._read_http()
+        page.add(families.HTTP_CONNECTIONS, (), num_connections)
+        page.add(families.HTTP_REQUESTS, (), num_requests)
         for refusal, count in self._refusals.copy().items():
             page.add(families.REFUSALS, refusal, count)
 

@@ -41,6 +41,15 @@ class Request:
         """Held until the answer is there."""
         self.ready.acquire()
 
+    def note_wait(self, now_seconds: float) -> float:
+        """Note for the caller, and return, how long it waited until its first row is computed: now."""
+        self.caller.queue_seconds = now_seconds - self.submitted_seconds
+        return self.caller.queue_seconds
+
+    def note_computed(self, now_seconds: float) -> None:
+        """Note for the caller how long its rows were computed."""
+        self.caller.compute_seconds = now_seconds - self.submitted_seconds - (self.caller.queue_seconds or 0.0)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:

@@ -106,6 +106,7 @@ class Worker:
         server = create_server(scorer, self.registry, self.metrics, settings, self._gate)
         self._grpc: grpc.Server | None = server
         self._http = serve_http(self.app, settings, room_check(scorer), self.metrics.count_request)
+        self.metrics.watch_http(lambda: self._http.load)
         try:
             grpc_port = server.add_insecure_port(_address(settings.host, settings.grpc_port))
         except RuntimeError as error:

@@ -33,9 +33,13 @@ def routes(registry: Registry, metrics: Metrics, settings: Settings) -> flask.Bl
         return _json({"models": [_model(status) for status in registry.models()]})
 
     @blueprint.get("/metrics")
-    @blueprint.get("/monitoring/prometheus/metrics")
     def rendered_metrics() -> flask.Response:
         text = metrics.render(registry.models(), logs.num_dropped_lines())
+        return flask.Response(text, content_type=CONTENT_TYPE)
+
+    @blueprint.get("/monitoring/prometheus/metrics")
+    def rendered_metrics_of_tensorflow_serving() -> flask.Response:
+        text = metrics.render(registry.models(), logs.num_dropped_lines(), with_tensorflow_names=True)
         return flask.Response(text, content_type=CONTENT_TYPE)
 
     return blueprint

@@ -7,7 +7,7 @@ import http
 
 from service import tracing
 from service.answered import AnsweredRequest
-from service.errors import InvalidArgumentError, ScoringError, UnimplementedError
+from service.errors import ErrorCode, InvalidArgumentError, Refusal, ScoringError, UnimplementedError
 from service.rest import failures
 from service.rest.request_reader import MalformedError, Request
 from service.rest.wsgi import Answer, split_target
@@ -46,10 +46,18 @@ def refuse(
     return Answer.of(code, headers, body), answered
 
 
+def no_room_for(client: str) -> AnsweredRequest:
+    """Return what to count of a connection that is one too many: it is closed before it asks anything."""
+    return AnsweredRequest(_PROTOCOL, ErrorCode.RESOURCE_EXHAUSTED, 0.0, peer=client, refusal=Refusal.CONNECTION_LIMIT)
+
+
 def _told(error: ScoringError | MalformedError) -> tuple[ScoringError, int | None]:
     """Return the error of the contract, and the status where HTTP has one of its own."""
     if isinstance(error, ScoringError):
         return error, None
     if error.status == http.HTTPStatus.NOT_IMPLEMENTED:
         return UnimplementedError(error.message), None
-    return InvalidArgumentError(error.message), error.status
+    told = InvalidArgumentError(error.message)
+    if error.status == http.HTTPStatus.REQUEST_TIMEOUT:
+        told.refusal = Refusal.SLOW_CLIENT
+    return told, error.status

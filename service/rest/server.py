@@ -21,7 +21,7 @@ from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ScoringError
 from service.rest import deadlines, wsgi
 from service.rest.connection import Connection, Patience
-from service.rest.refusals import refuse
+from service.rest.refusals import no_room_for, refuse
 from service.rest.request_reader import MalformedError, Request
 from service.rest.threads import Threads
 from service.rest.wsgi import Answer, Place
@@ -86,6 +86,11 @@ class HttpServer:
         self._loop.set_exception_handler(_log_defect)
         self._edge.start()
         self._thread.start()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Connections that are open, and whole requests that wait for a thread or have one. From any thread."""
+        return len(self._edge.connections), self._edge.crowd.num_requests
 
     def close_gently(self) -> None:
         """Go on accepting and answering, and close every connection after its next answer."""
@@ -236,6 +241,7 @@ class _Edge:
             for other in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda other: other.since_seconds):
                 other.abort()
             if not idle:
+                self._tell(no_room_for(connection.place.client))
                 connection.abort()
         self.connections.add(connection)
 

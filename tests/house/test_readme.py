@@ -55,6 +55,14 @@ def test_metrics_table_equals_the_metrics_of_the_code() -> None:
     assert metric_families.table() == written
 
 
+def test_every_metric_that_a_query_of_the_readme_names_exists() -> None:
+    """A query that is copied from the README finds its metrics."""
+    queries = "".join(re.findall(r"```promql\n(.*?)```", README, re.DOTALL))
+    named = {re.sub("_bucket$", "", name) for name in re.findall(r"\bconvex_\w+", queries)}
+    assert named
+    assert set() == named - {name for name, *_ in metric_families.table()}
+
+
 def test_every_make_target_of_the_readme_exists() -> None:
     """A command line that begins with make names a target of the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -1,5 +1,7 @@
 """Counts of batches: what falls into which bucket."""
 
+import gc
+
 import pytest
 
 from service.batch_statistics import BatchStatistics, Depth, Distribution
@@ -51,3 +53,18 @@ def test_timed_run_is_the_run_with_its_time_counted():
     with pytest.raises(ValueError, match="-1"):
         timed(-1)
     assert 2 == statistics.compute_seconds.count
+
+
+def test_watched_object_is_not_kept_alive():
+    """A batcher that is let go without a word, with its engine, is asked no more."""
+
+    class Watched:
+        def depth(self):
+            return Depth(5, 1, 0.0)
+
+    statistics, watched = BatchStatistics(), Watched()
+    statistics.watch(watched.depth)
+    assert 5 == statistics.waiting_rows
+    del watched
+    gc.collect()
+    assert 0 == statistics.waiting_rows

@@ -93,7 +93,9 @@ def test_in_flight_is_what_has_begun_and_not_ended():
     for step in (metrics.begin, metrics.begin, metrics.end):
         step("rest")
     metrics.begin("grpc")
+    metrics.watch_http(lambda: (7, 3))
     text = metrics.render()
+    assert (7, 3) == (total(text, "convex_http_connections"), total(text, "convex_http_requests"))
     assert [1, 1] == [total(text, "convex_requests_in_flight", protocol=name) for name in ("rest", "grpc")]
 
 

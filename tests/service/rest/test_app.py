@@ -1,5 +1,7 @@
 """What is told of every REST answer: its id, what is counted, what the access log gets."""
 
+import threading
+
 import orjson
 import pytest
 from structlog.testing import capture_logs
@@ -146,3 +148,32 @@ def test_both_paths_show_what_is_live_at_the_scrape(client, service, path):
     assert (4, 3) == (total(text, "convex_newest_version", model="m"), total(text, "convex_label_version", model="m"))
     assert 2 == total(text, "convex_version_state", state="AVAILABLE")
     assert 0 == total(text, "convex_log_lines_dropped_total")
+    client.post("/score", data=body())
+    is_theirs = path.startswith("/monitoring")
+    assert is_theirs == (total(client.get(path).data, ":tensorflow:serving:request_count") == 1)
+
+
+def test_page_is_read_while_versions_come_and_go(client, service):
+    """No scrape fails while a version is published and its forerunner retired, and each shows one newest version."""
+    newest = []
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            response = client.application.test_client().get("/metrics")
+            newest.append((response.status_code, total(response.data, "convex_newest_version", model="m")))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for version in range(4, 60):
+        service.publish("m", version)
+        client.post("/score", data=body())
+        assert service.registry.retire("m", version - 1, 10.0)
+        service.registry.sweep()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert {200} == {status for status, _ in newest}
+    assert {number for _, number in newest} <= {float(version) for version in range(3, 60)}
+    assert len({number for _, number in newest}) > 2

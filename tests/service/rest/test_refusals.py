@@ -6,6 +6,9 @@ import socket
 
 import pytest
 
+from service.errors import Refusal
+from service.rest.refusals import refuse
+from service.rest.request_reader import MalformedError
 from service.rest.server import HttpServer
 from service.settings import Settings
 
@@ -64,3 +67,10 @@ def test_refused_request_is_answered_in_the_native_form(port, data, status, foun
     assert headers["X-Request-ID"] == error["request_id"]
     assert found in error["message"]
     assert "s3cret" not in error["message"]
+
+
+@pytest.mark.parametrize(("status", "reason"), [(408, Refusal.SLOW_CLIENT), (400, None)])
+def test_request_that_comes_too_slowly_is_told_as_turned_away(status, reason):
+    """The metric of refusals has a reason for it; what is malformed is the client's fault, and no refusal."""
+    _, answered = refuse(MalformedError(status, "m"), None, "127.0.0.1")
+    assert ("INVALID_ARGUMENT", status, reason) == (answered.code, answered.status, answered.refusal)

@@ -1,5 +1,6 @@
 """The HTTP server around any application: binding, limits, and a stop that loses no accepted request."""
 
+import contextlib
 import http.client
 import resource
 import socket
@@ -8,6 +9,7 @@ import threading
 import pytest
 from structlog.testing import capture_logs
 
+from service.errors import Refusal
 from service.rest.server import HttpServer, connection_limit
 from service.settings import Settings
 
@@ -243,3 +245,22 @@ def test_connection_limit_follows_the_descriptors_that_there_are(monkeypatch, so
     monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
     assert expected == connection_limit(wanted)
     assert ([] if raised is None else [(raised, hard)]) == limits
+
+
+def test_connection_that_is_one_too_many_is_told(wait_until):
+    """While no connection is idle a newcomer is closed unheard, and counted as refused."""
+    told = []
+    server = HttpServer(lambda *_: [], Settings(rest_port=0, max_connections=1), tell=told.append)
+    server.start()
+    try:
+        with connect(server) as busy:
+            busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+            wait_until(lambda: [False] == [connection.is_idle for connection in list(server._edge.connections)])
+            with connect(server) as newcomer, contextlib.suppress(ConnectionResetError):
+                assert b"" == newcomer.recv(1)
+            wait_until(lambda: server.load == (1, 0))
+    finally:
+        assert server.stop(5.0)
+    assert [("RESOURCE_EXHAUSTED", Refusal.CONNECTION_LIMIT, "127.0.0.1")] == [
+        (answered.code, answered.refusal, answered.peer) for answered in told
+    ]
