@@ -228,8 +228,9 @@ class WatcherMachine(RuleBasedStateMachine):
         self.was_available |= bool(available)
         assert available or not self.was_available
         assert states == self.told  # each change was told of
-        assert len(self.registry._in_memory()) <= 2 + len(LABELS) * self.is_labelling
-        assert len(self.alive) <= 2 + len(LABELS) * self.is_labelling
+        num_served = 1 + len(LABELS) * self.is_labelling
+        assert len(self.registry._in_memory()) <= 2 * num_served
+        assert len(self.alive) <= 2 * num_served
         for _, live in self.leases:
             assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
         assert set(self.registry.labels(MODEL).values()) <= set(available)
