@@ -46,8 +46,9 @@ class Watcher:
 
     Guarantees: a model that cannot be read or loaded does not keep another from being loaded; a refused version is
     tried again only when its files change, any other failure after a growing pause; a folder that is empty or gone
-    changes nothing of what is served; a version is taken as deleted only after two looks without it. Beside the
-    versions of a model that are to be served at most one is in memory: none is loaded while one that left is held.
+    changes nothing of what is served; a version is taken as deleted only after two looks without it. Of a
+    model no more is in memory than what is served and what replaces it (two versions, without labels, where the latest
+    one is served): none is loaded while one that left is held.
 
     Args:
         repository: what is on disk.

@@ -36,7 +36,8 @@ from service.watcher import Watcher
 _QUIET_SECONDS = 0.05
 _LAST_SECONDS = 0.25
 _LAST_CALL_SECONDS = 0.5
-"""How long before the end what waits is refused."""
+"""How long before the end what waits is refused; of a shorter time a share."""
+_LAST_CALL_SHARE = 0.25
 
 
 class StartError(Exception):
@@ -145,7 +146,7 @@ class Worker:
         deadline = time.monotonic() + timeout_seconds
         self.drain()
         self._gate.close()
-        last_call_seconds = timeout_seconds - min(_LAST_CALL_SECONDS, timeout_seconds / 4)
+        last_call_seconds = timeout_seconds - min(_LAST_CALL_SECONDS, timeout_seconds * _LAST_CALL_SHARE)
         last_call = threading.Timer(last_call_seconds, self.registry.refuse_waiting)
         last_call.start()
         with futures.ThreadPoolExecutor(1, thread_name_prefix="stop") as pool:  # the two protocols have the same time

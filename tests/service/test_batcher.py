@@ -21,6 +21,7 @@ from service.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from service.pulse import HUNG_SECONDS
 from tests.service.held_engine import FakeClock, HeldEngine, assert_answers, caller, rows_from
 
 SECONDS = 20.0
@@ -276,11 +277,12 @@ def test_rest_of_a_large_request_is_not_computed_when_a_piece_of_it_failed(stage
 
 
 def test_exception_of_a_lone_request_is_raised_on_its_callers_thread(stage):
-    """Nothing is retried, and the batcher goes on."""
+    """Nothing is retried, the batcher goes on, and the failure is counted like that of any batch."""
     stage.engine.faults = {7.0: ArithmeticError("row 7")}
     with pytest.raises(ArithmeticError, match="row 7"):
         stage.batcher.submit(rows_from(7), caller())
     assert_answers(rows_from(8), stage.batcher.submit(rows_from(8), caller()))
+    assert 1 == stage.statistics.num_failed_batches
     assert [[7], [8]] == stage.engine.batches
 
 
@@ -437,6 +439,37 @@ def test_close_refuses_what_waits_and_finishes_what_is_computed(stage):
     assert stage.batcher.close(SECONDS) is True
     assert [PLUG] == stage.engine.seen
     assert 2 == stage.statistics.dropped_rows["closed"]
+
+
+def test_refuse_waiting_answers_at_once_while_the_engine_computes(stage):
+    """Those in the queue read UNAVAILABLE before the batch in the engine is done, and that batch is answered."""
+    plug = stage.hold()
+    waiting = stage.submit(rows_from(1))
+    stage.batcher.refuse_waiting()
+    assert UnavailableError is type(waiting.exception(SECONDS))
+    assert not plug.done()
+    stage.engine.gate.set()
+    assert_answers(rows_from(PLUG), plug.result(SECONDS))
+    assert [PLUG] == stage.engine.seen
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_pulse_tells_of_an_engine_that_hangs_on_whatever_thread(stage, is_alone):
+    """A lone request on its caller's thread, or a batch on the batch thread: trouble until the engine comes back."""
+    plug = stage.hold()
+    futures = [plug]
+    if not is_alone:
+        held, stage.engine.gate = stage.engine.gate, threading.Event()
+        futures.append(stage.submit(rows_from(1)))
+        held.set()
+        stage.wait_until(lambda: len(stage.engine.batches) == 2, SECONDS)
+    assert "" == stage.batcher.pulse.trouble()
+    stage.clock.now += HUNG_SECONDS + 1.0
+    assert "the engine has computed one batch for 31 s" in stage.batcher.pulse.trouble()
+    stage.engine.gate.set()
+    for future in futures:
+        future.result(SECONDS)
+    stage.wait_until(lambda: stage.batcher.pulse.trouble() == "", SECONDS)
 
 
 def test_engine_that_answers_too_few_rows_gives_nobody_anothers(stage):

@@ -4,19 +4,23 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service import engines
+from service import worker as worker_module
 from service.errors import VersionRefusedError
 from service.model_version import ModelVersion
 from service.repository import VersionFolder
 from service.settings import Settings
 from service.worker import StartError, VersionLoader, Worker
+from tests.end_to_end.clients import predict, predict_request
 from tests.service.fake_versions import LinearEngine, make_version
 from tests.service.samples import total
 
@@ -57,6 +61,17 @@ def get(worker, path):
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
+
+
+def score(worker, number):
+    """Return status and document of the answer to the row [number, number, number]."""
+    body = json.dumps({"instances": [[number] * 3]}).encode()
+    try:
+        with urllib.request.urlopen(f"http://{worker.addresses.rest}/score", body, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
 
 
 def health(worker):
@@ -114,6 +129,34 @@ def test_stop_ends_everything(settings):
         host, _, port = address.rpartition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_stop_answers_what_waits_and_finishes_what_is_computed(settings, wait_until, monkeypatch):
+    """When the time is nearly over, the queue of either protocol reads UNAVAILABLE; the row in the engine its score."""
+    monkeypatch.setattr(worker_module, "_LAST_CALL_SECONDS", 20.0)  # of the 20 below: at once, and then time enough
+    monkeypatch.setattr(worker_module, "_LAST_CALL_SHARE", 1.0)
+    add_version(settings.models_dir)
+    worker = Worker(settings, load=load)
+    worker.start()
+    wait_until(lambda: get(worker, "/readyz")[0] == 200)
+    with (
+        ThreadPoolExecutor(4) as pool,
+        worker.registry.acquire() as live,
+        grpc.insecure_channel(worker.addresses.grpc) as channel,
+    ):
+        live.engine.gate.clear()
+        computed = pool.submit(score, worker, 1.0)
+        wait_until(live.engine.entered.is_set)
+        waiting = pool.submit(score, worker, 2.0)
+        call = predict(channel).future(predict_request("m", np.ones((1, 3), np.float32)), timeout=20)
+        wait_until(lambda: live._room.num_rows == 3)
+        end = pool.submit(worker.stop, 20.0)
+        assert (503, "UNAVAILABLE") == (waiting.result(20)[0], waiting.result(20)[1]["error"]["code"])
+        assert grpc.StatusCode.UNAVAILABLE is call.code()
+        assert not computed.done()
+        live.engine.gate.set()
+        assert (200, [4.0]) == (computed.result(20)[0], computed.result(20)[1]["score"])
+        assert end.result(20) is True
 
 
 @pytest.mark.parametrize(("name", "flag"), [("rest_port", "--rest-port"), ("grpc_port", "--grpc-port")])

@@ -1,5 +1,6 @@
 """Random histories of a models folder, its watcher and the requests: what everybody is told at every single change."""
 
+import contextlib
 import weakref
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,19 +103,35 @@ class WatcherMachine(RuleBasedStateMachine):
         self.leases = []
         self.num_changes = 0
         self.was_available = False
-        self.before = {}
+        self.told = {}
         self.is_labelling = False
-        self.registry.subscribe(self.look)
+        self.faults = []
+        self.registry.subscribe(self.on_change)
 
-    @initialize(is_labelling=st.booleans())
-    def choose(self, is_labelling):
-        """Half of the histories have labels, which keep more versions in memory."""
+    @initialize(is_labelling=st.booleans(), num_looks=st.integers(0, 1))
+    def begin(self, is_labelling, num_looks):
+        """Half of the histories have labels, which keep more versions in memory; half begin with a version."""
         self.is_labelling = is_labelling
+        self.publish(3, "good", num_looks)
 
     # ------------------------------------------------------------------------------------------------- what happens
+    def on_change(self):
+        """Look at every change that is told of; the watcher would take a failed comparison for a failed load."""
+        with self.noting_faults():
+            self.check_change(self.states())
+        with self.noting_faults():
+            self.look()
+
+    @contextlib.contextmanager
+    def noting_faults(self):
+        """Keep a failed comparison for the end of the step."""
+        try:
+            yield
+        except AssertionError as fault:
+            self.faults.append(fault)
+
     def load(self, folder):
         """Load as the entry says; look around meanwhile, when the most is in memory."""
-        self.look()
         kind, _ = self.repository.entries[folder.version]
         if kind == "refused":
             raise VersionRefusedError("nonneg-matmul", "weight -1")
@@ -122,36 +139,53 @@ class WatcherMachine(RuleBasedStateMachine):
             raise OSError(5, "Input/output error")
         version = make_version(folder.model, folder.version)
         self.alive.add(version)
-        self.look()
+        with self.noting_faults():
+            self.look()
         return version
 
-    @rule(version=st.integers(1, 6), kind=st.sampled_from(KINDS))
-    def publish(self, version, kind):
+    @rule(version=st.integers(1, 6), kind=st.sampled_from(KINDS), num_looks=st.integers(0, 3))
+    def publish(self, version, kind, num_looks):
         """A version appears, or changes."""
         self.num_changes += 1
         self.repository.entries[version] = (kind, self.num_changes)
+        self.scan(num_looks)
 
-    @rule(version=st.integers(1, 6))
-    def delete(self, version):
-        """A version's folder goes."""
-        self.repository.entries.pop(version, None)
+    @rule(num_looks=st.integers(1, 2))
+    def succeed(self, num_looks):
+        """The nightly job publishes the next version."""
+        self.publish(max(self.repository.entries, default=0) + 1, "good", num_looks)
 
-    @rule(is_there=st.booleans())
-    def unmount(self, is_there):
-        """The models folder goes away, or comes back."""
-        self.repository.is_there = is_there
+    @rule(versions=st.sets(st.integers(1, 6), min_size=1), num_looks=st.integers(0, 3))
+    def delete(self, versions, num_looks):
+        """Folders of versions go."""
+        for version in versions:
+            self.repository.entries.pop(version, None)
+        self.scan(num_looks)
+
+    @rule(num_looks=st.integers(1, 3))
+    def unmount(self, num_looks):
+        """The models folder goes away for a while."""
+        self.repository.is_there = False
+        self.scan(num_looks)
+        self.repository.is_there = True
 
     @precondition(lambda self: self.is_labelling)
     @rule(labels=st.dictionaries(st.sampled_from(LABELS), st.integers(1, 6)))
     def label(self, labels):
         """The labels file changes."""
         self.repository.wanted_labels = labels
+        self.scan(1)
 
-    @rule(seconds=st.sampled_from([0.0, 0.5, 90.0]))
-    def scan(self, seconds):
-        """Time passes and the watcher looks."""
+    @rule(seconds=st.sampled_from([0.5, 90.0]))
+    def wait(self, seconds):
+        """Time passes, after which what failed is tried again."""
         self.now += seconds
-        self.watcher.scan()
+        self.scan(1)
+
+    def scan(self, num_looks):
+        """The watcher looks at the folder, so many times."""
+        for _ in range(num_looks):
+            self.watcher.scan()
 
     @precondition(lambda self: self.was_available)
     @rule()
@@ -182,33 +216,40 @@ class WatcherMachine(RuleBasedStateMachine):
         return [version for version, state in self.states().items() if state is VersionState.AVAILABLE]
 
     @invariant()
+    def nothing_was_wrong(self):
+        """Raise what was noted, or look now."""
+        if self.faults:
+            raise self.faults[0]
+        self.look()
+
     def look(self):
-        """Compare everything that is told, now and at every change that the registry tells of."""
+        """Compare everything that is told."""
         states, available = self.states(), self.available()
         self.was_available |= bool(available)
         assert available or not self.was_available
-        self.check_changes(states)
-        assert len(self.registry._in_memory()) <= 2 + len(LABELS) * self.is_labelling
-        assert len(self.alive) <= 2 + len(LABELS) * self.is_labelling
+        assert states == self.told  # each change was told of
+        num_served = 1 + len(LABELS) * self.is_labelling
+        assert len(self.registry._in_memory()) <= 2 * num_served
+        assert len(self.alive) <= 2 * num_served
         for _, live in self.leases:
             assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
         assert set(self.registry.labels(MODEL).values()) <= set(available)
         self.check_what_is_told(states, bool(available))
 
-    def check_changes(self, states):
+    def check_change(self, states):
         """Compare with the change before: one step at most, forward; a new life only after an end."""
         changed = {
-            version: (self.before.get(version, VersionState.START), state)
+            version: (self.told.get(version, VersionState.START), state)
             for version, state in states.items()
-            if self.before.get(version) is not state
+            if self.told.get(version) is not state
         }
         assert len(changed) <= 1
         for before, state in changed.values():
             if state is not VersionState.START:
                 check_transition(VersionState.START if before is VersionState.END else before, state)
-        for version in self.before.keys() - states.keys():
-            assert self.before[version] in {VersionState.START, VersionState.END}
-        self.before = states
+        for version in self.told.keys() - states.keys():
+            assert self.told[version] in {VersionState.START, VersionState.END}
+        self.told = states
 
     def check_what_is_told(self, states, is_available):
         """Compare REST and gRPC with the states."""

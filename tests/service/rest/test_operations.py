@@ -38,6 +38,16 @@ def test_readyz_follows_the_registry_from_start_to_drain(service, client):
     assert "about to end" in ready()[2]
 
 
+def test_healthz_fails_while_an_engine_hangs(service, client, monkeypatch):
+    """Liveness says 500 and where it hangs, so that the process is replaced; afterwards it is well again."""
+    monkeypatch.setattr(service.registry, "trouble", lambda: "batcher-m-1: the engine has computed one batch for 31 s")
+    response = client.get("/healthz")
+    assert (500, "stuck") == (response.status_code, response.json["status"])
+    assert "batcher-m-1" in response.json["reason"]
+    monkeypatch.undo()
+    assert 200 == client.get("/healthz").status_code
+
+
 @pytest.mark.parametrize(("is_published", "found"), [(False, "no version of any model"), (True, "looked through")])
 def test_readyz_says_why_when_nothing_is_required(is_published, found):
     """Without a version, and before the first scan is over, the answer says which of the two it is."""
