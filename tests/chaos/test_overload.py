@@ -44,7 +44,7 @@ def assert_nobody_was_failed(result, protocol):
     """Every request got an answer of the contract, every score the same bits; the server logged no error."""
     counts, figures = counts_of(result), result["figures"]
     assert set(counts) <= KNOWN[protocol]
-    assert counts["ok"] > 0
+    assert counts.get("ok", 0) > 0
     assert (0, 0, 0) == (figures["num_hung"], figures["num_failed_probes"], figures["num_error_lines"])
     assert 1 == figures["num_distinct_answers"]
     assert 0 == sum(phase["num_without_retry_after"] for phase in result["phases"])
@@ -96,3 +96,17 @@ def test_goodput_stays_and_refusals_are_quick_under_ten_times_the_peak(plan, ref
         assert figures["memory_growth_mib"] < 64.0
         assert figures["recovery_seconds"] is not None
         assert figures["recovery_seconds"] <= 1.0
+
+
+def test_checker_tells_who_was_failed():
+    """A lost request, a hung one, a refusal without Retry-After, other bits, a status of no contract: each is told."""
+    phase = {"num_sent": 3, "counts": {"ok": 2, "429": 1}, "num_without_retry_after": 0}
+    figures = {"num_hung": 0, "num_failed_probes": 0, "num_error_lines": 0, "num_distinct_answers": 1}
+    assert_nobody_was_failed({"phases": [phase], "figures": figures}, "http")
+    phases = [{"num_sent": 4}, {"counts": {"ok": 2, "500": 1}}, {"counts": {"429": 3}}, {"num_without_retry_after": 1}]
+    for change in phases:
+        with pytest.raises(AssertionError):
+            assert_nobody_was_failed({"phases": [phase | change], "figures": figures}, "http")
+    for name in figures:
+        with pytest.raises(AssertionError):
+            assert_nobody_was_failed({"phases": [phase], "figures": figures | {name: 2}}, "http")
