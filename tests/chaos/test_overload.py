@@ -79,17 +79,14 @@ def reference(tmp_path_factory):
     "plan", [pytest.param(plan, marks=LONG, id=f"{plan.protocol}-{plan.num_rows}") for plan in PLANS]
 )
 def test_goodput_stays_and_refusals_are_quick_under_ten_times_the_peak(plan, reference, record_property, capsys):
-    """The server keeps nine tenths of its peak, refuses in under 10 ms, holds its memory and is well after a second.
-
-    For requests whose cost is the model's; of the others, and of the stock gRPC client, the counts alone are asserted.
-    """
+    """The server keeps nine tenths of its peak, refuses in under 10 ms, holds its memory and is well after a second."""
     result = run(plan, reference)
     figures = result["figures"]
     record_property("overload", json.dumps(figures))
     with capsys.disabled():
         sys.stdout.write(f"\noverload {plan.protocol} {plan.num_rows} rows: {json.dumps(figures)}\n")
     assert_nobody_was_failed(result, plan.protocol)
-    if plan == PLANS[0]:
+    if plan == PLANS[0]:  # whose cost is the model's; of the others, and of the stock client, the counts are asserted
         assert figures["offered_factor"] >= 0.9 * plan.factor
         assert figures["goodput_share"] >= 0.9
         assert figures["refusal_p50_milliseconds"] < 10.0

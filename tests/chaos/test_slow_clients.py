@@ -129,10 +129,7 @@ def test_others_are_answered_beside_a_crowd(server, sizes, wait_until):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=LONG) for name in CROWDS])
 def test_answers_are_quick_beside_a_large_crowd(server, name, wait_until, record_property, capsys):
-    """For 20 s, kept-alive and fresh clients get every probe and score, beside who only sends with p99 under 100 ms.
-
-    Who reads nothing has asked for much before: for so long others wait their turn.
-    """
+    """For 20 s, kept-alive and fresh clients get every probe and score, beside who only sends with p99 under 100 ms."""
     before = num_descriptors(server)
     askers, crowd = ask_beside(server, CROWDS[name], 20.0)
     quantiles = {
@@ -146,7 +143,7 @@ def test_answers_are_quick_beside_a_large_crowd(server, name, wait_until, record
         said = f"{CROWDS[name]}, {crowd.num_reopened} reopened: p50, p99, max in ms: {quantiles}"
         sys.stdout.write(f"\n{said}\n")
     assert_all_were_answered(askers)
-    if name in ("slow", "drips"):
+    if name in ("slow", "drips"):  # who reads nothing asked for much before: others wait their turn meanwhile
         assert all(np.quantile(asker.latencies, 0.99) < MAX_P99_SECONDS for asker in askers)
     wait_until(lambda: num_descriptors(server) <= before, DEADLINE_SECONDS)
     assert [] == errors_of(server)
