@@ -4,7 +4,6 @@ The load and its figures are those of `python -m bench overload`; the ratios com
 """
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -78,13 +77,11 @@ def reference(tmp_path_factory):
 @pytest.mark.parametrize(
     "plan", [pytest.param(plan, marks=LONG, id=f"{plan.protocol}-{plan.num_rows}") for plan in PLANS]
 )
-def test_goodput_stays_and_refusals_are_quick_under_ten_times_the_peak(plan, reference, record_property, capsys):
+def test_goodput_stays_and_refusals_are_quick_under_ten_times_the_peak(plan, reference, report):
     """The server keeps nine tenths of its peak, refuses in under 10 ms, holds its memory and is well after a second."""
     result = run(plan, reference)
     figures = result["figures"]
-    record_property("overload", json.dumps(figures))
-    with capsys.disabled():
-        sys.stdout.write(f"\noverload {plan.protocol} {plan.num_rows} rows: {json.dumps(figures)}\n")
+    report(protocol=plan.protocol, num_rows=plan.num_rows, **figures)
     assert_nobody_was_failed(result, plan.protocol)
     if plan == PLANS[0]:  # whose cost is the model's; of the others, and of the stock client, the counts are asserted
         assert figures["offered_factor"] >= 0.9 * plan.factor
