@@ -62,7 +62,7 @@ def measure(plan: Plan = Plan()) -> dict[str, Any]:
 
 def _compare(loaded: ModelVersion, row: NDArray[np.float32], num_callers: int, plan: Plan) -> dict[str, Any]:
     counts = BatchStatistics()
-    live = ModelVersion(loaded.loaded, loaded.engine, Batching(statistics=lambda _model, _outputs: counts))
+    live = ModelVersion(loaded.loaded, loaded.engine, Batching(statistics=lambda *_: counts))
     sides: dict[str, Ask] = {
         "direct": lambda rows: live.run(rows, OUTPUTS),
         "batched": lambda rows: live.submit(rows, OUTPUTS, Caller(time.monotonic() + DEADLINE_SECONDS)),

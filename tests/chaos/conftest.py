@@ -1,5 +1,7 @@
 """Servers as processes of their own, ended whatever happens; closed-form versions; the figures of a run."""
 
+import resource
+
 import pytest
 
 from tests.chaos.ramp_versions import RampVersions
@@ -8,23 +10,22 @@ from tests.end_to_end.server_process import ROOT, ServerProcess
 START_SECONDS = 60.0
 
 
-@pytest.fixture(scope="module")
-def start_server(wait_until):
-    """Return a function that starts a server with these flags, waits until it is ready and returns its process.
+@pytest.fixture(scope="session")
+def edge_server(wait_until):
+    """Serve the shipped models, `colours` by default, to clients of every kind: bodies up to 1 MiB, little patience.
 
-    Without a folder of models it serves the shipped ones, `colours` by default.
+    As many descriptors as the machine allows, here and there.
     """
-    servers = []
-
-    def start(*flags, models_dir=None):
-        usual = ("--default-model", "colours") if models_dir is None else ()
-        servers.append(ServerProcess(models_dir or ROOT / "models", *usual, *flags))
-        wait_until(servers[-1].is_ready, START_SECONDS)
-        return servers[-1]
-
-    yield start
-    for server in servers:
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the server inherits it
+    flags = ("--default-model", "colours", "--max-body-bytes", 1 << 20, "--client-timeout-seconds", 4)
+    server = ServerProcess(ROOT / "models", *flags)
+    try:
+        wait_until(server.is_ready, START_SECONDS)
+        yield server
+    finally:
         server.kill()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import json
 import socket
 import struct
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,11 +86,10 @@ def go_away_often(address, num_clients, seed):
 
 
 @pytest.fixture(scope="module")
-def server(start_server):
-    """Start a server, and let it start the threads that it starts only when somebody asks."""
-    server = start_server("--max-body-bytes", 1 << 20, "--client-timeout-seconds", 2)
-    go_away_often(address_of(server), 200, seed=1)
-    return server
+def server(edge_server):
+    """Let the server start the threads that it starts only when somebody asks."""
+    go_away_often(address_of(edge_server), 200, seed=1)
+    return edge_server
 
 
 def holdings(server):
@@ -126,7 +124,7 @@ def ask(server):
 
 
 @pytest.mark.parametrize("num_clients", [200, pytest.param(10_000, marks=LONG)])
-def test_nothing_stays_of_clients_that_go_away(server, num_clients, wait_until, record_property, capsys):
+def test_nothing_stays_of_clients_that_go_away(server, num_clients, wait_until, report):
     """Gone at a random byte: no row waits, threads and descriptors are as before, no error is logged, all is exact."""
     before = settled(server, wait_until)
     tally = go_away_often(address_of(server), num_clients, seed=num_clients)
@@ -134,10 +132,4 @@ def test_nothing_stays_of_clients_that_go_away(server, num_clients, wait_until, 
     wait_until(lambda: all(now <= then for now, then in zip(holdings(server), before, strict=True)), SECONDS)
     assert (200, [pytest.approx(EXPECTED, rel=1e-5)]) == ask(server)
     assert [] == errors_of(server)
-    if num_clients > 200:
-        said = (
-            f"{vars(tally)} of {num_clients}; rows, threads, descriptors before {before}, after {holdings(server)}"
-        )
-        record_property("disconnects", said)
-        with capsys.disabled():
-            sys.stdout.write(f"\n{said}\n")
+    report(gone=vars(tally), rows_threads_descriptors_before=before, after=holdings(server))

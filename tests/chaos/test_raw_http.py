@@ -24,15 +24,9 @@ EXPECTED = float(np.load(ROOT / "models" / "colours" / "1" / "probe.npz")["score
 
 
 @pytest.fixture(scope="module")
-def server(start_server):
-    """Start the server whose limit the cases know."""
-    return start_server("--max-body-bytes", raw_cases.MAX_BODY_BYTES, "--client-timeout-seconds", 3)
-
-
-@pytest.fixture(scope="module")
-def outcomes(server):
+def outcomes(edge_server):
     """Send everything at once."""
-    return exchange_all(address_of(server), CASES.values(), PATIENCE_SECONDS)
+    return exchange_all(address_of(edge_server), CASES.values(), PATIENCE_SECONDS)
 
 
 def test_cases_are_the_37_and_more():
@@ -63,18 +57,18 @@ def answers_of(outcome, name):
         return []
 
 
-def test_server_is_well_after_all_of_them(server, outcomes):
+def test_server_is_well_after_all_of_them(edge_server, outcomes):
     """It lives, answers another client exactly, and has no error in its log."""
     assert len(CASES) == len(outcomes)
     ok = CASES["ok"]
-    after = exchange_all(address_of(server), [ok], PATIENCE_SECONDS)["ok"]
+    after = exchange_all(address_of(edge_server), [ok], PATIENCE_SECONDS)["ok"]
     assert [] == faults(ok, after)
-    assert [] == errors_of(server)
+    assert [] == errors_of(edge_server)
 
 
-def test_client_that_sends_everything_first_reads_its_refusal(server):
+def test_client_that_sends_everything_first_reads_its_refusal(edge_server):
     """Who sends two MiB to a limit of one before looking at the answer finds a whole 413, not a reset connection."""
-    connection = http.client.HTTPConnection(*address_of(server), timeout=20)
+    connection = http.client.HTTPConnection(*address_of(edge_server), timeout=20)
     with contextlib.closing(connection):
         connection.request("POST", "/score", bytes(2 * raw_cases.MAX_BODY_BYTES))
         response = connection.getresponse()

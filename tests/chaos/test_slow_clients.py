@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import resource
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -74,15 +72,6 @@ class Asker(threading.Thread):
         return response.status if "score" in answer or "status" in answer else str(answer)
 
 
-@pytest.fixture(scope="module")
-def server(start_server):
-    """Start a server; the crowd needs descriptors here and there."""
-    _, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the server inherits it
-    yield start_server()
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 def num_descriptors(server):
     """Return how many descriptors the server has open."""
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
@@ -118,38 +107,32 @@ def assert_all_were_answered(askers):
 
 
 @pytest.mark.parametrize("sizes", [pytest.param(SHORT, id="sending"), pytest.param(SHORT_UNREAD, id="unread")])
-def test_others_are_answered_beside_a_crowd(server, sizes, wait_until):
+def test_others_are_answered_beside_a_crowd(edge_server, sizes, wait_until):
     """With some of each kind there, every probe and every score is answered; then all descriptors are given back."""
-    before = num_descriptors(server)
-    askers, _ = ask_beside(server, sizes, 1.0)
+    before = num_descriptors(edge_server)
+    askers, _ = ask_beside(edge_server, sizes, 1.0)
     assert_all_were_answered(askers)
-    wait_until(lambda: num_descriptors(server) <= before, DEADLINE_SECONDS)
-    assert [] == errors_of(server)
+    wait_until(lambda: num_descriptors(edge_server) <= before, DEADLINE_SECONDS)
+    assert [] == errors_of(edge_server)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=LONG) for name in CROWDS])
-def test_answers_are_quick_beside_a_large_crowd(server, name, wait_until, record_property, capsys):
-    """For 20 s, kept-alive and fresh clients get every probe and score, beside who only sends with p99 under 100 ms.
-
-    Who reads nothing has asked for much before: for so long others wait their turn.
-    """
-    before = num_descriptors(server)
-    askers, crowd = ask_beside(server, CROWDS[name], 20.0)
+def test_answers_are_quick_beside_a_large_crowd(edge_server, name, wait_until, report):
+    """For 20 s, kept-alive and fresh clients get every probe and score, beside who only sends with p99 under 100 ms."""
+    before = num_descriptors(edge_server)
+    askers, crowd = ask_beside(edge_server, CROWDS[name], 20.0)
     quantiles = {
         f"{asker.path} {'fresh' if asker.is_fresh else 'kept'}": [
             round(1e3 * float(value), 2) for value in np.quantile(asker.latencies, [0.5, 0.99, 1.0])
         ]
         for asker in askers
     }
-    record_property(f"slow_clients_{name}", json.dumps(quantiles))
-    with capsys.disabled():
-        said = f"{CROWDS[name]}, {crowd.num_reopened} reopened: p50, p99, max in ms: {quantiles}"
-        sys.stdout.write(f"\n{said}\n")
+    report(crowd=CROWDS[name], reopened=crowd.num_reopened, p50_p99_max_milliseconds=quantiles)
     assert_all_were_answered(askers)
-    if name in ("slow", "drips"):
+    if name in ("slow", "drips"):  # who reads nothing asked for much before: others wait their turn meanwhile
         assert all(np.quantile(asker.latencies, 0.99) < MAX_P99_SECONDS for asker in askers)
-    wait_until(lambda: num_descriptors(server) <= before, DEADLINE_SECONDS)
-    assert [] == errors_of(server)
+    wait_until(lambda: num_descriptors(edge_server) <= before, DEADLINE_SECONDS)
+    assert [] == errors_of(edge_server)
 
 
 def test_asker_notes_that_a_server_of_one_thread_is_held_up_by_a_slow_head():
