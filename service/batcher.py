@@ -5,7 +5,6 @@ much may wait), `caller` (who waits, and until when).
 """
 
 import contextlib
-import dataclasses
 import queue
 import threading
 import time
@@ -25,7 +24,7 @@ from service.errors import (
     ScoringError,
     UnavailableError,
 )
-from service.fair_queue import FairQueue
+from service.fair_queue import FairQueue, Limits
 from service.pieces import Outputs, Piece, Request, join, keep, split
 from service.pulse import Pulse
 
@@ -34,22 +33,10 @@ Run = Callable[[NDArray[np.float32]], Outputs]
 WATCH_SECONDS = 0.1
 """Longest time until a waiting request looks whether the batch thread still lives."""
 
+_USUAL_LIMITS = Limits()
 _IDLE_SECONDS = 5.0
 _CALM_BATCHES = 3
 _SMOOTHING = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """How large batches are.
-
-    Args:
-        max_batch_rows: most rows of one batch.
-        turn_rows: most rows of one request in a batch while others wait too.
-    """
-
-    max_batch_rows: int = 256
-    turn_rows: int = 32
 
 
 class Batcher:
@@ -80,7 +67,7 @@ class Batcher:
         run: Run,
         room: Room,
         *,
-        limits: Limits = Limits(),
+        limits: Limits = _USUAL_LIMITS,
         statistics: BatchStatistics | None = None,
         clock: Callable[[], float] = time.monotonic,
         name: str = "batcher",

@@ -3,10 +3,24 @@
 A data structure: no lock, no clock, no thread. Above: `batcher`, which has all three. Below: `pieces`.
 """
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 
 from service.pieces import Piece, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How large batches are.
+
+    Args:
+        max_batch_rows: most rows of one batch.
+        turn_rows: most rows of one request in a batch while others wait too.
+    """
+
+    max_batch_rows: int = 256
+    turn_rows: int = 32
 
 
 class FairQueue:

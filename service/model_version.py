@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from service.admission import Room
 from service.batch_statistics import BatchStatistics
-from service.batcher import Batcher, Limits
+from service.batcher import Batcher
 from service.caller import Caller
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
+from service.fair_queue import Limits
 from service.program.verification import Probe, check_probe
 from service.signature import OUTPUTS, Signature
 

@@ -8,12 +8,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from service.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-    NotFoundError,
-    UnavailableError,
-)
+from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from service.lifecycle import ModelStatus, VersionState, VersionStatus, check_transition
 from service.model_version import ModelVersion
 

@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 
 from service.admission import Room
 from service.batch_statistics import BatchStatistics
-from service.batcher import Batcher, Limits
+from service.batcher import Batcher
 from service.caller import Caller
 from service.errors import DeadlineExceededError, InternalError, ResourceExhaustedError
+from service.fair_queue import Limits
 
 SECONDS = 60.0
 MAX_BATCH_ROWS = 8

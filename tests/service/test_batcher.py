@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from service.admission import Room
 from service.batch_statistics import BatchStatistics
-from service.batcher import Batcher, Limits
+from service.batcher import Batcher
 from service.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -21,6 +21,7 @@ from service.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from service.fair_queue import Limits
 from service.pulse import HUNG_SECONDS
 from tests.service.held_engine import FakeClock, HeldEngine, assert_answers, caller, rows_from
 
