@@ -4,7 +4,6 @@ Above: `model_version`, which has one for each set of outputs. Below: `fair_queu
 much may wait), `caller` (who waits, and until when).
 """
 
-import contextlib
 import queue
 import threading
 import time
@@ -17,15 +16,9 @@ from numpy.typing import NDArray
 from service.admission import Room
 from service.batch_statistics import BatchStatistics, Depth
 from service.caller import Caller
-from service.errors import (
-    CancelledError,
-    DeadlineExceededError,
-    InternalError,
-    ScoringError,
-    UnavailableError,
-)
+from service.errors import CancelledError, DeadlineExceededError, InternalError, ScoringError, UnavailableError
 from service.fair_queue import FairQueue, Limits
-from service.pieces import Outputs, Piece, Request, join, keep, split
+from service.pieces import Outputs, Piece, Request, depth_of, join, keep, split
 from service.pulse import Pulse
 
 Run = Callable[[NDArray[np.float32]], Outputs]
@@ -218,10 +211,7 @@ class Batcher:
 
     def depth(self) -> Depth:
         """Return what waits or is computed now. Takes no lock: for those who look on."""
-        with contextlib.suppress(RuntimeError):  # requests came or went in the middle of the copy
-            ages = [self._clock() - request.submitted_seconds for request in tuple(self._open)]
-            return Depth(self._share.num_rows, len(ages), max(ages, default=0.0))
-        return Depth(self._share.num_rows, len(self._open), 0.0)
+        return depth_of(self._open, self._clock())
 
     # ------------------------------------------------------------------------------------------------- batch thread
     def _work(self) -> None:

@@ -1,15 +1,16 @@
 """Requests, the pieces of them that stand together in a batch, and the way there and back.
 
-Above: `fair_queue`, `batcher`. Below: `caller`.
+Above: `fair_queue`, `batcher`. Below: `caller`, `batch_statistics`.
 """
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batch_statistics import Depth
 from service.caller import Caller
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -49,6 +50,17 @@ class Request:
     def note_computed(self, now_seconds: float) -> None:
         """Note for the caller how long its rows were computed."""
         self.caller.compute_seconds = now_seconds - self.submitted_seconds - (self.caller.queue_seconds or 0.0)
+
+
+def depth_of(requests: Collection[Request], now_seconds: float) -> Depth:
+    """Return how much a collection of requests is, which others may be changing."""
+    try:
+        copied = tuple(requests)
+    except RuntimeError:  # one came or went in the middle of the copy
+        return Depth(0, len(requests), 0.0)
+    rows = sum(request.num_rows for request in copied)
+    oldest_seconds = max((now_seconds - request.submitted_seconds for request in copied), default=0.0)
+    return Depth(rows, len(copied), oldest_seconds)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
