@@ -14,6 +14,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of the format."""
 
 _MOST_SERIES = 8192
+_MOST_HISTOGRAMS = 2048  # of some 2 KiB each
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -82,7 +83,7 @@ def _name_and_labels(family: Family, values: tuple[object, ...]) -> str:
     return family.name + _braces(_labels(family, values))
 
 
-@functools.lru_cache(maxsize=_MOST_SERIES)
+@functools.lru_cache(maxsize=_MOST_HISTOGRAMS)
 def _histogram(family: Family, values: tuple[object, ...], bounds: tuple[float, ...]) -> str:
     """Return the lines of a histogram with a place for each number: reached counts, sum, count."""
     name, labels = family.name, _labels(family, values).replace("%", "%%")
