@@ -103,7 +103,7 @@ def test_calls_that_are_reset_at_once_disturb_nobody(wait_until):
         service.registry.close()
     assert [] == probe.failures
     assert {(1, np.float32([7]).tobytes(), ROWS.tobytes())} == probe.answers
-    assert 0 == pool._crowd.num_waiting
+    assert 0 == pool._crowd.num_requests
 
 
 def percentile_ms(seconds, percent):
