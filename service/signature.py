@@ -86,7 +86,7 @@ class Signature:
         if max_rows is not None and rows.shape[0] > max_rows:
             message = f"{name}: received {rows.shape[0]} instances, at most {max_rows} in one request. Split it."
             raise PayloadTooLargeError(message)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             cast = np.ascontiguousarray(rows, dtype=np.float32)
         finite = np.isfinite(cast)
         if not finite.all():

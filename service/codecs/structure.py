@@ -18,6 +18,7 @@ _MAX_EXTRA = 32  # the request itself, its lists of instances and of outputs, th
 # All that makes no list, no object and no text of its own: numbers, words, signs, and texts that are keys. Possessive
 # throughout, so that nothing is tried twice and nothing is remembered.
 _SKIPPED = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+:)*+', re.DOTALL)
+_NESTED = re.compile(rb"(?:[\[{]\s*+){4}")
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -37,8 +38,19 @@ def check_structure(body: bytes, max_rows: int) -> None:
     if len(body) <= SMALL_BYTES:
         return
     limit = max_rows + _MAX_EXTRA
-    if body.count(b"[") + body.count(b"{") + body.count(b'"') // 2 <= limit:
+    num_containers, num_texts = body.count(b"[") + body.count(b"{"), body.count(b'"') // 2
+    if num_containers + num_texts <= limit:
         return
+    if num_texts <= _MAX_EXTRA:
+        inside = b"".join(_TEXT.findall(body))
+        if num_containers - inside.count(b"[") - inside.count(b"{") > limit:
+            raise _too_deep() if _NESTED.search(body) else _too_many(max_rows)
+        return
+    _walk(body, max_rows)
+
+
+def _walk(body: bytes, max_rows: int) -> None:
+    """Count step by step, so that keys are not taken for texts, nor what stands in either for lists."""
     position = count = depth = 0
     while (position := _end(_SKIPPED, body, position)) < len(body):
         sign = body[position : position + 1]
@@ -53,11 +65,21 @@ def check_structure(body: bytes, max_rows: int) -> None:
             depth += 1
             position += 1
         if depth > _MAX_DEPTH:
-            message = f"body: lists or objects stand deeper than the depth limit, {_MAX_DEPTH}. Send a list of lists."
-            raise InvalidArgumentError(message)
-        if count > limit:
-            message = f"body: more lists, objects and texts than {max_rows} instances may have. Split the request."
-            raise PayloadTooLargeError(message)
+            raise _too_deep()
+        if count > max_rows + _MAX_EXTRA:
+            raise _too_many(max_rows)
+
+
+def _too_deep() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"body: lists or objects stand deeper than the depth limit, {_MAX_DEPTH}. Send a list of lists."
+    )
+
+
+def _too_many(max_rows: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(
+        f"body: more lists, objects and texts than {max_rows} instances may have. Split the request."
+    )
 
 
 def _end(pattern: re.Pattern[bytes], body: bytes, position: int) -> int:

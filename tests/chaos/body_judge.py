@@ -70,7 +70,7 @@ class Judge:
             rows, said = self._json(body, said)
         else:
             raise ValueError(kind)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             rows = rows.astype(np.float32)
         if not np.isfinite(rows).all():
             raise ValueError

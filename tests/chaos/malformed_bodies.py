@@ -15,6 +15,7 @@ from tests.chaos.body_judge import expand
 
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
+LONG = "".join(map(str, range(200)))  # no part of it of 40 characters is found twice
 ODD_NUMBERS = [
     "NaN",
     "-Infinity",
@@ -89,7 +90,7 @@ ODD_TYPES = [
 ODD_TYPES += [
     "multipart/form-data; boundary=x",
     "application/x-npy; v=1",
-    "x" * 300,
+    LONG,
     "application/json, text/plain",
     "\xe9",
 ]
@@ -115,7 +116,7 @@ ACCEPTS = [
     ",,,",
     ";q=",
     "a/b;q=nan",
-    "x" * 500,
+    LONG,
     "\xe9/\xe9",
 ]
 TIMEOUTS = ["1", "20", "0.5x", "-1", "nan", "inf", "1e3", "", "7", "9" * 60, "0", "\xb2", "86401"]
@@ -147,7 +148,7 @@ QUERIES += [
     "version=" + "9" * 300,
     "=",
     "outputs=%F0%9F",
-    "a" * 2000,
+    LONG,
 ]
 
 _MARKED = re.compile(r'"@([0-9]+)"')
@@ -282,7 +283,7 @@ class Corpus:
             if self.rng.random() < 0.3:
                 headers[name] = self.pick(values)
         if self.rng.random() < 0.2:
-            headers["X-Request-ID"] = self.pick(["id-1", "x" * 200, "\xe9", '"', "a b", "<script>"])
+            headers["X-Request-ID"] = self.pick(["id-1", LONG, "\xe9", '"', "a b", "<script>"])
         return Request(query, headers, body)
 
     def spoil(self, body):

@@ -20,7 +20,6 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CHECK = "/grpc.health.v1.Health/Check"
 SECONDS = 20.0
 GROUP = 50
-LONG = [pytest.mark.chaos, pytest.mark.timeout(600)]
 ROWS = np.float32([[1, 2, 3]])
 
 
@@ -60,8 +59,9 @@ class Probe(threading.Thread):
         self.answers.add((version, score.tobytes(), gradient.tobytes()))
 
 
-def flood(address, num_resets, group=GROUP):
-    """Open and reset so many Predict calls, headers alone and with half a message in turn; return the connections."""
+def flood(address, num_resets, pause_seconds=0.0, group=GROUP):
+    """Open and reset so many Predict calls, headers alone, half a message, a whole one; return the connections."""
+    clock = threading.Event()
     half = (DATA, 0, b"\0\0\0\1\0abc")
     num_connections, sent = 0, 0
     bodies = itertools.cycle([(), (half,), ((DATA, END_STREAM, b"\0\0\0\0\0"),)])
@@ -74,13 +74,14 @@ def flood(address, num_resets, group=GROUP):
                         b"".join(client.open(PREDICT, *next(bodies), (RST_STREAM, 0, CANCEL)) for _ in range(group))
                     )
                     sent += group
+                    clock.wait(pause_seconds)
             except (ConnectionError, BrokenPipeError):
                 continue
     return num_connections
 
 
 def test_calls_that_are_reset_at_once_disturb_nobody(wait_until):
-    """A thousand resets: every health check and every other call meanwhile is answered, and no call is left open."""
+    """A thousand resets: every health check is answered, calls are answered or refused, none of any is left open."""
     service = make_service()
     service.publish("m", 1)
     service.registry.scanned()
@@ -101,9 +102,9 @@ def test_calls_that_are_reset_at_once_disturb_nobody(wait_until):
         stopped = server.stop(None)
         assert stopped.wait(SECONDS)
         service.registry.close()
-    assert [] == probe.failures
+    assert [] == [failure for failure in probe.failures if failure[:2] != ("predict", "RESOURCE_EXHAUSTED")]
     assert {(1, np.float32([7]).tobytes(), ROWS.tobytes())} == probe.answers
-    assert 0 == pool._crowd.num_waiting
+    assert 0 == pool._crowd.num_requests
 
 
 def percentile_ms(seconds, percent):
@@ -113,7 +114,8 @@ def percentile_ms(seconds, percent):
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-def test_twenty_thousand_resets_leave_probes_fast_and_memory_where_it_was(wait_until, record_property):
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.0125], ids=["as fast as it goes", "within five seconds"])
+def test_twenty_thousand_resets_harm_no_probe(wait_until, record_property, pause_seconds):
     """In a server of its own: no health check is refused, memory grows by less than 16 MiB, answers keep their bits."""
     server = ServerProcess(ROOT / "models")
     try:
@@ -129,7 +131,7 @@ def test_twenty_thousand_resets_leave_probes_fast_and_memory_where_it_was(wait_u
         process = psutil.Process(server.process.pid)
         before = process.memory_info().rss
         started = time.monotonic()
-        num_connections = flood(server.address("grpc"), 20_000)
+        num_connections = flood(server.address("grpc"), 20_000, pause_seconds)
         took = time.monotonic() - started
         probe.stopping.set()
         probe.join(SECONDS)
@@ -144,11 +146,12 @@ def test_twenty_thousand_resets_leave_probes_fast_and_memory_where_it_was(wait_u
         "calm p99 ms": calm,
         "p99 ms": {name: percentile_ms(seconds, 99) for name, seconds in probe.seconds.items()},
         "max ms": {name: percentile_ms(seconds, 100) for name, seconds in probe.seconds.items()},
+        "predicts refused": len(probe.failures),
         "grown MiB": round(grown_mib, 1),
     }
     record_property("rapid reset", figures)
     logging.getLogger(__name__).warning("rapid reset: %s", figures)
-    assert [] == [failure for failure in probe.failures if failure[0] == "health"]
-    assert [] == probe.failures
+    assert [] == [failure for failure in probe.failures if failure[:2] != ("predict", "RESOURCE_EXHAUSTED")]
+    assert pause_seconds == 0.0 or [] == probe.failures
     assert 1 == len(probe.answers)
     assert grown_mib < 16

@@ -83,8 +83,16 @@ def test_curl_of_the_readme_gets_the_score_and_gradient_of_the_readme(addresses:
 
 def test_stock_client_of_the_readme_gets_the_scores_of_the_readme(addresses: dict[str, str]) -> None:
     """The Python example with TensorFlow Serving's own stubs prints what the README shows."""
-    actual = run([sys.executable, "-c", replaced(block("python"), addresses)])
-    np.testing.assert_allclose(numbers(actual), numbers(block("text")), rtol=TOLERANCE)
+    actual = run([sys.executable, "-c", replaced(block("python", holding="import grpc"), addresses)])
+    np.testing.assert_allclose(numbers(actual), numbers(block("text", holding="1 [")), rtol=TOLERANCE)
+
+
+def test_compressed_npy_of_the_readme_gets_the_table_of_the_readme(addresses: dict[str, str]) -> None:
+    """The Python example that sends a `.npy` file under gzip prints what the README shows."""
+    actual = run([sys.executable, "-c", replaced(block("python", holding="x-npy"), addresses)])
+    shown = block("text", holding="(569, 31) float32")
+    assert actual.startswith("(569, 31) float32 [")
+    np.testing.assert_allclose(numbers(actual), numbers(shown), rtol=TOLERANCE)
 
 
 def test_own_csv_of_the_readme_becomes_a_published_version(tmp_path: Path) -> None:

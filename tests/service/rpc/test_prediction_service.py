@@ -190,6 +190,7 @@ def with_inputs(*names):
     return message
 
 
+SIGNALLING = b"\1\0\0\0\0\0\xf0\x7f" + bytes(16)  # a NaN that may not be cast without a word
 LATEST = "Servable not found for request: Latest"
 SPECIFIC = "Servable not found for request: Specific"
 INVALID = "INVALID_ARGUMENT"
@@ -242,6 +243,8 @@ SENT_EXTRA = (
         (request(rows=np.zeros((5, 3), np.float32)), INVALID, "received 5 instances, at most 4"),
         (request(rows=np.float32([[0, 0, 0], [0, np.nan, 0]])), INVALID, "inputs[1][1] is NaN"),
         (request(rows=np.float32([[0, -np.inf, 0]])), INVALID, "inputs[0][1] is infinite"),
+        (request(shape=(1, 3), dtype=DOUBLE, tensor_content=SIGNALLING), INVALID, "inputs[0][0] is NaN"),
+        (request(outputs=["score"] * 40_000), INVALID, "too large beside its tensors' values: more than 4096 fields"),
         (request(shape=(1, 3), dtype=DOUBLE, double_val=[0, 0, 1e39]), INVALID, "inputs[0][2] is infinite in float32"),
         (request(rows=np.float32([[0, 0, 0], [0, 0, 1e30]])), "OUT_OF_RANGE", "inputs[1]: score or gradient leaves"),
         (request(tensor_content=b"\0" * 23), INVALID, "tensor parsing error: x: tensor_content holds 23 bytes"),
