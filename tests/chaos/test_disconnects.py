@@ -135,9 +135,7 @@ def test_nothing_stays_of_clients_that_go_away(server, num_clients, wait_until, 
     assert (200, [pytest.approx(EXPECTED, rel=1e-5)]) == ask(server)
     assert [] == errors_of(server)
     if num_clients > 200:
-        said = (
-            f"{vars(tally)} of {num_clients}; rows, threads, descriptors before {before}, after {holdings(server)}"
-        )
+        said = f"{vars(tally)} of {num_clients}; rows, threads, descriptors before {before}, after {holdings(server)}"
         record_property("disconnects", said)
         with capsys.disabled():
             sys.stdout.write(f"\n{said}\n")
