@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from service.admission import Room
 from service.batch_statistics import BatchStatistics, Depth
-from service.caller import Caller
-from service.errors import CancelledError, DeadlineExceededError, InternalError, ScoringError, UnavailableError
+from service.caller import Caller, closed, drop_reason
+from service.errors import InternalError, ScoringError
 from service.fair_queue import FairQueue, Limits
 from service.pieces import Outputs, Piece, Request, depth_of, join, keep, split
 from service.pulse import Pulse
@@ -115,10 +115,10 @@ class Batcher:
         return self._run_here(request) if runs_here else self._wait(request)
 
     def _let_in(self, request: Request) -> None:
-        late = self._lateness(request)
+        late = request.caller.lateness(self._clock())
         if self._is_closed or late is not None:
-            self._statistics.count_dropped(_reason(late), request.num_rows)
-            raise late or _closed()
+            self._statistics.count_dropped(drop_reason(late), request.num_rows)
+            raise late or closed()
         self._room.enter(self._share, request.num_rows, request.rows.nbytes)
         self._open[request] = None
 
@@ -174,7 +174,7 @@ class Batcher:
     def _give_up(self, request: Request) -> None:
         """Answer a request for which nobody waits; nothing happens to one that has its answer."""
         with self._lock:
-            late = self._lateness(request)
+            late = request.caller.lateness(self._clock())
             if late is not None and request in self._open:
                 self._drop(request, late)
 
@@ -190,7 +190,7 @@ class Batcher:
             self._is_closed = True
             computed = {piece.request for piece in self._batch}
             for request in [request for request in self._queue if request not in computed]:
-                self._drop(request, _closed())
+                self._drop(request, closed())
 
     def close(self, timeout_seconds: float = 1.0) -> bool:
         """Refuse what waits and what comes, finish the batch that is computed, end the thread.
@@ -231,10 +231,8 @@ class Batcher:
         elif self._is_ended():
             return False
         else:
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._wakes.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                return True
         return True
 
     def _is_ended(self) -> bool:
@@ -255,7 +253,7 @@ class Batcher:
         return pieces
 
     def _is_wanted(self, request: Request) -> bool:
-        late = self._lateness(request)
+        late = request.caller.lateness(self._clock())
         if late is not None:
             self._drop(request, late)
         return late is None
@@ -324,7 +322,7 @@ class Batcher:
             if request in held and request.was_held_by_dead_thread:
                 self._end(request, InternalError("the batch thread died twice with this request"))
             elif self._is_closed:
-                self._drop(request, _closed())
+                self._drop(request, closed())
             else:
                 if request in held:
                     request.is_alone = request.was_held_by_dead_thread = True
@@ -348,13 +346,8 @@ class Batcher:
             self._is_woken = True
             self._wakes.put(None)
 
-    def _lateness(self, request: Request) -> ScoringError | None:
-        if self._clock() >= request.caller.deadline_seconds:
-            return DeadlineExceededError("the deadline passed before the rows were computed. Allow more time.")
-        return CancelledError("the caller went away.") if request.caller.is_cancelled else None
-
     def _drop(self, request: Request, error: ScoringError) -> None:
-        self._statistics.count_dropped(_reason(error), request.num_rows - request.num_taken)
+        self._statistics.count_dropped(drop_reason(error), request.num_rows - request.num_taken)
         self._end(request, error)
 
     def _end(self, request: Request, error: Exception | None = None) -> None:
@@ -372,13 +365,3 @@ class Batcher:
     def _note_time(self, num_rows: int, started_seconds: float) -> None:
         seconds = (self._clock() - started_seconds) / num_rows
         self._share.seconds_per_row += _SMOOTHING * (seconds - self._share.seconds_per_row)
-
-
-def _closed() -> UnavailableError:
-    return UnavailableError("the version that was asked is no longer served. Try again.")
-
-
-def _reason(error: ScoringError | None) -> str:
-    if isinstance(error, DeadlineExceededError):
-        return "deadline"
-    return "cancelled" if isinstance(error, CancelledError) else "closed"

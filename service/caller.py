@@ -1,10 +1,12 @@
 """Who waits for an answer: until when, and whether still.
 
-Above: the transports, which make a caller of each request. Below: nothing; the batcher asks it.
+Above: the transports, which make a caller of each request, and the batcher, which asks it. Below: `errors`.
 """
 
 import math
 from collections.abc import Callable, Hashable
+
+from service.errors import CancelledError, DeadlineExceededError, ScoringError, UnavailableError
 
 
 class Caller:
@@ -44,3 +46,21 @@ class Caller:
         self._tell = tell
         if self._is_cancelled and tell is not None:
             tell()
+
+    def lateness(self, now_seconds: float) -> ScoringError | None:
+        """Return why nobody waits any more at a monotonic time; None while somebody does."""
+        if now_seconds >= self.deadline_seconds:
+            return DeadlineExceededError("the deadline passed before the rows were computed. Allow more time.")
+        return CancelledError("the caller went away.") if self._is_cancelled else None
+
+
+def closed() -> UnavailableError:
+    """Return what those read who wait for a version that leaves."""
+    return UnavailableError("the version that was asked is no longer served. Try again.")
+
+
+def drop_reason(error: ScoringError | None) -> str:
+    """Return under which of `DROP_REASONS` rows are counted that are dropped with an error; None: as `closed`."""
+    if isinstance(error, DeadlineExceededError):
+        return "deadline"
+    return "cancelled" if isinstance(error, CancelledError) else "closed"

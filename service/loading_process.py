@@ -28,6 +28,9 @@ from service.loader import LoadedVersion, load, prepare
 LONGEST_LOAD_SECONDS = 600.0
 """A load that takes longer is given up, and its process ended."""
 
+MAX_GROWTH_BYTES = 64 << 20
+"""TensorFlow keeps some ten kilobytes of every version that it reads; a process that grew by more is replaced."""
+
 NICENESS = 10
 """How far loads stand back behind requests for the processor, once the first version is served (19: only if idle)."""
 
@@ -141,12 +144,15 @@ class LoadingProcess:
             connection.send(order)
             if not connection.poll(LONGEST_LOAD_SECONDS):
                 raise LoadingProcessError(f"it took longer than {LONGEST_LOAD_SECONDS:g} s")
-            self._sees_gpu, answer = connection.recv()
+            self._sees_gpu, is_worn, answer = connection.recv()
         except (EOFError, OSError) as err:
             raise LoadingProcessError(f"it ended while it loaded: {self._ending()}") from err
         except LoadingProcessError:
             self._discard()
             raise
+        if is_worn:
+            self._discard()
+            self.start()  # it will have imported TensorFlow by the next load
         return answer
 
     def _ending(self) -> str:
@@ -162,7 +168,7 @@ class LoadingProcess:
         if child is None:
             return None
         try:
-            return child.wait(1.0)  # it may be about to end by itself; then its own code tells more
+            return child.wait(1.0)  # it ends by itself, now that nobody listens; its own code tells more
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait(_END_SECONDS)
@@ -176,20 +182,32 @@ def main() -> None:
 
 
 def serve(connection: Connection) -> None:
-    """Answer each order with whether there is a GPU, and the version or why there is none.
+    """Answer each order: whether there is a GPU, whether this process is worn, the version or why there is none.
 
     Args:
         connection: orders come in, answers go out; at its end this returns.
     """
     sees_gpu = prepare()
     tidy = GarbageCollection()
+    first_bytes: int | None = None
     with connection, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             order: Order = connection.recv()
             if order.gently:
                 os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-            connection.send((sees_gpu, _answer(order)))
+            answer = _answer(order)
+            first_bytes = first_bytes or _resident_bytes()
+            connection.send((sees_gpu, _resident_bytes() - first_bytes > MAX_GROWTH_BYTES, answer))
+            del answer
             tidy()
+
+
+def _resident_bytes() -> int:
+    """Return how much memory this process has; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
 
 
 def _answer(order: Order) -> LoadedVersion | VersionRefusedError | _Failure:

@@ -291,7 +291,7 @@ class Registry:
         self._tell()
 
     def trouble(self) -> str:
-        """Return what only a new process can mend (an engine that hangs), as a sentence; empty where all is well."""
+        """Return what only a new process can mend, as a sentence (an engine hangs); empty where all is well."""
         return next(filter(None, (version.trouble() for version in self._in_memory())), "")
 
     def refuse_waiting(self) -> None:
@@ -353,9 +353,7 @@ class Registry:
         if not self._models:
             raise UnavailableError("no model is here yet. Try again later.")
         names = ", ".join(sorted(self._models))
-        raise FailedPreconditionError(
-            f"model: none named, and there is no default among several. Name one of: {names}."
-        )
+        raise FailedPreconditionError(f"model: none named and no default among several. Name one of: {names}.")
 
     def _known(self, name: str) -> _Model:
         if name not in self._models:

@@ -1,6 +1,8 @@
 """The server as it is, whose batch threads die at a signal: `python -m tests.chaos.mortal_server serve ...`."""
 
+import contextlib
 import ctypes
+import json
 import signal
 import threading
 
@@ -14,6 +16,14 @@ class MortalServer(ServerProcess):
     """A server process that can be told to lose its batch threads, wherever they stand."""
 
     module = "tests.chaos.mortal_server"
+
+    def events(self, name):
+        """Return the log lines of one event; a thread that is killed while it writes one leaves a piece of it."""
+        parsed = []
+        for line in list(self.lines):
+            with contextlib.suppress(ValueError):
+                parsed.append(json.loads(line))
+        return [line for line in parsed if line["event"] == name]
 
     def kill_batch_threads(self):
         """Let a SystemExit appear in each of them."""

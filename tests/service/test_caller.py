@@ -1,6 +1,7 @@
 """The one who waits: until when, and whether still."""
 
-from service.caller import Caller
+from service.caller import Caller, closed, drop_reason
+from service.errors import CancelledError, DeadlineExceededError
 
 
 def test_cancel_tells_who_asked_whenever_it_comes():
@@ -17,3 +18,13 @@ def test_cancel_tells_who_asked_whenever_it_comes():
     assert ["before"] == told
     after.on_cancel(lambda: told.append("after"))
     assert ["before", "after"] == told
+
+
+def test_lateness_says_why_nobody_waits_any_more():
+    """Nothing before the deadline; from the deadline on, or once the caller went away, the error and its count."""
+    waiting, gone = Caller(10.0), Caller(10.0)
+    gone.cancel()
+    assert (None, DeadlineExceededError) == (waiting.lateness(9.9), type(waiting.lateness(10.0)))
+    assert CancelledError is type(gone.lateness(9.9))
+    errors = [waiting.lateness(10.0), gone.lateness(9.9), closed(), None]
+    assert ["deadline", "cancelled", "closed", "closed"] == [drop_reason(error) for error in errors]

@@ -86,6 +86,21 @@ def test_load_is_given_up_when_it_takes_too_long(make_process, monkeypatch):
     assert -9 == child.poll()
 
 
+def test_process_is_replaced_when_it_has_grown_and_its_answer_stands(make_process):
+    """A worn process gives its version, and the next one is started before anybody needs it."""
+    process = make_process(
+        "from service.loading_process import _Failure; "
+        "c.recv(); c.send((False, True, _Failure('the answer'))); signal.pause()"
+    )
+    process.start()
+    first = process._child
+    with pytest.raises(LoadingProcessError, match="the answer"):
+        process.load(ORDER)
+    assert first.poll() is not None
+    assert first is not process._child
+    assert process._child.poll() is None
+
+
 def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, tmp_path):
     """The server's end waits for no load."""
     begun = tmp_path / "begun"

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -228,3 +229,14 @@ def test_version_loader_lets_later_loads_stand_back_once_a_version_is_served(mon
     for _ in range(3):
         loader(FOLDER).close()
     assert [False, True, True] == [order.gently for order in process.orders]
+
+
+def test_version_loader_lets_requests_in_between_while_an_engine_is_made(monkeypatch):
+    """Python's lock changes hands ten times as often meanwhile, and as before afterwards, whatever happened."""
+    before, meanwhile = sys.getswitchinterval(), []
+    monkeypatch.setattr(engines, "create", lambda *_, **__: meanwhile.append(sys.getswitchinterval()) or LinearEngine())
+    loader = VersionLoader(Settings(engine="program"), process=FakeProcess(fake_loaded()))
+    with pytest.raises(AttributeError):  # there is no probe
+        loader(FOLDER)
+    assert [before / 10] == pytest.approx(meanwhile)
+    assert before == sys.getswitchinterval()
