@@ -209,7 +209,11 @@ class Connection(asyncio.Protocol):
             return
         self._is_deaf = self._is_ending = True
         self._since_seconds = time.monotonic()
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has reset the connection: nobody is there
+            self._transport.abort()
+            return
         self._resume_reading()  # until the client's FIN: it is thrown away
 
     def abort(self) -> None:

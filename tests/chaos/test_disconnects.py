@@ -132,4 +132,5 @@ def test_nothing_stays_of_clients_that_go_away(server, num_clients, wait_until, 
     wait_until(lambda: all(now <= then for now, then in zip(holdings(server), before, strict=True)), SECONDS)
     assert (200, [pytest.approx(EXPECTED, rel=1e-5)]) == ask(server)
     assert [] == errors_of(server)
-    report(gone=vars(tally), rows_threads_descriptors_before=before, after=holdings(server))
+    if num_clients > 200:
+        report(gone=vars(tally), rows_threads_descriptors_before=before, after=holdings(server))
