@@ -4,6 +4,7 @@ Above: `model_version`, which has one for each set of outputs. Below: `fair_queu
 much may wait), `caller` (who waits, and until when).
 """
 
+import contextlib
 import queue
 import threading
 import time
