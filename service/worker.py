@@ -166,6 +166,7 @@ class Worker:
             return True
         self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline_seconds - time.monotonic()) / 2)
         ended = server.stop(max(0.0, deadline_seconds - time.monotonic()))
+        self._gate.release()
         return ended.wait(max(0.0, deadline_seconds - time.monotonic()) + _LAST_SECONDS)
 
 

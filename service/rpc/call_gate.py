@@ -6,11 +6,16 @@ Above: `server`, which installs it, and `worker`, which closes it before it stop
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import grpc
 
 from service.errors import Refusal, UnavailableError
+
+MAX_HELD_REFUSALS = 256
+HELD_SECONDS = 0.5
+"""Longest time that a refusal is held back."""
 
 _HEALTH = "/grpc.health.v1.Health/"
 _MESSAGE = "the server is about to end. Ask another one, or try again later."
@@ -20,8 +25,9 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
     """Refuses calls once it is closed.
 
     `grpc.Server.stop` cancels the calls that have arrived and wait their turn: their callers read CANCELLED, which no
-    client tries again. Behind a closed gate they read UNAVAILABLE, and the server is stopped once it is quiet. Health
-    is let through: it tells NOT_SERVING.
+    client tries again. Behind a closed gate they read UNAVAILABLE, and the server is stopped once it is quiet. So that
+    it becomes quiet though clients try again at once, a refusal is held back for a moment, on a thread of its own, until
+    the server is stopped: what comes then does not arrive. Health is let through: it tells NOT_SERVING.
 
     Args:
         clock: monotonic seconds.
@@ -33,11 +39,18 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         self._clock = clock
         self._is_closed = threading.Event()
         self._last_arrival_seconds = -float("inf")
-        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._is_over = threading.Event()
+        self._pool = futures.ThreadPoolExecutor(MAX_HELD_REFUSALS, thread_name_prefix="grpc-refusals")
+        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse_after(self._is_over, self._pool))
 
     def close(self) -> None:
         """Refuse every call from now on."""
         self._is_closed.set()
+
+    def release(self) -> None:
+        """Hold no refusal back any more: the server is stopped."""
+        self._is_over.set()
+        self._pool.shutdown(wait=False)
 
     def wait_until_quiet(self, quiet_seconds: float, timeout_seconds: float) -> bool:
         """Wait until no call has arrived for `quiet_seconds`; return whether that came within the time."""
@@ -61,5 +74,10 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         return self._refusal if self._is_closed.is_set() else continuation(handler_call_details)
 
 
-def _refuse(_data: bytes, _context: grpc.ServicerContext) -> Any:
-    raise UnavailableError(_MESSAGE, refusal=Refusal.DRAINING)
+def _refuse_after(is_over: threading.Event, pool: futures.ThreadPoolExecutor) -> Callable[..., Any]:
+    def refuse(_data: bytes, _context: grpc.ServicerContext) -> Any:
+        is_over.wait(HELD_SECONDS)
+        raise UnavailableError(_MESSAGE, refusal=Refusal.DRAINING)
+
+    refuse.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return refuse

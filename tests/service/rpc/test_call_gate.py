@@ -1,10 +1,12 @@
 """The gate for new calls: open, closed, and quiet."""
 
+from concurrent import futures
 from types import SimpleNamespace
 
 import pytest
 
 from service.errors import Refusal, UnavailableError
+from service.rpc import call_gate
 from service.rpc.call_gate import CallGate
 
 PREDICT = SimpleNamespace(method="/tensorflow.serving.PredictionService/Predict")
@@ -20,6 +22,7 @@ def test_closed_gate_refuses_calls_and_lets_health_through():
     """After the close a call is UNAVAILABLE, which clients try elsewhere; a health check is still answered."""
     gate = CallGate()
     gate.close()
+    gate.release()
     refusal = gate.intercept_service(lambda _: "handler", PREDICT)
     with pytest.raises(UnavailableError) as caught:
         refusal.unary_unary(b"", None)
@@ -44,3 +47,15 @@ def test_gate_waits_for_quiet():
     gate = CallGate()
     gate.intercept_service(lambda _: "handler", PREDICT)
     assert gate.wait_until_quiet(0.02, 10.0) is True
+
+
+def test_closed_gate_holds_refusals_back_until_the_server_is_stopped(monkeypatch):
+    """A client that would try again at once waits for its answer meanwhile, on a thread that is no other call's."""
+    monkeypatch.setattr(call_gate, "HELD_SECONDS", 20.0)
+    gate = CallGate()
+    gate.close()
+    refuse = gate.intercept_service(lambda _: "handler", PREDICT).unary_unary
+    refusal = refuse.experimental_thread_pool.submit(refuse, b"", None)
+    assert not futures.wait([refusal], 0.05).done
+    gate.release()
+    assert UnavailableError is type(refusal.exception(20))
