@@ -26,8 +26,8 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
 
     `grpc.Server.stop` cancels the calls that have arrived and wait their turn: their callers read CANCELLED, which no
     client tries again. Behind a closed gate they read UNAVAILABLE, and the server is stopped once it is quiet. So that
-    it becomes quiet though clients try again at once, a refusal is held back for a moment, on a thread of its own, until
-    the server is stopped: what comes then does not arrive. Health is let through: it tells NOT_SERVING.
+    it becomes quiet though clients try again at once, a refusal is held back for a moment, on a thread of its own,
+    until the server is stopped: what comes then does not arrive. Health is let through: it tells NOT_SERVING.
 
     Args:
         clock: monotonic seconds.
