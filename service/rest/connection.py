@@ -7,17 +7,19 @@ import asyncio
 import collections
 import dataclasses
 import http
+import math
 import time
 from typing import Protocol, cast
 
 from service.crowding import Crowd
-from service.errors import ScoringError
+from service.errors import DeadlineExceededError, ScoringError
 from service.rest.request_reader import MalformedError, Request, RequestReader
 from service.rest.wsgi import Answer, Place, write
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LINGER_SECONDS = 2.0
+_GRACE_SECONDS = 0.5
 _MIN_BYTES_PER_SECOND = 1024.0
 _SMALL_BYTES = 1 << 16
 
@@ -52,8 +54,12 @@ class Edge(Protocol):
             ScoringError: it has no room.
         """
 
-    def answer(self, request: Request, connection: "Connection", arrival_seconds: float) -> None:
-        """Have a whole request answered, by a call of `connection.finish` on the loop's thread."""
+    def answer(self, request: Request, connection: "Connection", arrival_seconds: float) -> float:
+        """Have a whole request answered, by a call of `connection.finish` on the loop's thread.
+
+        Returns:
+            Monotonic time from which its client does not wait.
+        """
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
         """Return the answer to what the application never sees."""
@@ -103,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._num_held_bytes = 0
         self._num_unread_bytes = 0
         self._since_seconds = time.monotonic()  # of what is waited for
+        self._deadline_seconds = math.inf  # of what is computed
 
     @property
     def is_idle(self) -> bool:
@@ -182,15 +189,19 @@ class Connection(asyncio.Protocol):
 
     # ----------------------------------------------------------------------------------------------- the edge's calls
     def finish(self, answer: Answer) -> None:
-        """Write the answer to the request that is computed."""
-        self._is_computing = False
-        if not self._is_lost:
+        """Write the answer to the request that is computed, if somebody still waits for it."""
+        if self._is_computing and not self._is_lost:
+            self._is_computing = False
             self._turns[0].answer = answer
             self._proceed()
 
     def look(self, now_seconds: float) -> None:
-        """Lose patience with a client that sends or reads too slowly; called once in a while."""
-        if self._transport.is_closing() or self._is_computing:
+        """Lose patience with a client that sends or reads too slowly, or an engine; called once in a while."""
+        if self._transport.is_closing():
+            return
+        if self._is_computing:
+            if now_seconds > self._deadline_seconds + _GRACE_SECONDS:
+                self._give_up()
             return
         self._count_held_bytes()
         waited = now_seconds - self._since_seconds
@@ -247,7 +258,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(turn, error)
                 return True
             self._is_computing = True
-            self._edge.answer(request, self, turn.since_seconds)
+            self._deadline_seconds = self._edge.answer(request, self, turn.since_seconds)
         elif request.expects_continue and not request.is_continued:
             request.is_continued = True
             self._transport.write(CONTINUE)
@@ -296,6 +307,15 @@ class Connection(asyncio.Protocol):
             self._edge.crowd.check_bytes()
         except ScoringError as error:
             self._refuse(turn, error)
+
+    def _give_up(self) -> None:
+        """Answer in the place of a thread that does not: its engine hangs, or computes on behind the deadline."""
+        turn = self._turns[0]
+        message = "the deadline passed, and whoever computes does not let go. Allow more time, or ask another server."
+        self._refuse(turn, DeadlineExceededError(message))
+        self._is_computing = False
+        turn.closes = True
+        self._proceed()
 
     def _allowed_seconds(self) -> float:
         """Return how long the client may take for what it owes: its FIN, a body, a head or a next request."""

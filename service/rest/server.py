@@ -203,13 +203,14 @@ class _Edge:
         except InvalidArgumentError:  # the application says what is wrong with it
             return self._request_timeout_seconds
 
-    def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> None:
+    def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> float:
         """See `connection.Edge`."""
         is_probe = wsgi.split_target(request.target)[0] in _PROBES
         if not is_probe:
             self.crowd.enter(request.num_body_bytes, time.monotonic())
         threads = self._beside if is_probe else self._threads
         threads.run(functools.partial(self._compute, request, connection, arrival_seconds, is_probe))
+        return arrival_seconds + self._timeout_seconds(request)
 
     def _compute(self, request: Request, connection: Connection, arrival_seconds: float, is_probe: bool) -> None:
         try:

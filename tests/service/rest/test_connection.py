@@ -5,11 +5,12 @@ import time
 import pytest
 
 from service.crowding import Crowd
-from service.errors import ResourceExhaustedError
+from service.errors import DeadlineExceededError, ResourceExhaustedError
 from service.rest.connection import CONTINUE, Connection, Patience
 from service.rest.wsgi import Answer, Place
 
 LIMIT = 1 << 20
+TIMEOUT_SECONDS = 30.0
 PATIENCE = Patience(client_seconds=10.0, idle_seconds=75.0)
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -94,12 +95,14 @@ class Edge:
         """Keep the request."""
         assert arrival_seconds <= time.monotonic()
         self.asked.append((request, connection))
+        return arrival_seconds + TIMEOUT_SECONDS
 
     def refuse(self, error, request, client):
         """Return an answer that tells the error."""
         assert "10.0.0.9" == client
         assert request is None or request.method in {"GET", "POST"}
-        return Answer.of(getattr(error, "status", 429), [], error.message.encode())
+        status = 504 if isinstance(error, DeadlineExceededError) else getattr(error, "status", 429)
+        return Answer.of(status, [], error.message.encode())
 
     def opened(self, connection):
         """Take in."""
@@ -334,11 +337,16 @@ def test_patience_ends_with_a_client_that_does_not_close(edge, transport, connec
     assert transport.aborted
 
 
-def test_request_that_is_computed_is_never_too_slow(transport, connection):
-    """Its deadline bounds it, not the client's speed."""
+def test_request_that_is_computed_has_until_its_deadline(edge, transport, connection):
+    """No speed of the client's matters; half a second behind its deadline it is 504, and an answer then is lost."""
     connection.data_received(GET)
-    connection.look(time.monotonic() + 1e6)
-    assert not transport.is_closing()
+    deadline = connection.since_seconds + TIMEOUT_SECONDS
+    connection.look(deadline + 0.4)
+    assert ([], False) == (transport.statuses(), transport.ended)
+    connection.look(deadline + 0.6)
+    assert ([504], True) == (transport.statuses(), transport.ended)
+    edge.finish()
+    assert [504] == transport.statuses()
 
 
 def test_body_is_refused_where_clients_hold_too_much_already(edge, transport, connection):
