@@ -43,6 +43,8 @@ class Edge(Protocol):
 
     crowd: Crowd
     patience: Patience
+    buffer: memoryview
+    """What was received last."""
     max_body_bytes: int
     is_closing: bool
     """Whether every connection ends with its next answer."""
@@ -81,7 +83,7 @@ class _Turn:
     closes: bool = False
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Reads requests, has them answered one at a time, writes the answers in order.
 
     While one is answered nothing more is read, so that the kernel holds back a client that pipelines. Nothing here
@@ -138,7 +140,15 @@ class Connection(asyncio.Protocol):
         self.place = dataclasses.replace(self.place, client=str(peer[0]) if peer else "")
         self._edge.opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
+        """Return where to put what comes; all connections share it, and leave nothing in it."""
+        return self._edge.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read what came."""
+        self.data_received(self._edge.buffer[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Read."""
         if self._is_deaf:
             return

@@ -129,8 +129,8 @@ class RequestReader:
         """Whether nothing of a next request has come."""
         return self._request is None and not self._is_in_head
 
-    def feed(self, data: bytes) -> None:
-        """Read the next bytes.
+    def feed(self, data: bytes | memoryview) -> None:
+        """Read the next bytes; nothing of `data` is kept.
 
         Raises:
             MalformedError: they are no request, or one that is too large.
@@ -226,7 +226,7 @@ class RequestReader:
         self._hand_over(request)
 
     # ------------------------------------------------------------------------------------------------------- within
-    def _parse(self, data: bytes) -> bytes:
+    def _parse(self, data: bytes | memoryview) -> bytes | memoryview:
         """Let llhttp read; return what it left."""
         num_begun = self._num_begun
         try:
@@ -259,10 +259,10 @@ class RequestReader:
         request.is_complete = True
         self._on_whole(request)
 
-    def _feed_missing(self, data: bytes) -> bytes:
+    def _feed_missing(self, data: bytes | memoryview) -> bytes | memoryview:
         piece, rest = data[: self._num_missing_bytes], data[self._num_missing_bytes :]
         self._num_missing_bytes -= len(piece)
-        self.on_body(piece)
+        self.on_body(bytes(piece))
         if not self._num_missing_bytes and self._request is not None:
             self._hand_over(self._request)
         return rest

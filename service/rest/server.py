@@ -8,6 +8,7 @@ import asyncio
 import functools
 import heapq
 import resource
+import selectors
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ import structlog
 
 from service.answered import AnsweredRequest
 from service.crowding import Crowd
-from service.errors import InternalError, InvalidArgumentError, ScoringError
+from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.rest import deadlines, wsgi
 from service.rest.connection import Connection, Patience
 from service.rest.refusals import no_room_for, refuse
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
 """Paths of operators, who must have their answer most of all when there are many requests."""
+_GATHER_SECONDS = 0.003
+_CROWDED_SECONDS = 0.05
 _BACKLOG = 1024
+_RECEIVED_BYTES = 256 << 10
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
 _LOOK_SECONDS = 0.5
 _DRAIN_POLL_SECONDS = 0.02
@@ -82,7 +86,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Accept connections from now on; those that came since the port was bound are served too."""
-        self._loop = self._edge.loop = asyncio.new_event_loop()
+        self._loop = self._edge.loop = asyncio.SelectorEventLoop(_GatheringSelector(self._edge))
         self._loop.set_exception_handler(_log_defect)
         self._edge.start()
         self._thread.start()
@@ -175,7 +179,9 @@ class _Edge:
         self.patience = Patience(settings.client_timeout_seconds, settings.idle_timeout_seconds)
         self.max_body_bytes = settings.max_body_bytes
         self._request_timeout_seconds = settings.request_timeout_seconds
+        self.buffer = memoryview(bytearray(_RECEIVED_BYTES))
         self.is_closing = False
+        self.crowded_until_seconds = 0.0
         self.connections: set[Connection] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -231,6 +237,8 @@ class _Edge:
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
         """See `connection.Edge`."""
+        if isinstance(error, ResourceExhaustedError):
+            self.crowded_until_seconds = time.monotonic() + _CROWDED_SECONDS
         answer, answered = refuse(error, request, client)
         self._tell(answered)
         return answer
@@ -249,6 +257,24 @@ class _Edge:
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+
+
+class _GatheringSelector(selectors.DefaultSelector):
+    """Looks at the connections a few hundred times a second, and not thousands, while requests are refused.
+
+    Each look takes Python's lock for as long as what came takes, and the thread that computes waits for it, and then
+    for the processor to wake it. What gathers meanwhile is refused together.
+    """
+
+    def __init__(self, edge: "_Edge") -> None:
+        super().__init__()
+        self._edge = edge
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what is ready."""
+        if timeout != 0 and time.monotonic() < self._edge.crowded_until_seconds:
+            time.sleep(_GATHER_SECONDS)
+        return super().select(timeout)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

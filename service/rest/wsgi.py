@@ -4,9 +4,11 @@ Above: `connection`, which has read the request and writes the answer. Below: `r
 """
 
 import dataclasses
+import functools
 import http
 import io
 import sys
+import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
@@ -142,6 +144,11 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     return path, query
 
 
+@functools.lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
+
+
 def write(answer: Answer, request: Request | None, *, closes: bool) -> bytes:
     """Return an answer as bytes.
 
@@ -158,7 +165,7 @@ def write(answer: Answer, request: Request | None, *, closes: bool) -> bytes:
     elif not any(name.lower() == "content-length" for name, _ in answer.headers):
         lines.append(f"Content-Length: {len(answer.body)}")
     if not any(name.lower() == "date" for name, _ in answer.headers):
-        lines.append(f"Date: {formatdate(usegmt=True)}")
+        lines.append(f"Date: {_date(int(time.time()))}")
     if closes:
         lines.append("Connection: close")
     elif request is not None and request.version == "1.0":

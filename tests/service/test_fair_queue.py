@@ -67,11 +67,28 @@ def test_clients_take_turns_however_many_requests_one_has():
     assert [(many[0], 0, 1), (quiet, 0, 1)] == take(queue)
 
 
-def test_requests_of_a_client_take_turns_too():
-    """A request of a hundred rows does not keep its own client's next one waiting."""
+def test_large_request_does_not_keep_its_clients_others_waiting():
+    """A request of a hundred rows leaves room in each batch for those that fit, and has its turns between them."""
     queue = FairQueue(max_batch_rows=8, turn_rows=4)
     large, small = waiting(queue, [100, 1])
-    assert [(large, 0, 4), (small, 0, 1), (large, 4, 7)] == take(queue)
+    assert [(small, 0, 1), (large, 0, 7)] == take(queue)
+    first, *others = waiting(queue, [2, 2, 2, 2])
+    assert [(first, 0, 2), (others[0], 0, 2), (large, 7, 11)] == take(queue)
+    assert [(others[1], 0, 2), (others[2], 0, 2), (large, 11, 15)] == take(queue)
+
+
+def test_large_requests_of_a_client_are_computed_one_after_the_other():
+    """The second is not begun before the first is done: else both would be late where one need be."""
+    queue = FairQueue(max_batch_rows=8, turn_rows=4)
+    first, second = waiting(queue, [12, 9])
+    assert [[(first, 0, 8)], [(first, 8, 12), (second, 0, 4)], [(second, 4, 9)]] == [take(queue) for _ in range(3)]
+
+
+def test_large_requests_of_two_clients_share_each_batch():
+    """Neither waits behind all of the other's."""
+    queue = FairQueue(max_batch_rows=8, turn_rows=4)
+    (first,), (second,) = waiting(queue, [100], "a"), waiting(queue, [100], "b")
+    assert [(first, 0, 4), (second, 0, 4)] == take(queue)
 
 
 def test_lone_request_fills_whole_batches():
