@@ -35,6 +35,7 @@ NICENESS = 10
 """How far loads stand back behind requests for the processor, once the first version is served (19: only if idle)."""
 
 _PROGRAM = "from service.loading_process import main; main()"
+_GENTLY = "gently"
 _ROOT = Path(__file__).parents[1]
 _END_SECONDS = 10.0
 
@@ -82,6 +83,7 @@ class LoadingProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._is_closed = False
+        self._is_gentle = False
         self._sees_gpu: bool | None = None
         self._log = structlog.get_logger()
 
@@ -91,7 +93,7 @@ class LoadingProcess:
             raise LoadingProcessError("the server is about to end")
         ours, theirs = Pipe()
         with theirs:
-            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
+            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *([_GENTLY] if self._is_gentle else [])]
             path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
             self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 words,
@@ -112,6 +114,7 @@ class LoadingProcess:
             VersionRefusedError: as `loader.load`.
             LoadingProcessError: the process failed on it or ended.
         """
+        self._is_gentle |= order.gently
         if self._child is None or self._child.poll() is not None:
             self._discard()
             self.start()
@@ -178,6 +181,8 @@ def main() -> None:
     """Be the child: answer orders until nobody is there to give any."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the server says when it is over
         signal.signal(number, signal.SIG_IGN)
+    if _GENTLY in sys.argv:  # the import of TensorFlow too
+        stand_back()
     serve(Connection(int(sys.argv[1])))
 
 
@@ -194,12 +199,24 @@ def serve(connection: Connection) -> None:
         while True:
             order: Order = connection.recv()
             if order.gently:
-                os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+                stand_back()
             answer = _answer(order)
             first_bytes = first_bytes or _resident_bytes()
             connection.send((sees_gpu, _resident_bytes() - first_bytes > MAX_GROWTH_BYTES, answer))
             del answer
             tidy()
+
+
+def stand_back() -> None:
+    """Let this process stand back by `NICENESS` at least: each of its threads, for Linux gives each its own."""
+    try:
+        threads = [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:  # a system that knows processes alone
+        threads = [0]
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            if os.getpriority(os.PRIO_PROCESS, thread) < NICENESS:  # who stands back further may not come forward
+                os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
 
 
 def _resident_bytes() -> int:

@@ -1,5 +1,9 @@
 """The loading process: the loader's answers from over there, and what happens when it dies."""
 
+import dataclasses
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Pipe
@@ -54,8 +58,36 @@ def test_load_returns_the_proved_version_and_refusals_from_the_child(make_proces
         process.load(Order(tmp_path, "tumours", 1, gently=True))
     assert "manifest-missing" == refusal.value.rule
     assert NICENESS == child.nice()
+    assert {NICENESS} == set(nicenesses(child.pid).values())
     process.close()
     assert not child.is_running()
+
+
+def test_stand_back_keeps_what_stands_back_further_when_the_server_was_started_so():
+    """A process under `nice -n 15` may not come forward to 10, and goes on at 15."""
+    words = (
+        "import os; from service.loading_process import stand_back; "
+        "os.nice(15 - os.nice(0)); stand_back(); print(os.nice(0))"
+    )
+    result = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (0, "15\n") == (result.returncode, result.stdout), result.stderr
+
+
+def test_process_stands_back_from_its_start_when_it_replaces_one_that_did(make_process):
+    """The successor of a worn process does not even import TensorFlow in the way of requests."""
+    process = make_process(
+        "from service.loading_process import _Failure; "
+        "c.send((False, True, _Failure(str('gently' in sys.argv)))); signal.pause()"
+    )
+    process.start()
+    for expected in ("False", "True"):
+        with pytest.raises(LoadingProcessError, match=expected):
+            process.load(dataclasses.replace(ORDER, gently=True))
+
+
+def nicenesses(pid):
+    """Return the niceness of each thread of a process; Linux keeps one for each."""
+    return {int(name): os.getpriority(os.PRIO_PROCESS, int(name)) for name in os.listdir(f"/proc/{pid}/task")}
 
 
 def test_load_fails_and_the_next_one_gets_a_new_process_when_the_child_dies(make_process):
