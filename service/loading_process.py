@@ -37,7 +37,7 @@ NICENESS = 10
 _PROGRAM = "from service.loading_process import main; main()"
 _GENTLY = "gently"
 _ROOT = Path(__file__).parents[1]
-_END_SECONDS = 10.0
+_END_SECONDS = 2.0
 
 
 class LoadingProcessError(Exception):
@@ -125,6 +125,8 @@ class LoadingProcess:
             raise LoadingProcessError(answer.description)
         if not isinstance(answer, LoadedVersion):
             raise LoadingProcessError(f"it answered with a {type(answer).__name__}")
+        if (answer.signature.model, answer.signature.version) != (order.model, order.version):
+            raise LoadingProcessError("it answered with another version than the one that was asked for")
         return answer
 
     def sees_gpu(self) -> bool:
@@ -136,8 +138,7 @@ class LoadingProcess:
         self._is_closed = True
         child = self._child
         if child is not None:
-            child.kill()
-            child.wait(_END_SECONDS)
+            _kill(child)
 
     def _ask(self, order: Order) -> Any:
         connection = self._connection
@@ -150,7 +151,7 @@ class LoadingProcess:
             self._sees_gpu, is_worn, answer = connection.recv()
         except (EOFError, OSError) as err:
             raise LoadingProcessError(f"it ended while it loaded: {self._ending()}") from err
-        except LoadingProcessError:
+        except BaseException:  # what it had to say, or the rest of it, would be taken for the next answer
             self._discard()
             raise
         if is_worn:
@@ -173,8 +174,15 @@ class LoadingProcess:
         try:
             return child.wait(1.0)  # it ends by itself, now that nobody listens; its own code tells more
         except subprocess.TimeoutExpired:
-            child.kill()
-            return child.wait(_END_SECONDS)
+            return _kill(child)
+
+
+def _kill(child: "subprocess.Popen[bytes]") -> int | None:
+    """End a child at once and return how it ended; None for one that a dead disk holds, which ends when it can."""
+    child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_END_SECONDS)
+    return child.returncode
 
 
 def main() -> None:
@@ -192,7 +200,11 @@ def serve(connection: Connection) -> None:
     Args:
         connection: orders come in, answers go out; at its end this returns.
     """
-    sees_gpu = prepare()
+    sees_gpu, failure = False, None
+    try:
+        sees_gpu = prepare()
+    except Exception:  # noqa: BLE001  # TensorFlow is not there, or not whole: nobody reads our standard error
+        failure = _Failure(traceback.format_exc())
     tidy = GarbageCollection()
     first_bytes: int | None = None
     with connection, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -200,11 +212,13 @@ def serve(connection: Connection) -> None:
             order: Order = connection.recv()
             if order.gently:
                 stand_back()
-            answer = _answer(order)
-            first_bytes = first_bytes or _resident_bytes()
-            connection.send((sees_gpu, _resident_bytes() - first_bytes > MAX_GROWTH_BYTES, answer))
+            # What earlier versions left behind, not what this one needs while it is here.
+            has_grown = first_bytes is not None and _resident_bytes() - first_bytes > MAX_GROWTH_BYTES
+            answer = failure or _answer(order)
+            connection.send((sees_gpu, has_grown or failure is not None, answer))
             del answer
             tidy()
+            first_bytes = first_bytes or _resident_bytes()
 
 
 def stand_back() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,70 @@ def test_process_is_replaced_when_it_has_grown_and_its_answer_stands(make_proces
     assert first.poll() is not None
     assert first is not process._child
     assert process._child.poll() is None
+
+
+def test_process_is_not_worn_when_a_version_is_merely_large(make_process):
+    """What a version needs while it is here counts for nothing; what versions leave behind gets a new process."""
+    process = make_process(
+        "from service import loading_process as p; p.prepare = lambda: False; p.MAX_GROWTH_BYTES = 16 << 20\n"
+        "kept = []\n"
+        "def load(folder, model, version, **_):\n"
+        "    if version == 3: kept.append(b'.' * (64 << 20))\n"
+        "    return b'.' * ((64 << 20) * (version == 2) + 1)\n"
+        "p.load = load; p.serve(c)"
+    )
+    process.start()
+    first = process._child
+    survived = []
+    for version in (1, 2, 1, 3, 1):
+        with pytest.raises(LoadingProcessError, match="it answered with a bytes"):
+            process.load(dataclasses.replace(ORDER, version=version))
+        survived.append(process._child is first)
+    assert [True, True, True, True, False] == survived
+
+
+def test_load_says_why_when_tensorflow_cannot_be_imported_over_there(make_process):
+    """The reason arrives although nobody reads the child's standard error, and the next load tries a new process."""
+    process = make_process(
+        "from service import loading_process as p\n"
+        "def prepare(): raise ImportError('libtensorflow.so is not whole')\n"
+        "p.prepare = prepare; p.serve(c)"
+    )
+    process.start()
+    first = process._child
+    with pytest.raises(LoadingProcessError, match=r"libtensorflow\.so is not whole"):
+        process.load(ORDER)
+    assert first is not process._child
+
+
+def test_answer_that_was_not_read_is_never_taken_for_the_next_when_memory_ran_out(make_process, monkeypatch):
+    """An order that failed on this side leaves nothing in the pipe: its child is ended with it."""
+    process = make_process(
+        "from service.loading_process import _Failure\n"
+        "for number in range(9): order = c.recv(); c.send((False, False, _Failure(f'of version {order.version}')))"
+    )
+    process.start()
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "recv", fail)
+        with pytest.raises(MemoryError):
+            process.load(ORDER)
+    with pytest.raises(LoadingProcessError, match="of version 2"):
+        process.load(dataclasses.replace(ORDER, version=2))
+
+
+def test_load_refuses_an_answer_when_it_is_another_version(make_process):
+    """What is served under a number was loaded under that number."""
+    process = make_process(
+        "from pathlib import Path; from service import loading_process as p; p.prepare = lambda: False\n"
+        "right = p.load\n"
+        f"p.load = lambda *_, **__: right(Path({str(SHIPPED)!r}), model='tumours', version=1); p.serve(c)"
+    )
+    with pytest.raises(LoadingProcessError, match="another version"):
+        process.load(Order(SHIPPED, "tumours", 2))
 
 
 def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, tmp_path):
