@@ -11,9 +11,13 @@ Above: `worker`, which makes live versions of what comes back. Below: `loader`, 
 import contextlib
 import dataclasses
 import os
+import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import traceback
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -74,7 +78,8 @@ class LoadingProcess:
     """Loads versions in a child process: started before it is needed, replaced when it has died.
 
     Guarantee: `load` returns what `loader.load` would return here, or raises; it never waits longer than
-    `LONGEST_LOAD_SECONDS`. The child ends when this process does, however it ends.
+    `LONGEST_LOAD_SECONDS`. The child ends when this process does, however it ends and whatever is loaded meanwhile, and
+    leaves no file behind.
 
     Thread safety: `start` and `load` are for one thread at a time; `close` may be called from any, also during a load.
     """
@@ -82,18 +87,27 @@ class LoadingProcess:
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._scratch: str | None = None  # the child's temporary files: one that is killed removes none
         self._is_closed = False
         self._is_gentle = False
         self._sees_gpu: bool | None = None
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        """Start the process, and do not wait until it has imported TensorFlow."""
+        """Start the process, and do not wait until it has imported TensorFlow.
+
+        Raises:
+            LoadingProcessError: after `close`.
+            OSError: the system gives no process now.
+        """
         if self._is_closed:
             raise LoadingProcessError("the server is about to end")
+        self._sweep()  # what a start that failed left
+        self._scratch = tempfile.mkdtemp(prefix="convex-scoring-")
         ours, theirs = Pipe()
         with theirs:
-            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *([_GENTLY] if self._is_gentle else [])]
+            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), self._scratch]
+            words += [_GENTLY] if self._is_gentle else []
             path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
             self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 words,
@@ -113,6 +127,7 @@ class LoadingProcess:
         Raises:
             VersionRefusedError: as `loader.load`.
             LoadingProcessError: the process failed on it or ended.
+            OSError: no process can be started now.
         """
         self._is_gentle |= order.gently
         if self._child is None or self._child.poll() is not None:
@@ -139,6 +154,7 @@ class LoadingProcess:
         child = self._child
         if child is not None:
             _kill(child)
+        self._sweep()
 
     def _ask(self, order: Order) -> Any:
         connection = self._connection
@@ -156,7 +172,8 @@ class LoadingProcess:
             raise
         if is_worn:
             self._discard()
-            self.start()  # it will have imported TensorFlow by the next load
+            with contextlib.suppress(OSError):  # no process can be started now: the next load tries again
+                self.start()  # it will have imported TensorFlow by the next load
         return answer
 
     def _ending(self) -> str:
@@ -169,12 +186,23 @@ class LoadingProcess:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        if child is None:
-            return None
-        try:
-            return child.wait(1.0)  # it ends by itself, now that nobody listens; its own code tells more
-        except subprocess.TimeoutExpired:
-            return _kill(child)
+        code = None if child is None else _await_end(child)
+        self._sweep()
+        return code
+
+    def _sweep(self) -> None:
+        """Remove what a child that has ended left of its temporary files."""
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _await_end(child: "subprocess.Popen[bytes]") -> int | None:
+    """Return how a child ended, which it does by itself now that nobody listens: its own code tells more."""
+    try:
+        return child.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return _kill(child)
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> int | None:
@@ -189,9 +217,21 @@ def main() -> None:
     """Be the child: answer orders until nobody is there to give any."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the server says when it is over
         signal.signal(number, signal.SIG_IGN)
+    descriptor, scratch = int(sys.argv[1]), sys.argv[2]
+    tempfile.tempdir = scratch
+    threading.Thread(target=_end_when_alone, args=(descriptor, scratch), daemon=True).start()
     if _GENTLY in sys.argv:  # the import of TensorFlow too
         stand_back()
-    serve(Connection(int(sys.argv[1])))
+    serve(Connection(descriptor))
+
+
+def _end_when_alone(descriptor: int, scratch: str) -> None:
+    """End this process once the server has closed its end of the pipe, or was killed, also in the middle of a load."""
+    hang_up = select.poll()
+    hang_up.register(descriptor, 0)  # no event but the hang-up, of which poll always tells
+    hang_up.poll()
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(0)
 
 
 def serve(connection: Connection) -> None:

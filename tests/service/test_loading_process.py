@@ -1,9 +1,12 @@
 """The loading process: the loader's answers from over there, and what happens when it dies."""
 
+import contextlib
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
@@ -133,6 +136,28 @@ def test_process_is_replaced_when_it_has_grown_and_its_answer_stands(make_proces
     assert process._child.poll() is None
 
 
+def test_answer_stands_when_no_successor_of_a_worn_process_can_be_started(make_process, monkeypatch, temporary):
+    """A system that gives no process now takes nothing from the version that was loaded; the next load tries again."""
+    process = make_process(
+        "from service.loading_process import _Failure; c.recv(); c.send((False, True, _Failure('it')))"
+    )
+    process.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse_process)
+        for expected in (LoadingProcessError, BlockingIOError):
+            with pytest.raises(expected):
+                process.load(ORDER)
+    with pytest.raises(LoadingProcessError, match="it"):
+        process.load(ORDER)
+    process.close()
+    assert [] == list(temporary.iterdir())
+
+
+def refuse_process(*_, **__):
+    """Stand in for Popen where the limit of processes is reached."""
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
 def test_process_is_not_worn_when_a_version_is_merely_large(make_process):
     """What a version needs while it is here counts for nothing; what versions leave behind gets a new process."""
     process = make_process(
@@ -209,6 +234,51 @@ def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_unti
         assert "it ended while it loaded" in str(load.exception(SECONDS))
     with pytest.raises(LoadingProcessError, match="about to end"):
         process.load(ORDER)
+
+
+HANGING = (  # the real child, in a load that writes a file and never ends
+    "import sys, tempfile, signal; from service import loading_process as p; p.prepare = lambda: False\n"
+    "def load(*_, **__): tempfile.mkdtemp(prefix='left-'); signal.pause()\n"
+    "p.load = load; p.main()"
+)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Return the folder for temporary files of this process and its children, empty."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_close_leaves_no_file_of_a_load_that_ran(make_process, wait_until, temporary):
+    """A child that is killed cannot remove its temporary files, which hold a whole version: its parent does."""
+    process = make_process(HANGING)
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(process.load, ORDER)
+        wait_until(lambda: list(temporary.rglob("left-*")))
+        process.close()
+        assert isinstance(load.exception(SECONDS), LoadingProcessError)
+    assert [] == list(temporary.iterdir())
+
+
+def test_child_ends_when_the_server_is_killed_in_the_middle_of_a_load(wait_until, temporary):
+    """After `kill -9` of the server no process and no file of it is left, however long the load would have taken."""
+    server = (
+        "from pathlib import Path; from service import loading_process as p\n"
+        f"p._PROGRAM = {HANGING!r}\n"
+        "p.LoadingProcess().load(p.Order(Path('m/1'), 'm', 1))"
+    )
+    with subprocess.Popen([sys.executable, "-c", server]) as running:
+        wait_until(lambda: list(temporary.rglob("left-*")))
+        (child,) = psutil.Process(running.pid).children()
+        running.kill()
+    try:
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: not list(temporary.iterdir()))
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 @pytest.mark.parametrize(
