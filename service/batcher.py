@@ -133,9 +133,9 @@ class Batcher:
 
     def _run_here(self, request: Request) -> Outputs:
         """Compute a request that came alone."""
-        self._statistics.count_batch(request.num_rows, (0.0,))
-        request.note_wait(request.submitted_seconds)
         try:
+            self._statistics.count_batch(request.num_rows, (0.0,))
+            request.note_wait(request.submitted_seconds)
             return self._run(request.rows)
         except BaseException as err:
             self._statistics.count_failed_batch()

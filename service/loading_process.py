@@ -23,8 +23,6 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from service.errors import VersionRefusedError
 from service.garbage import GarbageCollection
 from service.loader import LoadedVersion, load, prepare
@@ -77,9 +75,9 @@ class _Failure:
 class LoadingProcess:
     """Loads versions in a child process: started before it is needed, replaced when it has died.
 
-    Guarantee: `load` returns what `loader.load` would return here, or raises; it never waits longer than
-    `LONGEST_LOAD_SECONDS`. The child ends when this process does, however it ends and whatever is loaded meanwhile, and
-    leaves no file behind.
+    Guarantee: `load` returns what `loader.load` would return here, or raises; a program that it returns has the hash
+    that was proved. It never waits longer than `LONGEST_LOAD_SECONDS` for an answer. The child ends when this process
+    does, however it ends and whatever is loaded meanwhile, and leaves no file behind.
 
     Thread safety: `start` and `load` are for one thread at a time; `close` may be called from any, also during a load.
     """
@@ -91,7 +89,6 @@ class LoadingProcess:
         self._is_closed = False
         self._is_gentle = False
         self._sees_gpu: bool | None = None
-        self._log = structlog.get_logger()
 
     def start(self) -> None:
         """Start the process, and do not wait until it has imported TensorFlow.
@@ -140,8 +137,7 @@ class LoadingProcess:
             raise LoadingProcessError(answer.description)
         if not isinstance(answer, LoadedVersion):
             raise LoadingProcessError(f"it answered with a {type(answer).__name__}")
-        if (answer.signature.model, answer.signature.version) != (order.model, order.version):
-            raise LoadingProcessError("it answered with another version than the one that was asked for")
+        _check_is_meant(answer, order)
         return answer
 
     def sees_gpu(self) -> bool:
@@ -195,6 +191,19 @@ class LoadingProcess:
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_is_meant(loaded: LoadedVersion, order: Order) -> None:
+    """Require that what came through the pipe is the version that was ordered, with the program that was proved.
+
+    Raises:
+        LoadingProcessError: it is another, or it changed on its way.
+    """
+    if (loaded.signature.model, loaded.signature.version) != (order.model, order.version):
+        raise LoadingProcessError("it answered with another version than the one that was asked for")
+    program, certificate = loaded.program, loaded.certificate
+    if program is not None and certificate is not None and program.program_sha256 != certificate.program_sha256:
+        raise LoadingProcessError("the program that arrived is not the one that was proved")
 
 
 def _await_end(child: "subprocess.Popen[bytes]") -> int | None:

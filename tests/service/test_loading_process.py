@@ -222,6 +222,20 @@ def test_load_refuses_an_answer_when_it_is_another_version(make_process):
         process.load(Order(SHIPPED, "tumours", 2))
 
 
+def test_load_refuses_a_program_when_it_is_not_the_proved_one(make_process):
+    """One weight that changed on its way, to one that would not have been proved, is not served."""
+    process = make_process(
+        "from service import loading_process as p; p.prepare = lambda: False; right = p.load\n"
+        "def load(*arguments, **words):\n"
+        "    version = right(*arguments, **words)\n"
+        "    array = next(version.program.weights()); array.setflags(write=True); array.flat[0] = -array.flat[0]\n"
+        "    return version\n"
+        "p.load = load; p.serve(c)"
+    )
+    with pytest.raises(LoadingProcessError, match="not the one that was proved"):
+        process.load(Order(SHIPPED, "tumours", 1))
+
+
 def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, tmp_path):
     """The server's end waits for no load."""
     begun = tmp_path / "begun"
