@@ -5,7 +5,8 @@ the server it would share Python's lock with every request; here it only shares 
 more: the server needs no TensorFlow (half a gigabyte) where the program engine serves, and files that crash TensorFlow
 end this process, not the server.
 
-Above: `worker`, which makes live versions of what comes back. Below: `loader`, which does the work over there.
+Above: `worker`, which makes live versions of what comes back. Below: `loader`, which does the work over there, and
+`plain_data`, which lets nothing in but that.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from service import plain_data
 from service.errors import VersionRefusedError
 from service.garbage import GarbageCollection
 from service.loader import LoadedVersion, load, prepare
@@ -103,7 +105,7 @@ class LoadingProcess:
         self._scratch = tempfile.mkdtemp(prefix="convex-scoring-")
         ours, theirs = Pipe()
         with theirs:
-            words = [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), self._scratch]
+            words = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), self._scratch]
             words += [_GENTLY] if self._is_gentle else []
             path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
             self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
@@ -160,7 +162,7 @@ class LoadingProcess:
             connection.send(order)
             if not connection.poll(LONGEST_LOAD_SECONDS):
                 raise LoadingProcessError(f"it took longer than {LONGEST_LOAD_SECONDS:g} s")
-            self._sees_gpu, is_worn, answer = connection.recv()
+            self._sees_gpu, is_worn, answer = plain_data.read(connection.recv_bytes())
         except (EOFError, OSError) as err:
             raise LoadingProcessError(f"it ended while it loaded: {self._ending()}") from err
         except BaseException:  # what it had to say, or the rest of it, would be taken for the next answer

@@ -21,6 +21,7 @@ from service.engines.program import ProgramEngine
 from service.errors import VersionRefusedError
 from service.loading_process import NICENESS, LoadingProcess, LoadingProcessError, Order, serve
 from service.model_version import ModelVersion
+from service.plain_data import NotPlainError
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tumours" / "1"
 ORDER = Order(Path("m/1"), "m", 1)
@@ -204,11 +205,33 @@ def test_answer_that_was_not_read_is_never_taken_for_the_next_when_memory_ran_ou
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Connection, "recv", fail)
+        patch.setattr(Connection, "recv_bytes", fail)
         with pytest.raises(MemoryError):
             process.load(ORDER)
     with pytest.raises(LoadingProcessError, match="of version 2"):
         process.load(dataclasses.replace(ORDER, version=2))
+
+
+def test_load_runs_nothing_when_the_child_sends_what_is_no_plain_data(make_process, tmp_path):
+    """A child that was taken over by the files it reads cannot make the server call what it names."""
+    planted = tmp_path / "planted"
+    process = make_process(
+        "import os\n"
+        f"class Evil: __reduce__ = lambda self: (os.mkdir, ({str(planted)!r},))\n"
+        "c.recv(); c.send((False, False, Evil())); signal.pause()"
+    )
+    with pytest.raises(NotPlainError, match=r"posix\.mkdir, expected plain data"):
+        process.load(ORDER)
+    assert not planted.exists()
+
+
+def test_child_imports_nothing_of_the_folder_when_the_server_was_started_there(make_process, tmp_path, monkeypatch):
+    """A file called numpy.py in the current folder is not what the child takes for NumPy."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    process = make_process("import service.loading_process as p; c.recv(); c.send((False, False, p._Failure('fine')))")
+    with pytest.raises(LoadingProcessError, match="fine"):
+        process.load(ORDER)
 
 
 def test_load_refuses_an_answer_when_it_is_another_version(make_process):
