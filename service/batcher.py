@@ -43,7 +43,7 @@ class Batcher:
     rows caused it: the requests of a batch that failed are computed again, each alone. Rows whose deadline has passed,
     or whose caller went away, when their turn comes are never computed. A dead batch thread is replaced, and what it
     held is computed again, each request alone and at most once; the waiting requests watch over it, so that nobody
-    waits without bound.
+    waits without bound while the engine comes back. One that does not is told of by `pulse`.
 
     Args:
         run: float32 [n, dim] -> output name -> float32 array of n rows. Called by one thread at a time.
@@ -96,8 +96,9 @@ class Batcher:
 
         Raises:
             ResourceExhaustedError: the queue is full.
-            DeadlineExceededError: the deadline passed first.
-            CancelledError: the caller went away first.
+            DeadlineExceededError: the deadline passed first; not once the rows are computed on the caller's own thread,
+                which is the engine's until they are done.
+            CancelledError: the caller went away first; likewise.
             UnavailableError: the version has left.
             Exception: what the engine raised on these rows.
         """
@@ -133,9 +134,9 @@ class Batcher:
 
     def _run_here(self, request: Request) -> Outputs:
         """Compute a request that came alone."""
-        self._statistics.count_batch(request.num_rows, (0.0,))
-        request.note_wait(request.submitted_seconds)
         try:
+            self._statistics.count_batch(request.num_rows, (0.0,))
+            request.note_wait(request.submitted_seconds)
             return self._run(request.rows)
         except BaseException as err:
             self._statistics.count_failed_batch()

@@ -226,16 +226,17 @@ class Registry:
         return True
 
     def sweep(self) -> bool:
-        """Close the retired versions and let go of their objects; return whether there were any.
+        """Close the retired versions and let go of those that have ended; return whether there were any.
 
         Not done by `retire`: a request that gave its lease back a moment ago may still name the object, and would then
-        be the one that destroys it.
+        be the one that destroys it. One whose engine hangs is kept, and stays trouble: its thread holds it anyway.
         """
         with self._changed:
-            retired, self._retired = self._retired, []
-        for version in retired:
-            version.close()
-        return bool(retired)
+            retired = list(self._retired)
+        ended = [version for version in retired if version.close()]
+        with self._changed:
+            self._retired = [version for version in self._retired if version not in ended]
+        return bool(ended)
 
     def forget(self, model: str, version: int) -> None:
         """Drop the status of a version that ended, or never began, and is no longer on disk."""

@@ -198,7 +198,10 @@ class VersionLoader:
 
     def start(self) -> None:
         """Let the loading process import TensorFlow, so that the first version need not wait for it."""
-        self._process.start()
+        try:
+            self._process.start()
+        except OSError as error:  # no memory or no process left for now: what the watcher does is tried again
+            structlog.get_logger().warning("the loading process cannot be started now", why=error.strerror)
 
     def close(self) -> None:
         """End the loading process; a load that runs fails."""

@@ -111,6 +111,10 @@ class Dense(Operator):
         """Keep a contiguous transpose: a transposed view takes other BLAS paths, with other bits."""
         object.__setattr__(self, "transposed", np.ascontiguousarray(self.coefficients.T))
 
+    def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str]]:
+        """Pickle W alone: the transpose is made of it again, so that both are under the one hash that was proved."""
+        return Dense, (self.coefficients, self.label)
+
     def output_width(self, input_width: int) -> int:
         """Return the number of columns of W."""
         del input_width

@@ -89,6 +89,24 @@ def stage(make_stage):
         yield stage
 
 
+def test_requests_are_answered_after_one_that_could_not_even_be_counted(stage, monkeypatch):
+    """Memory that runs out between a lone request's admission and its computation leaves nobody waiting behind it."""
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.statistics, "count_batch", fail)
+        with pytest.raises(MemoryError):
+            stage.batcher.submit(rows_from(1), caller())
+    rows, who = rows_from(2), caller()
+    answer = stage.pool.submit(stage.batcher.submit, rows, who)
+    try:
+        assert_answers(rows, answer.result(SECONDS / 4))
+    finally:
+        who.cancel()
+
+
 def test_lone_requests_are_computed_on_their_callers_thread(stage):
     """One at a time there is no thread in between, and none is started."""
     for number in range(5):

@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from service.caller import Caller
 from service.errors import (
+    CancelledError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -286,6 +287,34 @@ def test_trouble_names_the_version_whose_engine_hangs_until_it_has_left(hold_eng
         assert "batcher-m-1: the engine has computed one batch for 31 s" == registry.trouble()
         assert registry.retire("m", 1, 0.0) is False
         assert "batcher-m-1" in registry.trouble()
+    assert "" == registry.trouble()
+    assert registry.close()
+
+
+def test_trouble_stays_when_the_version_left_and_its_engine_hangs_on(wait_until):
+    """A version whose requests all gave up leaves; the thread that hangs in its engine is trouble until it ends."""
+    registry = Registry()
+    publish(registry, version=1)
+    publish(registry, version=2)
+    clock = FakeClock()
+    with registry.acquire("m", 1) as live:
+        engine, batcher = live.engine, live._batchers["score",]
+        engine.gate.clear()
+        batcher.pulse._clock = batcher._clock = clock
+        batcher._num_calm_batches = 0  # two requests met a moment ago: the batch thread computes
+        who = Caller()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(live.submit, np.zeros((1, 3), np.float32), ("score",), who)
+            wait_until(engine.entered.is_set)
+            who.cancel()
+            assert isinstance(answer.exception(20), CancelledError)
+    del live
+    clock.now += HUNG_SECONDS + 1.0
+    assert registry.retire("m", 1, 0.0) is True
+    assert registry.sweep() is False
+    assert "batcher-m-1: the engine has computed one batch for 31 s" == registry.trouble()
+    engine.gate.set()
+    wait_until(registry.sweep)
     assert "" == registry.trouble()
     assert registry.close()
 

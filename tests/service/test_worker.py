@@ -1,7 +1,9 @@
 """The worker: one process' parts wired together, with a fake load in place of TensorFlow."""
 
+import errno
 import json
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -240,3 +242,17 @@ def test_version_loader_lets_requests_in_between_while_an_engine_is_made(monkeyp
         loader(FOLDER)
     assert [before / 10] == pytest.approx(meanwhile)
     assert before == sys.getswitchinterval()
+
+
+def test_loader_starts_without_its_process_when_the_system_gives_none_now(settings, monkeypatch):
+    """A limit of processes that is reached at the start ends no server: the first load tries again."""
+    loader = VersionLoader(settings)
+
+    def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        loader.start()
+    loader.start()
+    loader.close()

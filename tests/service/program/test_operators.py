@@ -1,5 +1,6 @@
 """Operators: the sign bit, fingerprints, values against NumPy, exact diagonals and enclosing products."""
 
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_operator_is_its_matrix(operator: Operator, matrix: np.ndarray) -> None:
     np.testing.assert_allclose(operator.pull_back(adjoint, np.float64, np), adjoint @ matrix.T, rtol=1e-14)
     assert operator.apply(values.astype(np.float32), np.float32, np).dtype == np.float32
     assert operator.output_width(3) == matrix.shape[1]
+
+
+def test_dense_pickles_its_matrix_alone() -> None:
+    """What is sent to another process is W once; its transpose is made of it there, contiguous and equal."""
+    matrix = np.random.default_rng(3).standard_normal((64, 48)).astype(np.float32)
+    data = pickle.dumps(Dense(matrix, "kernel"))
+    assert len(data) < 1.25 * matrix.nbytes
+    received = pickle.loads(data)  # noqa: S301  (our own)
+    assert ("kernel", True) == (received.label, received.transposed.flags.c_contiguous)
+    np.testing.assert_array_equal(matrix, received.coefficients, strict=True)
+    np.testing.assert_array_equal(matrix.T, received.transposed, strict=True)
 
 
 def test_exact_diagonal_is_rational() -> None:
