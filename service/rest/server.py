@@ -212,13 +212,18 @@ class _Edge:
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> float:
         """See `connection.Edge`."""
         is_probe = wsgi.split_target(request.target)[0] in _PROBES
-        if not is_probe:
-            self.crowd.enter(request.num_body_bytes, time.monotonic())
-        threads = self._beside if is_probe else self._threads
-        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, is_probe))
+        if is_probe:
+            finish, threads = connection.finish, self._beside
+        else:
+            self.crowd.enter(request.num_body_bytes)
+            finish = functools.partial(self._leave, request.num_body_bytes, time.monotonic(), connection)
+            threads = self._threads
+        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, finish))
         return arrival_seconds + self._timeout_seconds(request)
 
-    def _compute(self, request: Request, connection: Connection, arrival_seconds: float, is_probe: bool) -> None:
+    def _compute(
+        self, request: Request, connection: Connection, arrival_seconds: float, finish: Callable[[Answer], None]
+    ) -> None:
         try:
             answer = wsgi.call(self._app, request, connection.place, arrival_seconds)
         except BaseException as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
@@ -226,13 +231,12 @@ class _Edge:
             answer = self.refuse(InternalError("internal error"), request, connection.place.client)
         if self.loop is not None:
             try:
-                self.loop.call_soon_threadsafe(self._finish, request, connection, answer, is_probe)
+                self.loop.call_soon_threadsafe(finish, answer)
             except RuntimeError:  # the loop has ended: nobody waits
                 return
 
-    def _finish(self, request: Request, connection: Connection, answer: Answer, is_probe: bool) -> None:
-        if not is_probe:
-            self.crowd.leave(request.num_body_bytes, time.monotonic())
+    def _leave(self, num_bytes: int, entered_seconds: float, connection: Connection, answer: Answer) -> None:
+        self.crowd.leave(num_bytes, entered_seconds, time.monotonic())
         connection.finish(answer)
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:

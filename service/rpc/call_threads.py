@@ -3,6 +3,7 @@
 Above: `server`, whose gRPC server submits every call here. Below: `crowding`, which says whether one has room.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -56,14 +57,15 @@ class CallThreads(futures.ThreadPoolExecutor):
     def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> "futures.Future[_Result]":
         """Let a call wait for a thread, or for one that refuses it."""
         timeout_seconds = _remaining_seconds(args, self._timeout_seconds)
+        entered_seconds = time.monotonic()
         try:
             with self._lock:
                 self._crowd.check(timeout_seconds)
-                self._crowd.enter(0, time.monotonic())
+                self._crowd.enter(0)
         except ResourceExhaustedError as error:
             return self._beside.submit(_run_refused, error, fn, args, kwargs)
         future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._leave)
+        future.add_done_callback(functools.partial(self._leave, entered_seconds))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -71,9 +73,9 @@ class CallThreads(futures.ThreadPoolExecutor):
         self._beside.shutdown(wait, cancel_futures=cancel_futures)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
-    def _leave(self, _future: "futures.Future[Any]") -> None:
+    def _leave(self, entered_seconds: float, _future: "futures.Future[Any]") -> None:
         with self._lock:
-            self._crowd.leave(0, time.monotonic())
+            self._crowd.leave(0, entered_seconds, time.monotonic())
 
 
 def _run_refused(

@@ -58,8 +58,7 @@ def event(seconds):
 def test_call_is_refused_when_what_waits_takes_longer_than_it_has(gate):
     """Behind two calls of a second each, who has one second is refused, and who has an hour is not."""
     threads = CallThreads(1, 10, 30.0)
-    threads._crowd.seconds_per_unit = 1.0 / 1024
-    threads._crowd._since_seconds = time.monotonic()
+    threads._crowd.seconds_per_request = 1.0
     try:
         held = [threads.submit(gate.wait, SECONDS), threads.submit(gate.wait, SECONDS)]
         refused = threads.submit(lambda _event: answer(), event(1.0))
