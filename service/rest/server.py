@@ -74,7 +74,11 @@ class HttpServer:
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
     ) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
+        # "::" is every address, as it is for gRPC: of IPv4 too.
+        takes_both = settings.host == "::" and socket.has_dualstack_ipv6()
+        self._listener = socket.create_server(
+            (settings.host, settings.rest_port), family=family, backlog=_BACKLOG, dualstack_ipv6=takes_both
+        )
         self.port: int = self._listener.getsockname()[1]
         self._edge = _Edge(app, settings, check_room, tell)
         self._place = Place(settings.host, self.port, "")
@@ -130,9 +134,7 @@ class HttpServer:
             lambda: Connection(self._edge, self._place), sock=self._listener, backlog=_BACKLOG
         )
         while not self._stopping.is_set():
-            now = time.monotonic()
-            for connection in list(self._edge.connections):
-                connection.look(now)
+            self._edge.look(time.monotonic())
             await _wait(self._stopping, _LOOK_SECONDS)
         for _ in range(3):  # what the kernel has already accepted for us is ours
             await asyncio.sleep(0)
@@ -244,7 +246,7 @@ class _Edge:
         if isinstance(error, ResourceExhaustedError):
             self.crowded_until_seconds = time.monotonic() + _CROWDED_SECONDS
         answer, answered = refuse(error, request, client)
-        self._tell(answered)
+        self._count(answered)
         return answer
 
     def opened(self, connection: Connection) -> None:
@@ -253,10 +255,26 @@ class _Edge:
             idle = [other for other in self.connections if other.is_idle]
             for other in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda other: other.since_seconds):
                 other.abort()
+                self.closed(other)  # at once: asyncio says so in the loop's next round, and more may come in this one
             if not idle:
-                self._tell(no_room_for(connection.place.client))
+                self._count(no_room_for(connection.place.client))
                 connection.abort()
         self.connections.add(connection)
+
+    def look(self, now_seconds: float) -> None:
+        """Let every connection lose its patience; one that cannot is closed, and the others have their turn."""
+        for connection in list(self.connections):
+            try:
+                connection.look(now_seconds)
+            except Exception as error:  # noqa: BLE001  # the transport's border: log and go on
+                structlog.get_logger().error("a connection of the HTTP loop", exc_info=error)
+                connection.abort()
+
+    def _count(self, answered: AnsweredRequest) -> None:
+        try:
+            self._tell(answered)
+        except Exception as error:  # noqa: BLE001  # the transport's border: what counts must not cost the answer
+            structlog.get_logger().error("a request could not be counted", exc_info=error)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
