@@ -117,6 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         self._num_unread_bytes = 0
         self._since_seconds = time.monotonic()  # of what is waited for
         self._deadline_seconds = math.inf  # of what is computed
+        self._answer_seconds = 0.0  # when the last answer was written
         self._end_seconds = 0.0  # when our FIN was sent
 
     @property
@@ -133,6 +134,12 @@ class Connection(asyncio.BufferedProtocol):
     def since_seconds(self) -> float:
         """Monotonic time since which the client is waited for."""
         return self._since_seconds
+
+    @property
+    def num_unread_bytes(self) -> int:
+        """What its client has left unread of its answers for longer than it is waited for a head."""
+        is_new = time.monotonic() - self._answer_seconds < self._edge.patience.client_seconds
+        return 0 if is_new else self._transport.get_write_buffer_size()
 
     @property
     def _is_quiet(self) -> bool:
@@ -304,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
         request = turn.request
         closes = turn.closes or request is None or not request.keep_alive
         closes = closes or (self._edge.is_closing and not self._has_whole_request() and not self._unparsed)
-        self._since_seconds = time.monotonic()
+        self._since_seconds = self._answer_seconds = time.monotonic()
         self._transport.write(write(answer, request, closes=closes))
         if closes:
             self._turns.clear()

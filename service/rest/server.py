@@ -269,6 +269,17 @@ class _Edge:
             except Exception as error:  # noqa: BLE001  # the transport's border: log and go on
                 structlog.get_logger().error("a connection of the HTTP loop", exc_info=error)
                 connection.abort()
+        self._take_back_bytes()
+
+    def _take_back_bytes(self) -> None:
+        """Where no request has room for what clients hold, end the connection that reads most slowly of most.
+
+        One that reads a little now and then would keep its answer for hours, and a few of them everybody from theirs.
+        """
+        if self.crowd.num_held_bytes > self.crowd.max_held_bytes:
+            slowest = max(self.connections, key=lambda connection: connection.num_unread_bytes, default=None)
+            if slowest is not None and slowest.num_unread_bytes:
+                slowest.abort()
 
     def _count(self, answered: AnsweredRequest) -> None:
         try:

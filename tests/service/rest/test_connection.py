@@ -377,6 +377,18 @@ def test_patience_ends_with_a_client_that_does_not_close(edge, transport, connec
     assert transport.aborted
 
 
+def test_answer_counts_as_unread_once_its_client_had_time_to_read_it(edge, transport, connection):
+    """Not at first; after ten seconds what is left of it, however steadily it is read."""
+    transport.is_reading_client = False
+    connection.data_received(GET)
+    edge.finish(b"x" * 1000)
+    assert 0 == connection.num_unread_bytes
+    connection._answer_seconds -= 10.1
+    transport.unread = 600
+    connection.look(time.monotonic())
+    assert 600 == connection.num_unread_bytes
+
+
 @pytest.mark.parametrize("is_early", [True, False], ids=["before its answer", "behind its answer"])
 def test_patience_ends_with_a_client_that_sends_no_more_and_does_not_read(edge, transport, connection, is_early):
     """A half-closed connection of whose answer nothing is read is cut like any other."""

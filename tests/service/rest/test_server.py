@@ -270,8 +270,9 @@ def test_connection_that_is_one_too_many_is_told(wait_until):
 class Visitor:
     """A connection as far as the edge knows it; asyncio tells of its end later."""
 
-    def __init__(self, since_seconds=0.0, is_idle=True):
+    def __init__(self, since_seconds=0.0, is_idle=True, num_unread_bytes=0):
         self.place = Place("127.0.0.1", 1, "10.0.0.9")
+        self.num_unread_bytes = num_unread_bytes
         self.since_seconds, self.is_idle = since_seconds, is_idle
         self.is_aborted = False
         self.looks = []
@@ -310,6 +311,25 @@ def test_edge_looks_at_every_connection_though_one_breaks(server):
     assert (True, [[7.0]] * 3) == (broken.is_aborted, [visitor.looks for visitor in visitors])
     assert ["error"] == [line["log_level"] for line in logs]
     server._edge.connections.difference_update([broken, *visitors])
+
+
+def test_edge_takes_its_memory_back_from_who_reads_slowest_of_most(server):
+    """While clients hold more than they may, one goes at each look, the largest first, and never one that is new."""
+    edge = server._edge
+    visitors = [Visitor(num_unread_bytes=number) for number in (0, 5, 9, 7, 0)]
+    edge.connections.update(visitors)
+    edge.crowd.num_held_bytes = edge.crowd.max_held_bytes
+    edge.look(1.0)
+    assert not any(visitor.is_aborted for visitor in visitors)
+    edge.crowd.num_held_bytes += 1
+    for gone in (2, 3, 1):
+        edge.look(1.0)
+        assert visitors[gone].is_aborted
+        edge.closed(visitors[gone])
+    edge.look(1.0)
+    assert 3 == sum(visitor.is_aborted for visitor in visitors)
+    edge.crowd.num_held_bytes = 0
+    edge.connections.difference_update(visitors)
 
 
 def test_server_answers_although_a_request_cannot_be_counted():
