@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._edge = edge
         self.place = place
         self._reader = RequestReader(self._take_head, self._take_whole, edge.max_body_bytes)
-        self._unparsed = b""  # what came and waits until the requests before it have their answers
+        self._unparsed: bytes | memoryview = b""  # what came and waits until the requests before it have their answers
         self._turns: collections.deque[_Turn] = collections.deque()
         self._is_computing = False  # the first of them
         self._is_deaf = False  # what comes is thrown away
@@ -170,8 +170,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._reader.is_between_requests:
             self._since_seconds = now
-        self._unparsed += data
+        self._unparsed = bytes(self._unparsed) + data if self._unparsed else data
         self._proceed()
+        self._unparsed = bytes(self._unparsed)  # what is left of a buffer that others will use
 
     def eof_received(self) -> bool:
         """Let a client that sends no more still have its answers."""
@@ -291,20 +292,22 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, turn: _Turn) -> bool:
         """Have a turn's request computed, or refused; return whether there is something to write."""
         request = cast(Request, turn.request)
-        if request.is_complete:
-            try:
+        try:
+            if request.is_complete:
                 self._edge.admit(request)
-            except ScoringError as error:
-                self._refuse(turn, error)
-                return True
+            elif len(request.body) > _SMALL_BYTES:
+                self._count_held_bytes()
+                self._edge.crowd.check_bytes()
+        except ScoringError as error:
+            self._refuse(turn, error)
+            return True
+        if request.is_complete:
             self._is_computing = True
             self._deadline_seconds = self._edge.answer(request, self, turn.since_seconds)
         elif request.expects_continue and not request.is_continued:
             request.is_continued = True
             self._transport.write(CONTINUE)
-        elif len(request.body) > _SMALL_BYTES:
-            self._check_held_bytes(turn)
-        return turn.answer is not None
+        return False
 
     def _write(self, answer: Answer, turn: _Turn) -> bool:
         """Write an answer; return whether the connection ends with it."""
@@ -342,13 +345,6 @@ class Connection(asyncio.BufferedProtocol):
         if turn.answer is None:
             self._refuse(turn, error)
         turn.closes = self._is_deaf = True
-
-    def _check_held_bytes(self, turn: _Turn) -> None:
-        self._count_held_bytes()
-        try:
-            self._edge.crowd.check_bytes()
-        except ScoringError as error:
-            self._refuse(turn, error)
 
     def _give_up(self) -> None:
         """Answer in the place of a thread that does not: its engine hangs, or computes on behind the deadline."""

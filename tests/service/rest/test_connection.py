@@ -461,3 +461,17 @@ def test_idle_and_done_tell_what_would_be_lost(edge, transport, connection):
     assert (False, False) == (connection.is_idle, connection.is_done)
     transport.unread = 0
     assert (True, True) == (connection.is_idle, connection.is_done)
+
+
+def test_connections_keep_nothing_of_the_buffer_that_they_share(edge, transport, connection):
+    """What waits behind a request that is computed is read as it came, though the buffer was used again."""
+    edge.buffer = memoryview(bytearray(1 << 18))
+    data = GET + POST * 1000
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+    edge.buffer[: len(data)] = b"x" * len(data)
+    for number in range(1, 1002):
+        assert number == len(edge.asked)
+        edge.finish()
+    assert {b"12345"} == {bytes(request.body) for request, _ in edge.asked[1:]}
+    assert 1001 == len(transport.statuses())
