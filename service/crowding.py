@@ -10,17 +10,22 @@ from service.errors import Refusal, ResourceExhaustedError
 
 _SMOOTHING = 0.1
 _SHARE_OF_TIME = 0.5
-_REQUEST_UNITS = 1024
+_LARGE_BYTES = 1 << 16
+"""Size of a body in whose cost the request and its bytes have an equal part of what is learned."""
 
 
 @dataclasses.dataclass
 class Crowd:
-    """The requests of one protocol that are at a server together, and how long what waits will take.
+    r"""The requests of one protocol that are at a server together, and how long what waits will take.
 
-    Work is counted in bytes of bodies, and a little for each request. While there is work, the time from one answer to
-    the next, over the work of the one that it answers, says how fast it is done; what waits, at that speed, is how long
-    a newcomer would wait. One that would not be answered in half of its time is refused at once: let in, it would take
-    the place of one that can be, and probably be computed in vain.
+    A request is taken to cost so many seconds, and so many more for each byte of its body. What one has cost is the
+    time since the answer before its own, or since it came, whichever is later; of the difference to what was expected
+    a tenth is learned (normalized least mean squares, with the size in units of 64 KiB):
+
+    .. math:: (a, b) \leftarrow (a, b) + \tfrac{1}{10} \frac{c - a - b s}{1 + s^2} (1, s)
+
+    What waits costs, by this, as long as a newcomer would wait. One that would not be answered in half of its time is
+    refused at once: let in, it would take the place of one that can be, and probably be computed in vain.
 
     Args:
         max_requests: whole requests that may wait for a thread or have one.
@@ -33,30 +38,38 @@ class Crowd:
     max_held_bytes: int
     num_requests: int = 0
     num_held_bytes: int = 0
-    num_units: int = 0
-    """Work of the whole requests that have no answer yet."""
-    seconds_per_unit: float = 0.0
-    _since_seconds: float = math.inf
+    num_body_bytes: int = 0
+    """Size of the bodies of the whole requests that have no answer yet."""
+    seconds_per_request: float = 0.0
+    seconds_per_byte: float = 0.0
+    _since_seconds: float = -math.inf  # of the last answer
 
     @property
     def wait_seconds(self) -> float:
         """How long what is here already will take."""
-        return self.num_units * self.seconds_per_unit
+        return self.num_requests * self.seconds_per_request + self.num_body_bytes * self.seconds_per_byte
 
-    def enter(self, num_bytes: int, now_seconds: float) -> None:
+    def enter(self, num_bytes: int) -> None:
         """Count a whole request in."""
-        if not self.num_requests:
-            self._since_seconds = now_seconds
         self.num_requests += 1
-        self.num_units += _REQUEST_UNITS + num_bytes
+        self.num_body_bytes += num_bytes
 
-    def leave(self, num_bytes: int, now_seconds: float) -> None:
-        """Count a request out that has its answer."""
-        units = _REQUEST_UNITS + num_bytes
+    def leave(self, num_bytes: int, entered_seconds: float, now_seconds: float) -> None:
+        """Count a request out that has its answer.
+
+        Args:
+            num_bytes: size of its body, as `enter` was told.
+            entered_seconds: monotonic time at which it entered.
+            now_seconds: monotonic time.
+        """
         self.num_requests -= 1
-        self.num_units -= units
-        measured = (now_seconds - self._since_seconds) / units
-        self.seconds_per_unit += _SMOOTHING * (measured - self.seconds_per_unit)
+        self.num_body_bytes -= num_bytes
+        size = num_bytes / _LARGE_BYTES
+        seconds = now_seconds - max(entered_seconds, self._since_seconds)
+        expected = self.seconds_per_request + self.seconds_per_byte * num_bytes
+        step = _SMOOTHING * (seconds - expected) / (1.0 + size * size)
+        self.seconds_per_request = max(0.0, self.seconds_per_request + step)
+        self.seconds_per_byte = max(0.0, self.seconds_per_byte + step * size / _LARGE_BYTES)
         self._since_seconds = now_seconds
 
     def check(self, timeout_seconds: float = math.inf) -> None:

@@ -152,7 +152,8 @@ class Settings:
     client_timeout_seconds: float = _setting(
         10.0,
         _seconds(0.05, 3600.0),
-        "time for a REST client to send a request's head, to keep to 1 KiB/s in its body, and to read of its answer",
+        "time for a REST client to send a request's head, to keep to 1 KiB/s in its body, and to read of its answer; "
+        "for a gRPC call's message when every thread is taken",
         "seconds",
     )
     idle_timeout_seconds: float = _setting(

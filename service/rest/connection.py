@@ -19,9 +19,12 @@ from service.rest.wsgi import Answer, Place, write
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LINGER_SECONDS = 2.0
+_LONGEST_LINGER_SECONDS = 30.0
 _GRACE_SECONDS = 0.5
 _MIN_BYTES_PER_SECOND = 1024.0
 _SMALL_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 13
+"""So much at most is parsed beyond the present body: a piece of tiny requests takes many times its size as requests."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,8 @@ class Connection(asyncio.BufferedProtocol):
 
     While one is answered nothing more is read, so that the kernel holds back a client that pipelines. Nothing here
     blocks, and a connection costs no thread, however slowly its client sends or reads. A connection ends with its
-    server's FIN and then waits a moment for the client's, so that no answer is lost to a reset.
+    server's FIN and then waits for the client's, throwing away what it still sends, so that no answer is lost to a
+    reset.
 
     Args:
         edge: what the connections share.
@@ -101,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._edge = edge
         self.place = place
         self._reader = RequestReader(self._take_head, self._take_whole, edge.max_body_bytes)
+        self._unparsed: bytes | memoryview = b""  # what came and waits until the requests before it have their answers
         self._turns: collections.deque[_Turn] = collections.deque()
         self._is_computing = False  # the first of them
         self._is_deaf = False  # what comes is thrown away
@@ -112,11 +117,13 @@ class Connection(asyncio.BufferedProtocol):
         self._num_unread_bytes = 0
         self._since_seconds = time.monotonic()  # of what is waited for
         self._deadline_seconds = math.inf  # of what is computed
+        self._answer_seconds = 0.0  # when the last answer was written
+        self._end_seconds = 0.0  # when our FIN was sent
 
     @property
     def is_idle(self) -> bool:
-        """Whether the client has no answer to expect and has not sent a whole head."""
-        return not self._turns and self._reader.request is None
+        """Whether the client has no answer to expect, or to read, and has not sent a whole head."""
+        return self._is_quiet and self._reader.request is None
 
     @property
     def is_done(self) -> bool:
@@ -127,6 +134,12 @@ class Connection(asyncio.BufferedProtocol):
     def since_seconds(self) -> float:
         """Monotonic time since which the client is waited for."""
         return self._since_seconds
+
+    @property
+    def num_unread_bytes(self) -> int:
+        """What its client has left unread of its answers for longer than it is waited for a head."""
+        is_new = time.monotonic() - self._answer_seconds < self._edge.patience.client_seconds
+        return 0 if is_new else self._transport.get_write_buffer_size()
 
     @property
     def _is_quiet(self) -> bool:
@@ -150,15 +163,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Read."""
+        now = time.monotonic()
         if self._is_deaf:
+            if now - self._end_seconds < _LONGEST_LINGER_SECONDS:
+                self._since_seconds = now
             return
         if self._reader.is_between_requests:
-            self._since_seconds = time.monotonic()
-        try:
-            self._reader.feed(data)
-        except MalformedError as error:
-            self._refuse_rest(error)
+            self._since_seconds = now
+        self._unparsed = bytes(self._unparsed) + data if self._unparsed else data
         self._proceed()
+        self._unparsed = bytes(self._unparsed)  # what is left of a buffer that others will use
 
     def eof_received(self) -> bool:
         """Let a client that sends no more still have its answers."""
@@ -207,7 +221,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def look(self, now_seconds: float) -> None:
         """Lose patience with a client that sends or reads too slowly, or an engine; called once in a while."""
-        if self._transport.is_closing():
+        size = self._transport.get_write_buffer_size()
+        if self._transport.is_closing() and not size:  # with a rest to write it closes after it, or never
             return
         if self._is_computing:
             if now_seconds > self._deadline_seconds + _GRACE_SECONDS:
@@ -215,7 +230,6 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._count_held_bytes()
         waited = now_seconds - self._since_seconds
-        size = self._transport.get_write_buffer_size()
         if size and size != self._num_unread_bytes:
             self._num_unread_bytes = size
             self._since_seconds = now_seconds
@@ -229,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_ending or self._transport.is_closing():
             return
         self._is_deaf = self._is_ending = True
-        self._since_seconds = time.monotonic()
+        self._since_seconds = self._end_seconds = time.monotonic()
         try:
             self._transport.write_eof()
         except OSError:  # the client has reset the connection: nobody is there
@@ -244,7 +258,18 @@ class Connection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------------------------------------------- within
     def _proceed(self) -> None:
         """Write what is ready, have computed what is whole, and read on where nothing is due."""
-        while self._turns and not self._is_computing and not self._is_full():
+        self._take_turns()
+        while self._unparsed and not self._is_held_up():
+            self._parse()
+            self._take_turns()
+        self._count_held_bytes()
+        if self._is_held_up():
+            self._pause_reading()
+        else:
+            self._resume_reading()
+
+    def _take_turns(self) -> None:
+        while self._turns and not self._is_held_up():
             turn = self._turns[0]
             if turn.answer is None and not self._begin(turn):
                 break
@@ -252,38 +277,48 @@ class Connection(asyncio.BufferedProtocol):
                 self._turns.popleft()
                 if self._write(turn.answer, turn):
                     break
-        self._count_held_bytes()
-        if self._is_computing or self._is_full():
-            self._pause_reading()
-        else:
-            self._resume_reading()
+
+    def _parse(self) -> None:
+        request = self._reader.request
+        missing = 0 if request is None or request.length is None else request.length - request.num_body_bytes
+        size = max(missing, _PIECE_BYTES)
+        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        try:
+            self._reader.feed(piece)
+        except MalformedError as error:
+            self._unparsed = b""
+            self._refuse_rest(error)
 
     def _begin(self, turn: _Turn) -> bool:
         """Have a turn's request computed, or refused; return whether there is something to write."""
         request = cast(Request, turn.request)
-        if request.is_complete:
-            try:
+        try:
+            if request.is_complete:
                 self._edge.admit(request)
-            except ScoringError as error:
-                self._refuse(turn, error)
-                return True
+            elif len(request.body) > _SMALL_BYTES:
+                self._count_held_bytes()
+                self._edge.crowd.check_bytes()
+        except ScoringError as error:
+            self._refuse(turn, error)
+            return True
+        if request.is_complete:
             self._is_computing = True
             self._deadline_seconds = self._edge.answer(request, self, turn.since_seconds)
         elif request.expects_continue and not request.is_continued:
             request.is_continued = True
             self._transport.write(CONTINUE)
-        elif len(request.body) > _SMALL_BYTES:
-            self._check_held_bytes(turn)
-        return turn.answer is not None
+        return False
 
     def _write(self, answer: Answer, turn: _Turn) -> bool:
         """Write an answer; return whether the connection ends with it."""
         request = turn.request
-        closes = turn.closes or request is None or not request.keep_alive or self._edge.is_closing
-        self._since_seconds = time.monotonic()
+        closes = turn.closes or request is None or not request.keep_alive
+        closes = closes or (self._edge.is_closing and not self._has_whole_request() and not self._unparsed)
+        self._since_seconds = self._answer_seconds = time.monotonic()
         self._transport.write(write(answer, request, closes=closes))
         if closes:
             self._turns.clear()
+            self._unparsed = b""
             if self._has_fin:
                 self._transport.close()
             else:
@@ -310,13 +345,6 @@ class Connection(asyncio.BufferedProtocol):
         if turn.answer is None:
             self._refuse(turn, error)
         turn.closes = self._is_deaf = True
-
-    def _check_held_bytes(self, turn: _Turn) -> None:
-        self._count_held_bytes()
-        try:
-            self._edge.crowd.check_bytes()
-        except ScoringError as error:
-            self._refuse(turn, error)
 
     def _give_up(self) -> None:
         """Answer in the place of a thread that does not: its engine hangs, or computes on behind the deadline."""
@@ -347,13 +375,16 @@ class Connection(asyncio.BufferedProtocol):
             )
             self._proceed()
 
-    def _is_full(self) -> bool:
-        """Whether the client leaves too much unread."""
-        return self._transport.get_write_buffer_size() > _SMALL_BYTES
+    def _has_whole_request(self) -> bool:
+        return bool(self._turns) and (self._turns[0].request is None or self._turns[0].request.is_complete)
+
+    def _is_held_up(self) -> bool:
+        """Whether nothing more can be begun: a request is computed, or the client leaves too much unread."""
+        return self._is_computing or self._transport.get_write_buffer_size() > _SMALL_BYTES
 
     def _count_held_bytes(self) -> None:
         bodies = sum(len(turn.request.body) for turn in self._turns if turn.request is not None)
-        held = bodies + self._transport.get_write_buffer_size()
+        held = bodies + len(self._unparsed) + self._transport.get_write_buffer_size()
         self._edge.crowd.num_held_bytes += held - self._num_held_bytes
         self._num_held_bytes = held
 

@@ -115,7 +115,6 @@ class RequestReader:
         self._request: Request | None = None
         self._is_in_head = False
         self._num_begun = 0
-        self._num_missing_bytes = 0  # of the body of a request that asked for an upgrade
         self._num_framing_bytes = 0  # that came since the head and are no body
         self._is_over = False
 
@@ -140,7 +139,7 @@ class RequestReader:
         request, num_bytes = self._request, len(data)
         num_body_bytes = 0 if request is None else request.num_body_bytes
         while data and not self._is_over:
-            data = self._feed_missing(data) if self._num_missing_bytes else self._parse(data)
+            data = self._parse(data)
         if request is not None and self._request is request:
             self._check_framing(request, num_bytes - (request.num_body_bytes - num_body_bytes))
         if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
@@ -171,6 +170,9 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """Make a request of the head."""
+        if self._request is not None:  # a head of our own: see `_read_on`
+            self._headers, self._is_in_head = [], False
+            return
         version = self._parser.get_http_version()
         if version not in _VERSIONS:
             raise _malformed("This server speaks HTTP/1.1 and 1.0")
@@ -181,8 +183,6 @@ class RequestReader:
         _check_hosts(headers, version)
         length = _body_length(headers, version)
         _check_expectation(headers, version)
-        if length is not None and length > self._max_body_bytes:
-            raise self._too_large_body()
         self._is_in_head = False
         self._num_framing_bytes = 0
         self._request = Request(
@@ -194,6 +194,8 @@ class RequestReader:
             length=length,
         )
         self._on_head(self._request)
+        if length is not None and length > self._max_body_bytes:
+            raise self._too_large_body()
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
@@ -215,15 +217,12 @@ class RequestReader:
     def on_message_complete(self) -> None:
         """Hand over the request, unless it is one whose body llhttp does not read because of an upgrade."""
         request = self._request
-        if request is None:
+        if request is None or (self._parser.should_upgrade() and request.length != 0):
             return
-        if self._parser.should_upgrade():
-            if request.length is None:
-                raise _malformed("It cannot have a chunked body and offer another protocol")
-            self._num_missing_bytes = request.length
-            if self._num_missing_bytes:
-                return
-        self._hand_over(request)
+        request.keep_alive &= self._parser.should_keep_alive()  # a trailer has a say in what llhttp reads next
+        self._request = None
+        request.is_complete = True
+        self._on_whole(request)
 
     # ------------------------------------------------------------------------------------------------------- within
     def _parse(self, data: bytes | memoryview) -> bytes | memoryview:
@@ -234,6 +233,8 @@ class RequestReader:
         except httptools.HttpParserUpgrade as upgrade:
             # The offer is not taken, and HTTP/1.1 goes on (RFC 9110, 7.8); llhttp would not.
             self._parser = httptools.HttpRequestParser(self)
+            if self._request is not None:
+                self._read_on(self._request)
             return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             raise error.__context__ or error from None
@@ -254,18 +255,10 @@ class RequestReader:
         if self._num_framing_bytes > MAX_HEAD_BYTES + _MAX_FRAMING_OF_A_BYTE * request.num_body_bytes:
             raise _malformed("Its body is cut into too small chunks, or they have too long extensions")
 
-    def _hand_over(self, request: Request) -> None:
-        self._request = None
-        request.is_complete = True
-        self._on_whole(request)
-
-    def _feed_missing(self, data: bytes | memoryview) -> bytes | memoryview:
-        piece, rest = data[: self._num_missing_bytes], data[self._num_missing_bytes :]
-        self._num_missing_bytes -= len(piece)
-        self.on_body(bytes(piece))
-        if not self._num_missing_bytes and self._request is not None:
-            self._hand_over(self._request)
-        return rest
+    def _read_on(self, request: Request) -> None:
+        """Prepare a new parser for a body of which the last one skipped everything, by a head with the same framing."""
+        framing = b"Transfer-Encoding: chunked" if request.length is None else b"Content-Length: %d" % request.length
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
 
     def _too_large_body(self) -> MalformedError:
         message = f"body: larger than {self._max_body_bytes} bytes. Send fewer rows in one request."

@@ -74,7 +74,11 @@ class HttpServer:
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
     ) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._listener = socket.create_server((settings.host, settings.rest_port), family=family, backlog=_BACKLOG)
+        # "::" is every address, as it is for gRPC: of IPv4 too.
+        takes_both = settings.host == "::" and socket.has_dualstack_ipv6()
+        self._listener = socket.create_server(
+            (settings.host, settings.rest_port), family=family, backlog=_BACKLOG, dualstack_ipv6=takes_both
+        )
         self.port: int = self._listener.getsockname()[1]
         self._edge = _Edge(app, settings, check_room, tell)
         self._place = Place(settings.host, self.port, "")
@@ -130,9 +134,7 @@ class HttpServer:
             lambda: Connection(self._edge, self._place), sock=self._listener, backlog=_BACKLOG
         )
         while not self._stopping.is_set():
-            now = time.monotonic()
-            for connection in list(self._edge.connections):
-                connection.look(now)
+            self._edge.look(time.monotonic())
             await _wait(self._stopping, _LOOK_SECONDS)
         for _ in range(3):  # what the kernel has already accepted for us is ours
             await asyncio.sleep(0)
@@ -212,13 +214,18 @@ class _Edge:
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> float:
         """See `connection.Edge`."""
         is_probe = wsgi.split_target(request.target)[0] in _PROBES
-        if not is_probe:
-            self.crowd.enter(request.num_body_bytes, time.monotonic())
-        threads = self._beside if is_probe else self._threads
-        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, is_probe))
+        if is_probe:
+            finish, threads = connection.finish, self._beside
+        else:
+            self.crowd.enter(request.num_body_bytes)
+            finish = functools.partial(self._leave, request.num_body_bytes, time.monotonic(), connection)
+            threads = self._threads
+        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, finish))
         return arrival_seconds + self._timeout_seconds(request)
 
-    def _compute(self, request: Request, connection: Connection, arrival_seconds: float, is_probe: bool) -> None:
+    def _compute(
+        self, request: Request, connection: Connection, arrival_seconds: float, finish: Callable[[Answer], None]
+    ) -> None:
         try:
             answer = wsgi.call(self._app, request, connection.place, arrival_seconds)
         except BaseException as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
@@ -226,13 +233,12 @@ class _Edge:
             answer = self.refuse(InternalError("internal error"), request, connection.place.client)
         if self.loop is not None:
             try:
-                self.loop.call_soon_threadsafe(self._finish, request, connection, answer, is_probe)
+                self.loop.call_soon_threadsafe(finish, answer)
             except RuntimeError:  # the loop has ended: nobody waits
                 return
 
-    def _finish(self, request: Request, connection: Connection, answer: Answer, is_probe: bool) -> None:
-        if not is_probe:
-            self.crowd.leave(request.num_body_bytes, time.monotonic())
+    def _leave(self, num_bytes: int, entered_seconds: float, connection: Connection, answer: Answer) -> None:
+        self.crowd.leave(num_bytes, entered_seconds, time.monotonic())
         connection.finish(answer)
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
@@ -240,7 +246,7 @@ class _Edge:
         if isinstance(error, ResourceExhaustedError):
             self.crowded_until_seconds = time.monotonic() + _CROWDED_SECONDS
         answer, answered = refuse(error, request, client)
-        self._tell(answered)
+        self._count(answered)
         return answer
 
     def opened(self, connection: Connection) -> None:
@@ -249,10 +255,37 @@ class _Edge:
             idle = [other for other in self.connections if other.is_idle]
             for other in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda other: other.since_seconds):
                 other.abort()
+                self.closed(other)  # at once: asyncio says so in the loop's next round, and more may come in this one
             if not idle:
-                self._tell(no_room_for(connection.place.client))
+                self._count(no_room_for(connection.place.client))
                 connection.abort()
         self.connections.add(connection)
+
+    def look(self, now_seconds: float) -> None:
+        """Let every connection lose its patience; one that cannot is closed, and the others have their turn."""
+        for connection in list(self.connections):
+            try:
+                connection.look(now_seconds)
+            except Exception as error:  # noqa: BLE001  # the transport's border: log and go on
+                structlog.get_logger().error("a connection of the HTTP loop", exc_info=error)
+                connection.abort()
+        self._take_back_bytes()
+
+    def _take_back_bytes(self) -> None:
+        """Where no request has room for what clients hold, end the connection that reads most slowly of most.
+
+        One that reads a little now and then would keep its answer for hours, and a few of them everybody from theirs.
+        """
+        if self.crowd.num_held_bytes > self.crowd.max_held_bytes:
+            slowest = max(self.connections, key=lambda connection: connection.num_unread_bytes, default=None)
+            if slowest is not None and slowest.num_unread_bytes:
+                slowest.abort()
+
+    def _count(self, answered: AnsweredRequest) -> None:
+        try:
+            self._tell(answered)
+        except Exception as error:  # noqa: BLE001  # the transport's border: what counts must not cost the answer
+            structlog.get_logger().error("a request could not be counted", exc_info=error)
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import http
 import io
+import re
 import sys
 import time
 import urllib.parse
@@ -24,6 +25,8 @@ ARRIVAL = "convex_scoring.arrival_seconds"
 
 _BODILESS = frozenset({204, 304})
 _OWN_NAMES = {b"content-type": "CONTENT_TYPE", b"content-length": None, b"transfer-encoding": None}
+_STATUS = re.compile(r"[2-5][0-9]{2} ")
+_LINE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -90,7 +93,17 @@ def call(app: "WSGIApplication", request: Request, place: Place, arrival_seconds
     if not started:
         message = "the application gave no status"
         raise RuntimeError(message)
-    return Answer(*started[0], b"".join(written))
+    answer = Answer(*started[0], b"".join(written))
+    _check_head(answer)
+    return answer
+
+
+def _check_head(answer: Answer) -> None:
+    """Raise RuntimeError for a head that would be no head, or two (RFC 9112, 4 and 5)."""
+    lines = [answer.status, *(text for header in answer.headers for text in header)]
+    if not _STATUS.match(answer.status) or not all(_LINE.fullmatch(line) for line in lines):
+        message = "the application gave a status or a header that HTTP cannot carry"
+        raise RuntimeError(message)
 
 
 def environment(request: Request, place: Place, arrival_seconds: float) -> dict[str, Any]:

@@ -39,7 +39,12 @@ def create_server(
     ones and those of peers that vanished are closed, and a busy one costs no more the longer it lives.
     """
     server = grpc.server(
-        CallThreads(settings.grpc_threads, settings.max_waiting_requests, settings.request_timeout_seconds),
+        CallThreads(
+            settings.grpc_threads,
+            settings.max_waiting_requests,
+            settings.request_timeout_seconds,
+            settings.client_timeout_seconds,
+        ),
         interceptors=[CallInterceptor(metrics, settings.request_timeout_seconds), gate or CallGate()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),  # of the expanded message

@@ -173,6 +173,34 @@ def test_connection_counts_the_bytes_that_it_holds(edge, transport, connection):
     assert connection.is_done
 
 
+def test_connection_parses_no_more_of_a_long_pipeline_than_it_needs(edge, transport, connection):
+    """Of three thousand tiny requests in one piece few are made, the others are held as bytes; all are answered."""
+    data = GET * 3_000
+    connection.data_received(data)
+    assert len(connection._turns) < 500
+    assert len(data) - 500 * len(GET) < edge.crowd.num_held_bytes < len(data)
+    for number in range(1, 3_001):
+        assert number == len(edge.asked)
+        edge.finish()
+    assert 3_000 == len(transport.statuses())
+    assert transport.reading
+
+
+@pytest.mark.parametrize("size", [3_000, 300_000, 1_000_000])
+def test_connection_keeps_a_large_body_whole_and_what_follows_it(edge, transport, connection, size):
+    """A body and two requests behind it in one piece: nothing is lost where the piece is cut."""
+    body = bytes(range(256)) * (size // 256)
+    head = b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    connection.data_received(head + body[:5])
+    connection.data_received(body[5:] + POST + GET)
+    assert body == bytes(edge.asked[0][0].body)
+    for number in (1, 2, 3):
+        assert number == len(edge.asked)
+        transport.unread = 0
+        edge.finish()
+    assert b"12345" == edge.asked[1][0].body
+
+
 def test_connection_waits_for_a_client_that_does_not_read(edge, transport, connection):
     """Behind a large answer that stays unread nothing is computed; when it is read, the next request is."""
     transport.is_reading_client = False
@@ -265,6 +293,18 @@ def test_server_that_closes_gently_ends_each_connection_after_its_answer(edge, t
     assert transport.ended
 
 
+def test_server_that_closes_gently_answers_what_was_pipelined_before(edge, transport, connection):
+    """Three whole requests were read: three answers, of which the last one says that it is."""
+    connection.data_received(GET + POST + GET)
+    edge.is_closing = True
+    for number in (1, 2, 3):
+        assert number == len(edge.asked)
+        assert b"Connection: close" not in transport.written
+        edge.finish()
+    assert ([200, 200, 200], 1) == (transport.statuses(), transport.written.count(b"Connection: close"))
+    assert transport.ended
+
+
 def test_client_that_sends_no_more_has_its_answer(edge, transport, connection):
     """A half-closed connection is answered, then closed; one that stops in a request is closed at once."""
     connection.data_received(GET + HEAD + b"\r\n12")
@@ -337,6 +377,53 @@ def test_patience_ends_with_a_client_that_does_not_close(edge, transport, connec
     assert transport.aborted
 
 
+def test_answer_counts_as_unread_once_its_client_had_time_to_read_it(edge, transport, connection):
+    """Not at first; after ten seconds what is left of it, however steadily it is read."""
+    transport.is_reading_client = False
+    connection.data_received(GET)
+    edge.finish(b"x" * 1000)
+    assert 0 == connection.num_unread_bytes
+    connection._answer_seconds -= 10.1
+    transport.unread = 600
+    connection.look(time.monotonic())
+    assert 600 == connection.num_unread_bytes
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before its answer", "behind its answer"])
+def test_patience_ends_with_a_client_that_sends_no_more_and_does_not_read(edge, transport, connection, is_early):
+    """A half-closed connection of whose answer nothing is read is cut like any other."""
+    transport.is_reading_client = False
+    connection.data_received(GET)
+    if is_early:
+        assert connection.eof_received() is True
+    edge.finish(b"x" * 1000)
+    if not is_early and not connection.eof_received():
+        transport.close()  # as asyncio does
+    assert transport.closed
+    now = connection.since_seconds
+    connection.look(now + 0.5)
+    connection.look(now + 10.4)
+    assert not transport.aborted
+    connection.look(now + 10.6)
+    assert transport.aborted
+
+
+def test_client_that_still_sends_after_its_refusal_is_heard_out_for_a_while(transport, connection):
+    """While the rest of a body that is too large comes, no reset destroys the 413; after half a minute it does."""
+    connection.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+    assert ([413], True) == (transport.statuses(), transport.ended)
+    ended = connection.since_seconds
+    connection._since_seconds = ended - 1.5
+    connection.data_received(b"x" * 100)
+    connection.look(ended + 1.9)
+    assert not transport.aborted
+    connection._end_seconds = ended - 30.0
+    connection._since_seconds = ended - 1.5
+    connection.data_received(b"x" * 100)
+    connection.look(ended + 1.9)
+    assert transport.aborted
+
+
 def test_request_that_is_computed_has_until_its_deadline(edge, transport, connection):
     """No speed of the client's matters; half a second behind its deadline it is 504, and an answer then is lost."""
     connection.data_received(GET)
@@ -362,12 +449,29 @@ def test_body_is_refused_where_clients_hold_too_much_already(edge, transport, co
     assert [429, 200] == transport.statuses()
 
 
-def test_idle_and_done_tell_what_would_be_lost(edge, connection):
-    """Idle until a head is whole; done only between requests."""
+def test_idle_and_done_tell_what_would_be_lost(edge, transport, connection):
+    """Idle until a head is whole, and again when the answer is read; done only between requests."""
     assert (True, True) == (connection.is_idle, connection.is_done)
     connection.data_received(b"GET / HT")
     assert (True, False) == (connection.is_idle, connection.is_done)
     connection.data_received(b"TP/1.1\r\nHost: x\r\n\r\n")
     assert (False, False) == (connection.is_idle, connection.is_done)
+    transport.is_reading_client = False
     edge.finish()
+    assert (False, False) == (connection.is_idle, connection.is_done)
+    transport.unread = 0
     assert (True, True) == (connection.is_idle, connection.is_done)
+
+
+def test_connections_keep_nothing_of_the_buffer_that_they_share(edge, transport, connection):
+    """What waits behind a request that is computed is read as it came, though the buffer was used again."""
+    edge.buffer = memoryview(bytearray(1 << 18))
+    data = GET + POST * 1000
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+    edge.buffer[: len(data)] = b"x" * len(data)
+    for number in range(1, 1002):
+        assert number == len(edge.asked)
+        edge.finish()
+    assert {b"12345"} == {bytes(request.body) for request, _ in edge.asked[1:]}
+    assert 1001 == len(transport.statuses())

@@ -111,12 +111,12 @@ def test_crowd_learns_how_long_what_waits_will_take():
     crowd = Crowd(1000, 1 << 20)
     now = 100.0
     for _ in range(60):
-        crowd.enter(1024, now)
+        crowd.enter(1024)
         now += 0.2
-        crowd.leave(1024, now)
+        crowd.leave(1024, now - 0.2, now)
         now += 5.0  # an idle time says nothing
     for _ in range(10):
-        crowd.enter(1024, now)
+        crowd.enter(1024)
     assert 2.0 == pytest.approx(crowd.wait_seconds, rel=0.01)
     crowd.check(5.0)
     with pytest.raises(ResourceExhaustedError, match="more than half of the 3 s") as caught:
@@ -129,22 +129,68 @@ def test_crowd_counts_the_time_between_answers_while_there_is_work():
     crowd = Crowd(1000, 1 << 20)
     for burst in range(30):
         for _ in range(4):
-            crowd.enter(0, 10.0 * burst)
+            crowd.enter(0)
         for number in range(1, 5):
-            crowd.leave(0, 10.0 * burst + number)
-    crowd.enter(0, 1000.0)
+            crowd.leave(0, 10.0 * burst, 10.0 * burst + number)
+    crowd.enter(0)
     assert 1.0 == pytest.approx(crowd.wait_seconds, rel=0.01)
+
+
+def test_crowd_lets_small_requests_in_beside_large_ones_that_take_long():
+    """Two bodies of 8 MB that take 3 s each keep a thread each, not who asks for a millisecond beside them."""
+    crowd = Crowd(1000, 1 << 30)
+    now = 0.0
+    for _ in range(100):
+        crowd.enter(27)
+        now += 0.001
+        crowd.leave(27, now - 0.001, now)
+        now += 0.01
+    started = now
+    for _ in range(2):
+        crowd.enter(8_000_000)
+    for _ in range(270):
+        crowd.check(1.0)
+        crowd.enter(27)
+        now += 0.001
+        crowd.leave(27, now - 0.001, now)
+        now += 0.01
+    for _ in range(2):
+        crowd.leave(8_000_000, started, now)
+    assert 0.001 == pytest.approx(crowd.seconds_per_request, rel=0.1)
+
+
+def test_crowd_takes_no_short_request_for_the_cause_of_a_long_silence():
+    """Beside one that is computed for a minute, one that comes and has its answer in a millisecond cost no more."""
+    crowd = Crowd(1000, 1 << 30)
+    crowd.enter(0)
+    for number in range(20):
+        crowd.enter(0)
+        crowd.leave(0, 60.0 + number, 60.001 + number)
+    assert 0.001 == pytest.approx(crowd.seconds_per_request, rel=0.2)
+
+
+def test_crowd_learns_what_a_request_costs_and_what_its_bytes_cost():
+    """Of small and large ones mixed, answered one after the other: 5 ms each and 100 ms a megabyte."""
+    crowd = Crowd(1000, 1 << 30)
+    now = 0.0
+    for number in range(1000):
+        num_bytes = 2_000_000 if number % 10 == 0 else 20
+        crowd.enter(num_bytes)
+        started, now = now, now + 0.005 + 1e-7 * num_bytes
+        crowd.leave(num_bytes, started, now)
+    assert 0.005 == pytest.approx(crowd.seconds_per_request, rel=0.02)
+    assert 1e-7 == pytest.approx(crowd.seconds_per_byte, rel=0.02)
 
 
 def test_crowd_lets_a_request_in_while_at_most_one_is_there():
     """However slow it was, the next answer is worth a try; else one stall would refuse everybody for ever."""
     crowd = Crowd(1000, 1 << 20)
-    crowd.enter(0, 0.0)
-    crowd.leave(0, 1e6)
+    crowd.enter(0)
+    crowd.leave(0, 0.0, 1e6)
     crowd.check(0.001)
-    crowd.enter(0, 1e6)
+    crowd.enter(0)
     crowd.check(0.001)
-    crowd.enter(0, 1e6)
+    crowd.enter(0)
     with pytest.raises(ResourceExhaustedError):
         crowd.check(0.001)
 
@@ -152,12 +198,12 @@ def test_crowd_lets_a_request_in_while_at_most_one_is_there():
 def test_crowd_refuses_by_number_and_by_bytes():
     """As many requests as may be, or more bytes than may be held; what left makes room."""
     crowd = Crowd(2, 100)
-    crowd.enter(0, 0.0)
+    crowd.enter(0)
     crowd.check()
-    crowd.enter(0, 0.0)
+    crowd.enter(0)
     with pytest.raises(ResourceExhaustedError, match="too many requests"):
         crowd.check()
-    crowd.leave(0, 0.0)
+    crowd.leave(0, 0.0, 0.0)
     crowd.num_held_bytes = 100
     crowd.check()
     crowd.num_held_bytes = 101

@@ -19,6 +19,13 @@ def request(*lines, body=b"", line=b"POST /score HTTP/1.1", host=b"Host: x"):
 PLAIN = request(b"Content-Length: 3", body=b"abc")
 CHUNKED = request(b"Transfer-Encoding: chunked", body=b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\nTrailer: t\r\n\r\n")
 UPGRADE = request(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"Content-Length: 3", body=b"abc")
+UPGRADE_CHUNKED = request(  # so Java's HttpClient sends a body from a stream
+    b"Connection: Upgrade, HTTP2-Settings",
+    b"Transfer-Encoding: chunked",
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    b"Upgrade: h2c",
+    body=b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+)
 BODILESS = request(line=b"GET /healthz HTTP/1.1")
 
 
@@ -44,7 +51,11 @@ def seen(result):
     )
 
 
-@pytest.mark.parametrize("data", [PLAIN, CHUNKED, UPGRADE], ids=["length", "chunks", "upgrade that is not taken"])
+@pytest.mark.parametrize(
+    "data",
+    [PLAIN, CHUNKED, UPGRADE, UPGRADE_CHUNKED],
+    ids=["length", "chunks", "upgrade that is not taken", "chunks and an upgrade"],
+)
 def test_reader_gives_the_body_that_was_sent(data):
     """The same three bytes arrive by length, by chunks with an extension and a trailer, and beside an offer of h2c."""
     heads, wholes, status = read(data, PLAIN)
@@ -56,7 +67,10 @@ def test_reader_gives_the_body_that_was_sent(data):
 
 
 @given(
-    st.lists(st.sampled_from([PLAIN, CHUNKED, UPGRADE, BODILESS, b"\r\n", b"GET / HTTP/9.9\r\n\r\n"]), max_size=4),
+    st.lists(
+        st.sampled_from([PLAIN, CHUNKED, UPGRADE, UPGRADE_CHUNKED, BODILESS, b"\r\n", b"GET / HTTP/9.9\r\n\r\n"]),
+        max_size=4,
+    ),
     st.data(),
 )
 def test_reader_does_not_see_how_the_bytes_were_cut(parts, data):
@@ -94,12 +108,17 @@ REFUSED = {
     "unknown method": (request(line=b"BREW / HTTP/1.1"), 501),
     "no method": (b"\x16\x03\x01\x00\xa5", 400),
     "expectation": (request(b"Expect: a miracle", b"Content-Length: 3"), 417),
-    "chunked upgrade": (request(b"Connection: Upgrade", b"Upgrade: h2c", b"Transfer-Encoding: chunked"), 400),
+    "both lengths and an upgrade": (
+        UPGRADE.replace(b"Upgrade: h2c", b"Upgrade: h2c\r\nTransfer-Encoding: chunked"),
+        400,
+    ),
+    "chunk of an upgrade": (UPGRADE_CHUNKED.replace(b"\r\n2\r\n", b"\r\n+2\r\n"), 400),
     "chunk size in C": (request(b"Transfer-Encoding: chunked", body=b"0x1\r\na\r\n0\r\n\r\n"), 400),
     "too many headers": (request(MANY), 431),
     "one long header": (request(b"X: " + b"a" * MAX_HEAD_BYTES), 431),
     "long target": (request(line=b"GET /" + b"a" * MAX_TARGET_BYTES + b" HTTP/1.1"), 414),
     "announced body": (request(b"Content-Length: 65"), 413),
+    "announced body beside an upgrade": (UPGRADE.replace(b"Length: 3", b"Length: 65"), 413),
     "chunked body": (request(b"Transfer-Encoding: chunked", body=b"41\r\n" + b"a" * 65), 413),
 }
 
@@ -171,6 +190,19 @@ def test_reader_knows_what_the_client_asks_of_the_connection(data, keep_alive, e
     """Whether it stays open and whether the client waits for a word, by version and header."""
     head = read(data)[0][0]
     assert (keep_alive, expects) == (head.keep_alive, head.expects_continue)
+
+
+def test_reader_announces_a_request_whose_body_is_too_large():
+    """Its head was read, so that the answer can carry its id."""
+    heads, _, status = read(request(b"Content-Length: 65", b"X-Request-ID: one"))
+    assert ([b"one"], 413) == ([head.header(b"x-request-id") for head in heads], status)
+
+
+def test_reader_takes_a_request_for_the_last_where_its_trailer_says_so():
+    """What llhttp will not read on after is no connection that stays open."""
+    data = request(b"Transfer-Encoding: chunked", body=b"1\r\na\r\n0\r\nConnection: close\r\n\r\n")
+    _, wholes, status = read(data, PLAIN)
+    assert ([False], None) == ([whole.keep_alive for whole in wholes], status)
 
 
 def test_reader_leaves_unread_what_follows_the_last_request():

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from service.errors import Refusal
 from service.rest.server import HttpServer, connection_limit
+from service.rest.wsgi import Place
 from service.settings import Settings
 
 SETTINGS = Settings(rest_port=0, http_threads=2, max_body_bytes=2048)
@@ -264,3 +265,104 @@ def test_connection_that_is_one_too_many_is_told(wait_until):
     assert [("RESOURCE_EXHAUSTED", Refusal.CONNECTION_LIMIT, "127.0.0.1")] == [
         (answered.code, answered.refusal, answered.peer) for answered in told
     ]
+
+
+class Visitor:
+    """A connection as far as the edge knows it; asyncio tells of its end later."""
+
+    def __init__(self, since_seconds=0.0, is_idle=True, num_unread_bytes=0):
+        self.place = Place("127.0.0.1", 1, "10.0.0.9")
+        self.num_unread_bytes = num_unread_bytes
+        self.since_seconds, self.is_idle = since_seconds, is_idle
+        self.is_aborted = False
+        self.looks = []
+
+    def abort(self):
+        """Note it."""
+        assert not self.is_aborted
+        self.is_aborted = True
+
+    def look(self, now_seconds):
+        """Note it."""
+        self.looks.append(now_seconds)
+
+
+def test_edge_makes_room_at_once_when_many_connections_come_together(server):
+    """Of 64 idle ones and 64 newcomers in one round of the loop no more than the bound are kept, the oldest going."""
+    edge = server._edge
+    edge._max_connections = 64
+    visitors = [Visitor(float(number)) for number in range(128)]
+    for visitor in visitors:
+        edge.opened(visitor)
+        assert len(edge.connections) <= 64
+    assert [True] * 64 == [visitor.is_aborted for visitor in visitors[:64]]
+    assert not visitors[-1].is_aborted
+    edge.connections.clear()
+
+
+def test_edge_looks_at_every_connection_though_one_breaks(server):
+    """A defect within one connection costs that one; the loop goes on."""
+    visitors = [Visitor() for _ in range(3)]
+    broken = Visitor()
+    broken.look = lambda _now: 1 / 0
+    server._edge.connections.update([broken, *visitors])
+    with capture_logs() as logs:
+        server._edge.look(7.0)
+    assert (True, [[7.0]] * 3) == (broken.is_aborted, [visitor.looks for visitor in visitors])
+    assert ["error"] == [line["log_level"] for line in logs]
+    server._edge.connections.difference_update([broken, *visitors])
+
+
+def test_edge_takes_its_memory_back_from_who_reads_slowest_of_most(server):
+    """While clients hold more than they may, one goes at each look, the largest first, and never one that is new."""
+    edge = server._edge
+    visitors = [Visitor(num_unread_bytes=number) for number in (0, 5, 9, 7, 0)]
+    edge.connections.update(visitors)
+    edge.crowd.num_held_bytes = edge.crowd.max_held_bytes
+    edge.look(1.0)
+    assert not any(visitor.is_aborted for visitor in visitors)
+    edge.crowd.num_held_bytes += 1
+    for gone in (2, 3, 1):
+        edge.look(1.0)
+        assert visitors[gone].is_aborted
+        edge.closed(visitors[gone])
+    edge.look(1.0)
+    assert 3 == sum(visitor.is_aborted for visitor in visitors)
+    edge.crowd.num_held_bytes = 0
+    edge.connections.difference_update(visitors)
+
+
+def test_server_answers_although_a_request_cannot_be_counted():
+    """Whoever counts raises: refusals and defects are answered all the same, and no thread is lost."""
+
+    def fail(_answered):
+        raise OSError
+
+    def broken(_environ, _start_response):
+        raise ValueError
+
+    server = HttpServer(broken, Settings(rest_port=0, http_threads=1), tell=fail)
+    server.start()
+    try:
+        with capture_logs():
+            for line, status in ((b"BREW / HTTP/1.1", 501), (b"GET / HTTP/1.1", 500), (b"GET / HTTP/1.1", 500)):
+                with connect(server) as client:
+                    client.sendall(line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    assert receive(client).startswith(b"HTTP/1.1 %d " % status)
+    finally:
+        assert server.stop(5.0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_server_on_every_address_takes_both_families(app, host):
+    """Where the system has IPv6, `::` is reached by IPv4 too, as gRPC's port is."""
+    if not socket.has_dualstack_ipv6():
+        return
+    server = HttpServer(app, Settings(rest_port=0, host="::"))
+    server.start()
+    connection = http.client.HTTPConnection(host, server.port, timeout=10)
+    try:
+        assert (200, b"x") == post(connection, b"x")[::2]
+    finally:
+        connection.close()
+        assert server.stop(5.0)

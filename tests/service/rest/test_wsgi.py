@@ -131,6 +131,28 @@ def test_application_that_breaks_the_protocol_is_a_defect(count):
     assert Answer("500 Oh", [], b"x") == call(repaired, POST, PLACE, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("status", "value"),
+    [
+        ("200 OK", "a\r\nX-B: b"),
+        ("200 OK", "a\nb"),
+        ("200 OK", "\u0142"),
+        ("200 OK", "a\0"),
+        ("OK", "a"),
+        ("99 x", "a"),
+    ],
+)
+def test_application_whose_head_is_none_is_a_defect(status, value):
+    """A line end in a header would begin another one, and a letter beyond Latin-1 cannot be sent."""
+
+    def app(_environ, start_response):
+        start_response(status, [("X-A", value)])
+        return []
+
+    with pytest.raises(RuntimeError, match="HTTP cannot carry"):
+        call(app, POST, PLACE, 0.0)
+
+
 def lines(data):
     """Return the head's lines without the date, and the body."""
     head, _, body = data.partition(b"\r\n\r\n")
