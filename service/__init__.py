@@ -2,7 +2,8 @@
 
 The way of a request, one-way and downwards only:
 
-1. `rest` or `rpc` receives bytes and knows the protocol: routes, status codes, headers. Nothing below knows it.
+1. `rest` or `rpc` receives bytes and knows the protocol: routes, status codes, headers. Nothing below knows it. What
+   has no room, or could not be answered in time, is refused here unread (`crowding`).
 2. `codecs` turns the body into an array. Syntax errors die here.
 3. `scorer` is the one data plane that every transport calls: target, rows and wanted outputs in, answer out.
 4. `registry.acquire` gives a lease on one live version. While the lease is held the version stays in memory; a request
@@ -18,9 +19,10 @@ The way of a request, one-way and downwards only:
    names of TensorFlow Serving), `exposition` writes it; `access_log` writes a line of it, which `line_writer` takes off
    the request's thread, as every line of `logs`.
 
-The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk), calls
-`loader` (hashes, safety rules, lifting and proof from `program`, verification against the SavedModel), and publishes
-what passed into `registry` (what is live). `lifecycle` holds the states and the choice of the versions to keep. What
+The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk) and has
+`loader` called in a process of its own, the `loading_process` (hashes, safety rules, lifting and proof from `program`,
+verification against the SavedModel). What passed comes back as `plain_data`, finds its sizes of tiles, is warmed up and
+published into `registry` (what is live). `lifecycle` holds the states and the choice of the versions to keep. What
 did not pass is refused with a rule and a reason, and the older version goes on serving.
 
 `server` owns the process (start order, signals, drain), `worker` composes the parts, `__main__` is the command line,
