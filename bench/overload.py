@@ -55,7 +55,7 @@ class Plan:
     """
 
     protocol: str = "http"
-    num_rows: int = 256
+    num_rows: int = 2048
     dim: int = reference_model.DIM
     model: str = reference_model.NAME
     timeout_seconds: float = 1.0
@@ -72,9 +72,10 @@ class Plan:
 
 PLANS = (
     Plan(),
+    Plan(num_rows=256, overload_seconds=15.0),
     Plan(num_rows=64, overload_seconds=15.0),
     Plan(num_rows=1, overload_seconds=15.0),
-    Plan(protocol="grpc", overload_seconds=15.0),
+    Plan(protocol="grpc", num_rows=256, overload_seconds=15.0),
 )
 
 

@@ -42,6 +42,7 @@ _LOOK_SECONDS = 0.5
 _DRAIN_POLL_SECONDS = 0.02
 _GOODBYE_SECONDS = 0.1
 _HELD_BODIES = 4
+_MIN_HELD_BYTES = 64 << 20
 _DESCRIPTORS_PER_CONNECTION = 2
 """One for the connection and one for everything else that the process opens."""
 
@@ -176,7 +177,8 @@ class _Edge:
         self._threads = Threads(settings.http_threads, "http-answers")
         self._beside = Threads(1, "http-probes")
         self.crowd = Crowd(
-            settings.http_threads + settings.max_waiting_requests, _HELD_BODIES * settings.max_body_bytes
+            settings.http_threads + settings.max_waiting_requests,
+            max(_MIN_HELD_BYTES, _HELD_BODIES * settings.max_body_bytes),
         )
         self.patience = Patience(settings.client_timeout_seconds, settings.idle_timeout_seconds)
         self.max_body_bytes = settings.max_body_bytes
