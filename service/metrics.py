@@ -25,7 +25,7 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 KEPT_SECONDS = 600.0
 """How long the numbers of a version stay on the page after it has gone: several scrapes, so that the last count."""
 
-MOST_GONE = 64
+MOST_GONE = 16
 """How many of those that have gone stay at most."""
 
 LOAD_BUCKETS_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0)
