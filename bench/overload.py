@@ -72,7 +72,7 @@ class Plan:
 
 PLANS = (
     Plan(),
-    Plan(num_rows=256, overload_seconds=15.0),
+    Plan(num_rows=256),
     Plan(num_rows=64, overload_seconds=15.0),
     Plan(num_rows=1, overload_seconds=15.0),
     Plan(protocol="grpc", num_rows=256, overload_seconds=15.0),

@@ -87,7 +87,7 @@ def test_goodput_stays_and_refusals_are_quick_under_ten_times_the_peak(plan, ref
     figures = result["figures"]
     report(protocol=plan.protocol, num_rows=plan.num_rows, **figures)
     assert_nobody_was_failed(result, plan.protocol)
-    if plan == PLANS[0]:  # whose cost is the model's; of the others, whose cost is transport, the counts are asserted
+    if plan in PLANS[:2]:  # of the others, a small part of whose cost is the model's, the counts are asserted
         assert figures["offered_factor"] >= 0.9 * plan.factor
         assert figures["goodput_share"] >= 0.9
         assert figures["refusal_p50_milliseconds"] < 10.0
