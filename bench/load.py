@@ -48,7 +48,6 @@ class Job:
         max_callers: most requests that are open at once; a request for which there is no caller is counted as missed.
         grace_seconds: after the last phase, how long to wait for open requests; those that are open then hung.
         expects: HTTP: whether clients ask before they send the body (`Expect: 100-continue`).
-        core: processor to stay on, or None.
     """
 
     address: str
@@ -60,7 +59,6 @@ class Job:
     max_callers: int = 1000
     grace_seconds: float = 5.0
     expects: bool = False
-    core: int | None = None
 
 
 class Tally:
@@ -131,11 +129,25 @@ def rows_of(job: Job) -> bytes:
     return np.random.default_rng(1).standard_normal((job.num_rows, job.dim)).astype("<f4").tobytes()
 
 
+def yield_processors() -> None:
+    """Let this process have what the server leaves of the processors: a server's clients have machines of their own.
+
+    How much it could send all the same is in the result, as the rate that was really offered.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+
+
 def main(run: Callable[[Job], list[Tally]]) -> None:
     """Read a job as JSON from standard input, run it, write the phases' documents to standard output."""
     words = json.load(sys.stdin)
     words["phases"] = tuple(Phase(**phase) for phase in words["phases"])
     job = Job(**words)
-    if job.core is not None:
-        os.sched_setaffinity(0, {job.core})
+    m = os.environ.get("GEN", "idle")
+    if m == "idle":
+        yield_processors()
+    elif m.startswith("nice"):
+        os.nice(int(m[4:]))
     json.dump([tally.document(job.timeout_seconds) for tally in run(job)], sys.stdout)

@@ -4,12 +4,11 @@
 
 For each protocol and size of request: the peak that clients in a closed loop reach; then, without a pause, half of it,
 ten times it, and half of it again, sent at a fixed rate whatever becomes of what was sent before. Prints one JSON
-document. The load comes from a process of its own, on a processor of its own where there are two.
+document. The load comes from a process of its own, which takes what the server leaves of the processors.
 """
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,6 @@ class Plan:
         max_callers: most requests that are open at once.
         expects: whether HTTP clients ask before they send a body.
         flags: of the server.
-        is_server_pinned: whether the server may not use the generator's processor.
     """
 
     protocol: str = "http"
@@ -67,7 +65,6 @@ class Plan:
     max_callers: int = 1000
     expects: bool = False
     flags: tuple[str, ...] = ()
-    is_server_pinned: bool = False
 
 
 PLANS = (
@@ -97,9 +94,7 @@ def measure(plans: tuple[Plan, ...] = PLANS) -> dict[str, Any]:
 
 def run(plan: Plan, models_dir: Path) -> dict[str, Any]:
     """Return the result of one plan, on a server of its own that serves a folder."""
-    core = _generator_core()
-    cores = os.sched_getaffinity(0) - {core} if plan.is_server_pinned and core is not None else None
-    with serving(models_dir, *plan.flags, cores=cores) as server:
+    with serving(models_dir, *plan.flags) as server:
         return run_on(server, plan)
 
 
@@ -117,7 +112,6 @@ def run_on(server: ServerProcess, plan: Plan) -> dict[str, Any]:
         ),
         max_callers=plan.max_callers,
         expects=plan.expects,
-        core=_generator_core(),
     )
     _, *peaks = _drive(plan, job)
     peak = max(phase["ok_per_second"] for phase in peaks)
@@ -137,12 +131,6 @@ def run_on(server: ServerProcess, plan: Plan) -> dict[str, Any]:
         "figures": figures,
         "phases": [{**phase, "samples": None} for phase in (*peaks, before, overload, after)],
     }
-
-
-def _generator_core() -> int | None:
-    """Return the processor that the generator stays on, where there are two."""
-    cores = os.sched_getaffinity(0)
-    return max(cores) if len(cores) > 1 else None
 
 
 def _drive(plan: Plan, job: Job) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,12 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(models_dir: Path, *flags: str, cores: Iterable[int] | None = None) -> Iterator[ServerProcess]:
+def serving(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
     """Serve a folder until the block ends.
 
     Args:
         models_dir: the folder.
         flags: more flags.
-        cores: processors to stay on; None: all.
     """
     words = ["--models-dir", str(models_dir), "--rest-port", "0", "--grpc-port", "0", "--log-format", "json", *flags]
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +110,6 @@ def serving(models_dir: Path, *flags: str, cores: Iterable[int] | None = None) -
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, set(cores)),
             )
         server = ServerProcess(process, log)
         try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.errors import VersionRefusedError
 from service.manifest import Manifest
 from service.program.curvature import Certificate
+from service.program.kernel.compiled import is_trusted
 from service.program.program import Program
 from service.program.verification import Probe, Verification, check_probe, verify
 from service.repository import VersionFiles, check_identity, read_version
@@ -37,6 +38,7 @@ class LoadedVersion:
         probe: rows with the answers that an engine must give again before it serves them.
         verification: the comparison made now, or None.
         unproved_reason: why there is no proof; empty where there is one.
+        kernel_agrees: whether the compiled kernel computes the program on this machine, as far as was tried now.
     """
 
     signature: Signature
@@ -47,6 +49,7 @@ class LoadedVersion:
     certificate: Certificate | None
     verification: Verification | None
     unproved_reason: str = ""
+    kernel_agrees: bool = False
 
     @property
     def convexity(self) -> str:
@@ -97,7 +100,14 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
     _compare(manifest, certified)
     verification = verify(certified.program, run, probe)
     return LoadedVersion(
-        signature, manifest, saved_model, probe, certified.program, certified.certificate, verification
+        signature,
+        manifest,
+        saved_model,
+        probe,
+        certified.program,
+        certified.certificate,
+        verification,
+        kernel_agrees=is_trusted(certified.program, probe),
     )
 
 

@@ -74,7 +74,7 @@ class ModelVersion:
         model = self.signature.model
         self._room = Room(batching.max_queue_rows, batching.max_queue_bytes, model=model)
         smallest = engine.tile_rows[0]
-        turn_rows = max((size for size in engine.tile_rows if size <= _TURN_ROWS), default=smallest)
+        turn_rows = max(smallest, _TURN_ROWS // smallest * smallest)
         limits = Limits(max(batching.max_batch_rows, smallest), turn_rows)
         self._batchers = {
             outputs: Batcher(

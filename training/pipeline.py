@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.manifest import FORMAT_VERSION
 from service.program import Program
 from service.program.certification import certify
-from service.program.tiles import evaluate_in_tiles
+from service.program.kernel import compiled
 from service.program.verification import verify
 from training import export, findings, publish, report
 from training.answers import Answers
@@ -230,8 +230,8 @@ def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingCon
 
 
 def answers(program: Program, x: NDArray[np.floating]) -> Answers:
-    """Return a program's float32 answers to rows [n, dim], in tiles as the server computes them: the same bits."""
-    found = evaluate_in_tiles(program, np.asarray(x, np.float32), ("score", "gradient"))
+    """Return a program's float32 answers to rows [n, dim], as the server computes them: the same bits."""
+    found = compiled.answers(program, np.asarray(x, np.float32), ("score", "gradient"))
     return Answers(found["score"], found["gradient"])
 
 
@@ -242,7 +242,7 @@ def recoloured(program: Program, data: Data) -> Recoloured | None:
 
     def gradient(x: NDArray[np.floating]) -> NDArray[np.floating]:
         rows = np.asarray(x, np.float32)
-        return np.asarray(evaluate_in_tiles(program, rows, ("gradient",))["gradient"], np.float32)
+        return np.asarray(compiled.answers(program, rows, ("gradient",))["gradient"], np.float32)
 
     return recolour(data, gradient)
 

@@ -33,6 +33,10 @@ class Servable(Protocol):
         """Rows with answers, or None for a model made elsewhere."""
 
     @property
+    def kernel_agrees(self) -> bool:
+        """Whether the compiled kernel was found to compute the program; see `program.kernel.compiled.is_trusted`."""
+
+    @property
     def saved_model(self) -> Mapping[str, bytes]:
         """Relative path -> bytes of the SavedModel."""
 
@@ -75,7 +79,7 @@ def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) 
         message = "engine: the version is not proved and has no program. Use --engine tensorflow."
         raise ValueError(message)
     if loaded.program is not None and (engine == "program" or (engine == "auto" and not _has_gpu())):
-        return ProgramEngine(loaded.program, loaded.probe)
+        return ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees)
     from service.engines.tensorflow import TensorflowEngine  # only where TensorFlow serves
 
     return TensorflowEngine(loaded, allow_tf32=allow_tf32)

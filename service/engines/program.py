@@ -1,6 +1,6 @@
-"""The program engine: the lifted program and its reverse-mode gradient, evaluated with NumPy in row tiles.
+"""The program engine: the lifted program and its reverse-mode gradient, by the compiled kernel or by NumPy in tiles.
 
-Beside `engines.tensorflow`; below: `program.ladder`, `program.tiles`.
+Beside `engines.tensorflow`; below: `program.kernel`, `program.ladder`, `program.tiles`.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from service.program.evaluation import prepared
+from service.program.kernel import compiled
 from service.program.ladder import Ladder, admit, admit_operations, overhead_rows, trial_rows
 from service.program.program import Program
 from service.program.tiles import TILE_ROWS, evaluate_tile, run_in_tiles
@@ -23,16 +24,18 @@ _NODE_WORK = 150_000.0
 
 
 class ProgramEngine:
-    """Evaluates a program in float32 tiles on the CPU.
+    """Evaluates a program in float32 on the CPU.
 
-    The sizes of its tiles are found when it is made: those in which every operation of the program alone, and its score
-    and gradient as a whole, have the bits of tiles of 32 rows. The process's BLAS is set to one thread, because the
-    bits of large products hang on the number of threads, and the products of one tile gain nothing by more.
+    The compiled kernel, where there is one for the program, gives a row the same bits in any tile by construction. With
+    NumPy the sizes of tiles are found when the engine is made: those in which every operation of the program alone, and
+    its score and gradient as a whole, have the bits of tiles of 32 rows. The process's BLAS is set to one thread then,
+    because the bits of large products hang on the number of threads, and the products of one tile gain nothing by more.
 
     Args:
         program: the program.
         probe: rows of the version's data, on which sizes are tried too.
-        sizes: sizes to try.
+        sizes: sizes to try, of NumPy's tiles.
+        uses_kernel: whether the compiled kernel may compute.
 
     Thread safety: nothing changes after it was made; `run` may be called by any number of threads.
     """
@@ -40,7 +43,18 @@ class ProgramEngine:
     name = "program"
     thread_safe = True
 
-    def __init__(self, program: Program, probe: Probe | None = None, sizes: Iterable[int] = SIZES) -> None:
+    def __init__(
+        self,
+        program: Program,
+        probe: Probe | None = None,
+        sizes: Iterable[int] = SIZES,
+        *,
+        uses_kernel: bool = True,
+    ) -> None:
+        self._compiled = compiled.compiled(program) if uses_kernel else None
+        if self._compiled is not None:
+            self.tile_rows: tuple[int, ...] = compiled.TILE_ROWS
+            return
         threadpoolctl.threadpool_limits(1, user_api="blas")
         self._program = prepared(program, np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -51,6 +65,8 @@ class ProgramEngine:
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
+        if self._compiled is not None:
+            return self._compiled.run(rows, outputs)
         return run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))
 
     def _tile(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:

@@ -9,7 +9,7 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from service import tracing
-from service.answered import OK, AnsweredRequest, signature_name
+from service.answered import OK, AnsweredRequest
 from service.errors import ScoringError
 from service.metrics import Metrics
 from service.registry import Registry
@@ -40,9 +40,7 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     def begin() -> None:
         flask.g.started = flask.request.environ.get(wsgi.ARRIVAL, time.monotonic())
         flask.g.request_id = tracing.request_id(flask.request.headers.get("X-Request-ID"))
-        flask.g.error = None
-        flask.g.signature = flask.g.outputs = flask.g.caller = None
-        flask.g.num_rows = 0
+        flask.g.error = flask.g.signature = None
         metrics.begin(_PROTOCOL)
 
     @app.after_request
@@ -51,7 +49,7 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         response.headers["X-Request-ID"] = flask.g.request_id
         if signature is not None:
             response.headers["X-Model-Version"] = str(signature.version)
-        metrics.count_request(_answered(response, registry))
+        metrics.count_request(_answered(response))
         return response
 
     @app.teardown_request
@@ -61,42 +59,29 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     app.register_error_handler(ScoringError, failures.respond_to_scoring_error)
     app.register_error_handler(HTTPException, failures.respond_to_http_error)
     app.register_error_handler(Exception, failures.respond_to_defect)
-    app.register_blueprint(native.routes(scorer, settings))
     app.register_blueprint(versions.routes(registry))
     app.register_blueprint(operations.routes(registry, metrics, settings))
-    app.register_blueprint(files.routes())
+    app.register_blueprint(files.routes(other_paths=native.PATHS))
     app.extensions[METRICS] = metrics
+    app.wsgi_app = native.ScoreRoutes(app.wsgi_app, scorer, registry, metrics, settings)  # type: ignore[method-assign]
     return app
 
 
-def _answered(response: flask.Response, registry: Registry) -> AnsweredRequest:
+def _answered(response: flask.Response) -> AnsweredRequest:
     """Return what is known of the present request, whose answer this is."""
-    request, noted = flask.request, flask.g
-    signature, error, caller = noted.signature, noted.error, noted.caller
+    request, signature, error = flask.request, flask.g.signature, flask.g.error
     return AnsweredRequest(
         protocol=_PROTOCOL,
         code=OK if error is None else error.code,
-        seconds=time.monotonic() - noted.started,
-        request_id=noted.request_id,
+        seconds=time.monotonic() - flask.g.started,
+        request_id=flask.g.request_id,
         method=request.method,
         path=request.path,
         status=response.status_code,
-        model=_asked_model(registry) if signature is None else signature.model,
+        model="" if signature is None else signature.model,
         version=None if signature is None else signature.version,
-        signature="" if caller is None or signature is None else signature_name(noted.outputs),
-        num_rows=noted.num_rows,
         bytes_in=request.content_length or 0,
         bytes_out=response.calculate_content_length() or 0,
-        queue_seconds=None if caller is None else caller.queue_seconds,
-        compute_seconds=None if caller is None else caller.compute_seconds,
         peer=request.remote_addr or "",
         refusal=None if error is None else error.refusal,
     )
-
-
-def _asked_model(registry: Registry) -> str:
-    """Return the model that a request names of which no version was found; the default one where it may name none."""
-    arguments = flask.request.view_args
-    if arguments is None or flask.request.method != "POST":
-        return ""
-    return arguments.get("model") or registry.default_model or ""

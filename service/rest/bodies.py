@@ -4,14 +4,15 @@ Above: `native`. Below: the codecs.
 """
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import flask
 import numpy as np
 from numpy.typing import NDArray
+from werkzeug.http import parse_options_header
 
 from service.caller import Caller
 from service.codecs import gzip, json, npy, raw
@@ -26,6 +27,7 @@ NPY = "application/x-npy"
 _JSON_TYPES = frozenset({"", JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _GZIP = frozenset({"gzip", "x-gzip"})  # RFC 9110, 8.4.1.3
+_NOT_ENCODED = frozenset({"", "identity"})
 _LARGE_BYTES = 1 << 18
 
 
@@ -64,10 +66,13 @@ class BodyReader:
         self._max_rows = settings.max_request_rows
         self._turn = threading.Lock()
 
-    def read(self, caller: Caller, held: ExitStack) -> Body:
-        """Return what the body of the present request says.
+    def read(self, data: bytes, content_type: str, content_encoding: str, caller: Caller, held: ExitStack) -> Body:
+        """Return what the body of a request says.
 
         Args:
+            data: the body.
+            content_type: as the header says, or "".
+            content_encoding: likewise.
             caller: of the request; does not wait for its turn beyond its deadline.
             held: gives the turn back when it is closed, which is for the moment when there are rows.
 
@@ -77,9 +82,8 @@ class BodyReader:
             InvalidArgumentError: not what its type and its encoding say.
             DeadlineExceededError: other large bodies were read until the deadline.
         """
-        is_compressed = _is_compressed()
-        kind = _kind()
-        data = flask.request.get_data(cache=False)
+        is_compressed = _is_compressed(content_encoding)
+        kind = _kind(content_type)
         if (gzip.claimed_bytes(data) if is_compressed else len(data) * (kind == JSON)) > _LARGE_BYTES:
             self._take_turn(caller, held)
         if is_compressed:
@@ -108,25 +112,23 @@ class BodyReader:
         return Body(rows_for, document.outputs, document.version, document.label)
 
 
-def _is_compressed() -> bool:
-    encoding = flask.request.headers.get("Content-Encoding", "identity").strip().lower()
+def _is_compressed(encoding: str) -> bool:
+    encoding = encoding.strip().lower()
     if encoding in _GZIP:
         return True
-    if encoding != "identity":
+    if encoding not in _NOT_ENCODED:
         message = f"Content-Encoding: received '{encoding[:40]}', expected gzip or none. Send the body uncompressed."
         raise UnsupportedMediaTypeError(message)
     return False
 
 
-def _kind() -> str:
-    received = flask.request.mimetype
+@functools.lru_cache(maxsize=64)
+def _kind(content_type: str) -> str:
+    received, parameters = parse_options_header(content_type)
+    received = received.lower()
     if received in (OCTETS, NPY):
         return received
-    charset = flask.request.mimetype_params.get("charset", "utf-8").lower()
-    if received not in _JSON_TYPES or charset not in _UNICODE_CHARSETS:
-        message = (
-            f"Content-Type: received '{(flask.request.content_type or '')[:40]}', expected {JSON} (UTF-8), {OCTETS} "
-            f"or {NPY}."
-        )
+    if received not in _JSON_TYPES or parameters.get("charset", "utf-8").lower() not in _UNICODE_CHARSETS:
+        message = f"Content-Type: received '{content_type[:40]}', expected {JSON} (UTF-8), {OCTETS} or {NPY}."
         raise UnsupportedMediaTypeError(message)
     return JSON

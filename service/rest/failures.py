@@ -5,6 +5,7 @@ them. Below: `errors`.
 """
 
 import math
+from collections.abc import Sequence
 
 import flask
 import orjson
@@ -81,10 +82,9 @@ def respond_to_http_error(error: HTTPException) -> flask.Response:
         message = "there is no such path. GET / lists those that there are."
         return _response(NotFoundError(message))
     if isinstance(error, MethodNotAllowed):
-        allowed = ", ".join(sorted(error.valid_methods or ()))
-        message = f"received {flask.request.method[:20]}, expected {allowed}."
-        response = _response(InvalidArgumentError(message), 405)
-        response.headers["Allow"] = allowed
+        methods = sorted(error.valid_methods or ())
+        response = _response(*wrong_method(flask.request.method, methods))
+        response.headers["Allow"] = ", ".join(methods)
         return response
     if isinstance(error, RequestEntityTooLarge):
         limit = flask.current_app.config["MAX_CONTENT_LENGTH"]
@@ -94,6 +94,11 @@ def respond_to_http_error(error: HTTPException) -> flask.Response:
     if status >= 500:
         return respond_to_defect(error)
     return _response(InvalidArgumentError("the request is malformed HTTP. Check its headers."), status)
+
+
+def wrong_method(received: str, allowed: Sequence[str]) -> tuple[InvalidArgumentError, int]:
+    """Return the error of a request with another verb than its path has, and its status."""
+    return InvalidArgumentError(f"received {received[:20]}, expected {', '.join(allowed)}."), 405
 
 
 def respond_to_defect(error: Exception) -> flask.Response:

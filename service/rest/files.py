@@ -7,7 +7,7 @@ Above: `app`. Below: nothing but the files; the page gets its numbers from the s
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import flask
@@ -47,11 +47,12 @@ class _File:
     etag: str
 
 
-def routes(folder: Path = FOLDER) -> flask.Blueprint:
+def routes(folder: Path = FOLDER, other_paths: Sequence[str] = ()) -> flask.Blueprint:
     """Return the routes of the page, whose files are read now and never again: a request's path opens no file.
 
     Args:
         folder: where the files are.
+        other_paths: verb and path of what is answered in front of the application, for the index.
     """
     blueprint = flask.Blueprint("page", __name__)
     files = _read(folder)
@@ -61,7 +62,7 @@ def routes(folder: Path = FOLDER) -> flask.Blueprint:
         if flask.request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
             response = _respond(files[_INDEX])
         else:
-            paths = _paths(flask.current_app.url_map.iter_rules())
+            paths = sorted({*_paths(flask.current_app.url_map.iter_rules()), *other_paths})
             body = orjson.dumps({"service": "convex-scoring", "paths": paths})
             response = flask.Response(body, mimetype="application/json")
         response.vary.add("Accept")
@@ -100,5 +101,5 @@ def _respond(file: _File) -> flask.Response:
     return response
 
 
-def _paths(rules: Iterable[Rule]) -> list[str]:
-    return sorted(f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD"})
+def _paths(rules: Iterable[Rule]) -> set[str]:
+    return {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD"}}

@@ -30,6 +30,11 @@ _LINE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
+def status_line(status: int) -> str:
+    """Return a status as WSGI wants it, such as "200 OK"."""
+    return f"{status} {_REASONS.get(status, '')}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What is written back.
@@ -47,7 +52,7 @@ class Answer:
     @classmethod
     def of(cls, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> "Answer":
         """Return the answer with a status given by its code."""
-        return cls(f"{status} {_REASONS.get(status, '')}", headers, body)
+        return cls(status_line(status), headers, body)
 
 
 @dataclasses.dataclass(frozen=True)

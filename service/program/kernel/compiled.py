@@ -1,0 +1,123 @@
+"""A program that the compiled kernel computes: rows in, score and gradient out, in one call without Python's lock.
+
+Above: engines and training. Below: `plan`, `library`.
+"""
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.errors import VersionRefusedError
+from service.program.kernel.library import Library, library
+from service.program.kernel.plan import UnknownStepError, aligned, plan
+from service.program.program import Program
+from service.program.tiles import evaluate_in_tiles
+from service.program.verification import Probe, verification_rows, verify
+
+TILE_ROWS = (1, 2, 3, 4, 5, 6)
+"""Rows that a product is computed for at once: six, and what is left."""
+
+BLOCK_ROWS = 48
+"""Rows that go through all steps together, so that what is between the steps stays in the cache."""
+
+
+class CompiledProgram:
+    """Computes a program's score and gradient in float32.
+
+    A row's bits depend on nothing but the row and the program: not on how many rows there are, nor on the processor.
+
+    Args:
+        program: the program.
+        library: the compiled code.
+        level: of instructions; the highest by default.
+
+    Raises:
+        UnknownStepError: the kernel does not know one of the program's operators or atoms.
+
+    Thread safety: `run` may be called by any number of threads; each call has scratch memory of its own.
+    """
+
+    def __init__(self, program: Program, library: Library, level: int | None = None) -> None:
+        self._library = library
+        self._level = library.level if level is None else level
+        self._plans = {wants: plan(program, gradient=wants) for wants in (False, True)}
+        self._scratch: list[NDArray[np.float32]] = []  # of calls that have ended
+
+    def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return `score` [n] and, where asked for, `gradient` [n, dim] of rows [n, dim]; one pass makes both."""
+        wants = "gradient" in outputs
+        chosen = self._plans[wants]
+        rows = np.ascontiguousarray(rows, np.float32)
+        values = {"score": np.empty(rows.shape[0], np.float32)}
+        if wants:
+            values["gradient"] = np.empty(rows.shape, np.float32)
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = aligned(BLOCK_ROWS * max(each.scratch_width for each in self._plans.values()))
+        block_rows = max(1, min(BLOCK_ROWS, rows.shape[0]))
+        self._library.run(chosen, rows, (values["score"], values.get("gradient")), scratch, block_rows, self._level)
+        self._scratch.append(scratch)
+        return {name: values[name] for name in outputs}
+
+
+def compiled(program: Program) -> CompiledProgram | None:
+    """Return the program for the compiled kernel, or None where that is missing or does not know all of its steps."""
+    found = library()
+    if found is None:
+        return None
+    try:
+        return CompiledProgram(program, found)
+    except UnknownStepError:
+        return None
+
+
+def is_trusted(program: Program, probe: Probe | None) -> bool:
+    """Whether the compiled kernel is there for a program, computes the same function and keeps a row's bits.
+
+    The function is compared as a SavedModel's own answers are, with `verification.verify`; the bits in tiles of every
+    size and in whole blocks. A kernel that fails is logged as an error, and NumPy computes.
+
+    Args:
+        program: the proved program.
+        probe: the version's probe, or None.
+    """
+    found = compiled(program)
+    if found is None:
+        return False
+
+    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        answers = found.run(rows, ("score", "gradient"))
+        return answers["score"], answers["gradient"]
+
+    try:
+        verify(program, run, probe)
+    except VersionRefusedError as err:
+        structlog.get_logger().error("the compiled kernel is another function: NumPy computes", reason=str(err))
+        return False
+    if not _keeps_bits(found, verification_rows(program.dim, probe, program.weights_sha256)):
+        structlog.get_logger().error("the compiled kernel does not keep a row's bits: NumPy computes")
+        return False
+    return True
+
+
+def _keeps_bits(found: CompiledProgram, rows: NDArray[np.float32]) -> bool:
+    """Whether rows have the same bits in pieces of every size and backwards as together."""
+    both = ("score", "gradient")
+    together = found.run(rows, both)
+    backwards = found.run(rows[::-1], both)
+    alone = found.run(rows, both[:1])
+    same = [np.array_equal(together[name], backwards[name][::-1], equal_nan=True) for name in both]
+    same.append(np.array_equal(together["score"], alone["score"], equal_nan=True))
+    start = 0
+    for size in np.resize(TILE_ROWS, len(rows)):
+        piece = found.run(rows[start : start + size], both)
+        same += [np.array_equal(piece[name], together[name][start : start + size], equal_nan=True) for name in both]
+        start += int(size)
+    return all(same)
+
+
+def answers(program: Program, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+    """Return `score` [n] and, where asked for, `gradient` [n, dim] of rows [n, dim], with the program engine's bits."""
+    found = compiled(program)
+    return evaluate_in_tiles(program, rows, outputs) if found is None else found.run(rows, outputs)

@@ -1,0 +1,100 @@
+"""The compiled code of the kernel: where it lies, what it is called with, and whether it is there.
+
+Above: `compiled`, `build`. It lies beside its source under a name that holds the source's hash: code of another source
+is never loaded.
+"""
+
+import ctypes
+import functools
+import hashlib
+import platform
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.program.kernel.plan import PANEL, Plan
+
+FOLDER = Path(__file__).parent
+SOURCES = ("kernel.c", "block.h", "forget.h", "steps.h")
+
+
+def path() -> Path:
+    """Return where the compiled code of these sources lies, or would lie, for this kind of machine."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update((FOLDER / name).read_bytes())
+    return FOLDER / "compiled" / f"kernel-{platform.system()}-{platform.machine()}-{digest.hexdigest()[:16]}.so".lower()
+
+
+class Library:
+    """The compiled code.
+
+    Args:
+        file: the shared object.
+
+    Raises:
+        OSError: it is not there, or not for this machine.
+
+    Thread safety: `run` may be called by any number of threads; Python's lock is free meanwhile.
+    """
+
+    def __init__(self, file: Path) -> None:
+        code = ctypes.CDLL(str(file))
+        code.convex_level.restype = code.convex_panel.restype = ctypes.c_int64
+        if code.convex_panel() != PANEL:
+            message = f"{file.name} was built for panels of {code.convex_panel()} columns, expected {PANEL}"
+            raise OSError(message)
+        self.level = int(code.convex_level())
+        """The highest level of instructions of code and processor: 1 AVX2 or NEON, 2 AVX-512; 0: none."""
+        if self.level == 0:
+            message = "the processor has no AVX2 and no fused multiply-add"
+            raise OSError(message)
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        code.convex_run.restype = None
+        code.convex_run.argtypes = [number, pointer, number, pointer, number, number, *[pointer] * 3, number]
+        self._run = code.convex_run
+
+    def run(
+        self,
+        plan: Plan,
+        rows: NDArray[np.float32],
+        outputs: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        scratch: NDArray[np.float32],
+        block_rows: int,
+        level: int,
+    ) -> None:
+        """Run a plan over rows.
+
+        Args:
+            plan: the steps.
+            rows: float32 [n, dim], contiguous.
+            outputs: score [n], and gradient [n, dim] for a plan that has one; written.
+            scratch: at least block_rows * plan.scratch_width floats, this call's alone.
+            block_rows: rows that are computed together.
+            level: of instructions, from 1 to `self.level`. The bits are the same.
+        """
+        score, gradient = outputs
+        self._run(
+            level,
+            plan.steps.ctypes.data,
+            len(plan.steps),
+            rows.ctypes.data,
+            rows.shape[0],
+            rows.shape[1],
+            score.ctypes.data,
+            None if gradient is None else gradient.ctypes.data,
+            scratch.ctypes.data,
+            block_rows,
+        )
+
+
+@functools.cache
+def library() -> Library | None:
+    """Return the compiled code, or None where there is none for this machine; why is logged once, as information."""
+    try:
+        return Library(path())
+    except OSError as err:
+        structlog.get_logger().info("no compiled kernel: NumPy computes", reason=str(err)[:200])
+        return None

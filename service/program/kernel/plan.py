@@ -1,0 +1,270 @@
+"""Program to plan: the steps of one evaluation in order, each with its constants and its places in scratch memory.
+
+Above: `compiled`. Below: `buffers`, `program`, `operators`, `atoms`. The numbers and the layout of steps are those of
+`steps.h`.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.program.atoms import Abs, Atom, Elu, Exp, LeakyRelu, Softplus, Square, SquaredLeaky
+from service.program.kernel.buffers import NOWHERE, Buffers
+from service.program.operators import Dense, Divide, Identity, Operator, Scale
+from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program
+
+PANEL = 64
+"""Columns of a packed matrix that lie side by side."""
+
+INPUT, SCORE, GRADIENT = -1, -2, -3
+"""Places outside of the scratch memory."""
+
+STEP = np.dtype(
+    [
+        ("operation", np.int64),
+        ("width", np.int64),
+        ("depth", np.int64),
+        ("first", np.int64),
+        ("second", np.int64),
+        ("out", np.int64),
+        ("slope", np.int64),
+        ("accumulates", np.int64),
+        ("numbers", np.uintp),
+        ("bias", np.uintp),
+        ("parameter", np.float64),
+    ]
+)
+"""One step, as `convex_step` in `steps.h`."""
+
+_ALIGNMENT = 64
+
+
+class Operation(enum.IntEnum):
+    """What a step does; see `steps.h`."""
+
+    FILL = 0
+    PRODUCT = 1
+    SUM = 2
+    SCALE = 3
+    DIVIDE = 4
+    TIMES = 5
+    MAXIMUM = 6
+    REST = 7
+    SOFTPLUS = 16
+    LEAKY_RELU = 17
+    ELU = 18
+    EXP = 19
+    SQUARE = 20
+    SQUARED_LEAKY = 21
+    ABS = 22
+
+
+_ATOMS: dict[type[Atom], Operation] = {
+    Softplus: Operation.SOFTPLUS,
+    LeakyRelu: Operation.LEAKY_RELU,
+    Elu: Operation.ELU,
+    Exp: Operation.EXP,
+    Square: Operation.SQUARE,
+    SquaredLeaky: Operation.SQUARED_LEAKY,
+    Abs: Operation.ABS,
+}
+
+
+class UnknownStepError(Exception):
+    """A program has an operator or an atom that the kernel does not know."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """The steps of one evaluation.
+
+    Args:
+        steps: array of `STEP`.
+        constants: what the steps point to; kept alive with them.
+        scratch_width: floats of scratch memory that a row needs.
+    """
+
+    steps: NDArray[np.void]
+    constants: Sequence[NDArray[np.float32]]
+    scratch_width: int
+
+
+def plan(program: Program, *, gradient: bool) -> Plan:
+    """Return the plan of a program's score, and of its gradient where that is wanted.
+
+    Args:
+        program: the program; its constants are converted to float32.
+        gradient: whether steps of the reverse pass follow.
+
+    Raises:
+        UnknownStepError: for an operator or an atom that the kernel does not know.
+    """
+    writer = _Writer(program, gradient=gradient)
+    writer.forward()
+    if gradient:
+        writer.reverse()
+    return writer.finish()
+
+
+def aligned(num_floats: int) -> NDArray[np.float32]:
+    """Return memory for floats, not set, at the start of a line of the cache."""
+    memory = np.empty(4 * num_floats + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + 4 * num_floats].view(np.float32)
+
+
+def packed(matrix: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return a matrix [depth, width] as panels [ceil(width / PANEL), depth, PANEL], the last filled up with zeros."""
+    depth, width = matrix.shape
+    panels = aligned(-(-width // PANEL) * depth * PANEL).reshape(-1, depth, PANEL)
+    panels[:] = 0.0
+    for number, panel in enumerate(panels):
+        columns = matrix[:, number * PANEL : (number + 1) * PANEL]
+        panel[:, : columns.shape[1]] = columns
+    return panels
+
+
+class _Writer:
+    """Writes the steps of one program."""
+
+    def __init__(self, program: Program, *, gradient: bool) -> None:
+        self._program = program
+        self._keeps_slopes = gradient
+        self._steps: list[dict[str, float]] = []
+        self._constants: list[NDArray[np.float32]] = []
+        self._buffers = Buffers()
+        self._values: list[int] = []
+        self._slopes: dict[int, int] = {}
+
+    # ------------------------------------------------------------------------------------------------------- forward
+    def forward(self) -> None:
+        """Write the steps that make every node's value."""
+        last = len(self._program.nodes) - 1
+        for position, node in enumerate(self._program.nodes):
+            out = SCORE if position == last else self._buffers.new(node.width)
+            match node:
+                case InputNode():
+                    if position == last:
+                        self._write(Operation.SUM, node.width, out, INPUT)
+                    out = INPUT
+                case AffineNode():
+                    self._affine(node, out)
+                case AtomNode():
+                    self._atom(position, node, out)
+                case MaximumNode():
+                    first, second = (self._values[argument] for argument in node.arguments)
+                    slope = self._slope(position, node.width)
+                    self._write(Operation.MAXIMUM, node.width, out, first, second=second, slope=slope)
+            self._values.append(out)
+
+    def _affine(self, node: AffineNode, out: int) -> None:
+        terms = sorted(node.terms, key=lambda term: not isinstance(term.operator, Dense))  # stable: products first
+        bias = 0 if node.bias is None else self._constant(node.bias)
+        is_begun = bool(bias) and not isinstance(terms[0].operator, Dense)
+        if is_begun:
+            self._write(Operation.FILL, node.width, out, bias=bias)
+        for term in terms:
+            first = self._values[term.argument]
+            self._linear(term.operator, node.width, out, first, adds=is_begun, bias=0 if is_begun else bias)
+            is_begun = True
+
+    def _linear(self, operator: Operator, width: int, out: int, first: int, *, adds: bool, bias: int = 0) -> None:
+        """Write out (+)= T(first)."""
+        match operator:
+            case Dense():
+                self._product(operator.coefficients, out, first, adds=adds, bias=bias)
+            case Identity():
+                self._write(Operation.SUM, width, out, first, adds=adds)
+            case Scale() | Divide():
+                operation = Operation.SCALE if isinstance(operator, Scale) else Operation.DIVIDE
+                numbers = self._constant(np.broadcast_to(operator.coefficients, (width,)))
+                self._write(operation, width, out, first, adds=adds, numbers=numbers)
+            case _:
+                raise UnknownStepError(type(operator).__name__)
+
+    def _product(self, matrix: NDArray[np.floating], out: int, first: int, *, adds: bool, bias: int = 0) -> None:
+        depth, width = matrix.shape
+        panels = packed(matrix)
+        self._constants.append(panels)
+        self._write(Operation.PRODUCT, width, out, first, adds=adds, bias=bias, numbers=panels.ctypes.data, depth=depth)
+
+    def _atom(self, position: int, node: AtomNode, out: int) -> None:
+        operation = _ATOMS.get(type(node.atom))
+        if operation is None:
+            raise UnknownStepError(node.atom.name)
+        parameter = float(getattr(node.atom, "alpha", 0.0))
+        slope = self._slope(position, node.width)
+        self._write(operation, node.width, out, self._values[node.argument], slope=slope, parameter=parameter)
+
+    def _slope(self, position: int, width: int) -> int:
+        if not self._keeps_slopes:
+            return NOWHERE
+        self._slopes[position] = self._buffers.new(width)
+        return self._slopes[position]
+
+    # ------------------------------------------------------------------------------------------------------- reverse
+    def reverse(self) -> None:
+        """Write the steps of the reverse pass: the gradient of the score by every node, from the last to the input."""
+        nodes = self._program.nodes
+        self._adjoints: dict[int, int] = {}
+        seed = self._adjoint(len(nodes) - 1)[0]
+        self._write(Operation.FILL, 1, seed, bias=self._constant(np.ones(1)))
+        for position in range(len(nodes) - 1, 0, -1):
+            if position in self._adjoints:
+                self._pull_back(position)
+        if 0 not in self._adjoints:
+            self._write(Operation.FILL, self._program.dim, GRADIENT)
+
+    def _pull_back(self, position: int) -> None:
+        node, adjoint = self._program.nodes[position], self._adjoints[position]
+        match node:
+            case AffineNode():
+                for term in node.terms:
+                    out, adds = self._adjoint(term.argument)
+                    if isinstance(term.operator, Dense):
+                        self._product(term.operator.transposed, out, adjoint, adds=adds)
+                    else:
+                        self._linear(term.operator, node.width, out, adjoint, adds=adds)
+            case AtomNode():
+                out, adds = self._adjoint(node.argument)
+                self._write(Operation.TIMES, node.width, out, adjoint, second=self._slopes[position], adds=adds)
+            case MaximumNode():
+                for argument, operation in zip(node.arguments, (Operation.TIMES, Operation.REST), strict=True):
+                    out, adds = self._adjoint(argument)
+                    self._write(operation, node.width, out, adjoint, second=self._slopes[position], adds=adds)
+
+    def _adjoint(self, position: int) -> tuple[int, bool]:
+        """Return the place of a node's adjoint, and whether there is something in it already."""
+        if position in self._adjoints:
+            return self._adjoints[position], True
+        place = GRADIENT if position == 0 else self._buffers.new(self._program.nodes[position].width)
+        self._adjoints[position] = place
+        return place, False
+
+    # -------------------------------------------------------------------------------------------------------- within
+    def _constant(self, values: NDArray[np.floating]) -> int:
+        """Return the address of float32 numbers that the plan keeps."""
+        array = np.array(values, np.float32)
+        self._constants.append(array)
+        return array.ctypes.data
+
+    def _write(
+        self, operation: Operation, width: int, out: int, first: int = NOWHERE, *, adds: bool = False, **fields: float
+    ) -> None:
+        step = {"second": NOWHERE, "slope": NOWHERE, "depth": 0, "numbers": 0, "bias": 0, "parameter": 0.0} | fields
+        step |= {"operation": operation, "width": width, "first": first, "out": out, "accumulates": adds}
+        self._steps.append(step)
+
+    def finish(self) -> Plan:
+        """Return the plan, every buffer with its place."""
+        used = [[int(step[name]) for name in ("first", "second", "out", "slope")] for step in self._steps]
+        places, scratch_width = self._buffers.placed(used)
+        steps = np.zeros(len(self._steps), STEP)
+        for number, step in enumerate(self._steps):
+            for name, value in step.items():
+                is_place = name in ("first", "second", "out", "slope")
+                steps[name][number] = places.get(int(value), value) if is_place else value
+        return Plan(steps, tuple(self._constants), scratch_width)
