@@ -15,6 +15,13 @@ RUN --mount=type=secret,id=pipconf --mount=type=secret,id=ca.pem \
     python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-deps --require-hashes --only-binary :all: --progress-bar off -r requirements.lock \
     && rm -rf /opt/venv/lib/python3.*/site-packages/tensorflow/include /opt/venv/lib/python3.*/site-packages/clang
+# The program engine's kernel, compiled by a compiler that stays here.
+COPY requirements/kernel.lock kernel.lock
+COPY service service
+RUN --mount=type=secret,id=pipconf --mount=type=secret,id=ca.pem \
+    if [ -s /run/secrets/pipconf ]; then export PIP_CONFIG_FILE=/run/secrets/pipconf; fi; \
+    /opt/venv/bin/pip install --no-deps --require-hashes --only-binary :all: --progress-bar off --target /src/zig -r kernel.lock \
+    && PYTHONPATH=/src/zig /opt/venv/bin/python -m service.program.kernel.build
 
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin convex
@@ -28,6 +35,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEB
 WORKDIR /app
 COPY deploy/entry /usr/local/bin/convex-scoring
 COPY service service
+COPY --from=build /src/service/program/kernel/compiled service/program/kernel/compiled
 COPY training training
 COPY models /models
 # Readable for every user number, whatever umask the checkout was made with.

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 OLDEST, NEWEST = (3, 11), (3, 13)
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "installed.json"
+KERNEL_LOCK = "requirements/kernel.lock"
 
 
 class InstallError(Exception):
@@ -133,6 +135,37 @@ def install(venv: Path, locks: Sequence[str]) -> None:
     say(f"installed {total} packages in {time.monotonic() - started:.0f} s")
 
 
+def is_kernel_old() -> bool:
+    """Return whether the kernel was compiled, but before its sources were changed."""
+    folder = ROOT / "service" / "program" / "kernel"
+    compiled = [file.stat().st_mtime for file in folder.glob("compiled/*.so")]
+    return bool(compiled) and max(compiled) < max(file.stat().st_mtime for file in folder.glob("*.[ch]"))
+
+
+def build_kernel(venv: Path) -> None:
+    """Compile the service's kernel where there is none for this machine; without a compiler, with one from a wheel.
+
+    It is no error if nothing helps: the service then computes with NumPy, and says so.
+    """
+    python = str(venv / "bin" / "python")
+    build = [python, "-m", "service.program.kernel.build"]
+    log_file = ROOT / "build" / "kernel.log"
+    log_file.parent.mkdir(exist_ok=True)
+    with log_file.open("w") as log:
+        if subprocess.call(build, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log) == 0:
+            return
+        say("no C compiler: fetching one for a moment, to compile the kernel")
+        command = [python, "-m", "pip", "install", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        command += ["--no-compile", "--no-input", "--disable-pip-version-check", "--quiet"]
+        with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+            command += ["--target", folder, "-r", str(ROOT / KERNEL_LOCK)]
+            if subprocess.call(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) == 0:
+                environment = {**os.environ, "PYTHONPATH": folder}
+                if subprocess.call(build, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=log, env=environment) == 0:
+                    return
+    say("the kernel could not be compiled (build/kernel.log): the service will compute with NumPy")
+
+
 class Progress:
     """One line that says how far pip is: rewritten on a terminal, a plain line now and then in a log."""
 
@@ -193,6 +226,8 @@ def ensure(venv: Path, locks: Sequence[str]) -> None:
     with alone():
         present = read_stamp(venv)
         if wanted.items() <= present.items():
+            if is_kernel_old():
+                build_kernel(venv)
             return
         if present and present.items() <= wanted.items():
             (venv / STAMP).unlink()  # from here until the end it is partial
@@ -200,6 +235,7 @@ def ensure(venv: Path, locks: Sequence[str]) -> None:
             present = {}
             make_venv(venv, find_python())
         install(venv, [lock for lock in locks if lock not in present])
+        build_kernel(venv)
         write_stamp(venv, wanted)
 
 

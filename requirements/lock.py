@@ -14,11 +14,11 @@ UV = "uv==0.13.9"
 COMPILE = ["--universal", "--python-version", "3.11", "--only-binary", ":all:", "--generate-hashes"]
 COMPILE += ["--no-header", "--no-annotate", "--quiet"]
 # In this order: the second and third take the first as constraints, so that what they share has one version.
-LOCKS = {"cpu": ["--override", "overrides.txt"], "gpu": ["-c", "cpu.lock"], "dev": ["-c", "cpu.lock"]}
+LOCKS = {"cpu": ["--override", "overrides.txt"], "gpu": ["-c", "cpu.lock"], "dev": ["-c", "cpu.lock"], "kernel": []}
 
 
 def main(options: list[str]) -> int:
-    """Compile the three locks; `options` go to each `uv pip compile`. Return the exit code."""
+    """Compile the locks; `options` go to each `uv pip compile`. Return the exit code."""
     environment = FOLDER.parent / "build" / "uv"
     if not (environment / "bin" / "uv").exists():
         venv.create(environment, clear=True, with_pip=True)

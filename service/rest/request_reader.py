@@ -8,7 +8,7 @@ import dataclasses
 import http
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httptools
 
@@ -22,6 +22,7 @@ _AFTER_LAST = (
     "Data after `Connection: close`"  # bytes behind a request that said that it is the last: nobody reads them
 )
 _UNKNOWN_METHOD = re.compile(rb"[\r\n]*[A-Za-z][A-Za-z-]* ")
+_NO_HOST = re.compile(rb"[ ,/@\\?#]")
 _MAX_FRAMING_OF_A_BYTE = 8  # a chunk of one byte has five
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -70,7 +71,10 @@ class Request:
 
     def header(self, name: bytes) -> bytes:
         """Return the first value of a header, or b""."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
     @property
     def expects_continue(self) -> bool:
@@ -139,7 +143,7 @@ class RequestReader:
         request, num_bytes = self._request, len(data)
         num_body_bytes = 0 if request is None else request.num_body_bytes
         while data and not self._is_over:
-            data = self._parse(data)
+            data = self._skip(data, unwanted) if (unwanted := self._unwanted()) is not None else self._parse(data)
         if request is not None and self._request is request:
             self._check_framing(request, num_bytes - (request.num_body_bytes - num_body_bytes))
         if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
@@ -249,6 +253,24 @@ class RequestReader:
             self._is_over = True
         return b""
 
+    def _unwanted(self) -> Request | None:
+        """Return the request of whose body the rest need not be looked at: nobody wants it, and its end is known."""
+        request = self._request
+        if request is None or not request.is_discarded or request.length is None or not request.keep_alive:
+            return None
+        return None if self._parser.should_upgrade() else request
+
+    def _skip(self, data: bytes | memoryview, request: Request) -> bytes | memoryview:
+        """Leave out the rest of a body, as far as it came, and return what follows."""
+        missing = cast(int, request.length) - request.num_body_bytes
+        request.num_body_bytes += min(missing, len(data))
+        if missing <= len(data):
+            self._parser = httptools.HttpRequestParser(self)  # llhttp's would wait for what it did not see
+            self._request = None
+            request.is_complete = True
+            self._on_whole(request)
+        return data[missing:]
+
     def _check_framing(self, request: Request, num_bytes: int) -> None:
         """Refuse a body whose chunks are almost nothing but sizes and extensions (RFC 9112, 7.1.1)."""
         self._num_framing_bytes += num_bytes
@@ -270,7 +292,7 @@ def _check_hosts(headers: list[tuple[bytes, bytes]], version: str) -> None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise _malformed("It needs exactly one Host")
-    if hosts and any(character in hosts[0] for character in b" ,/@\\?#"):
+    if hosts and _NO_HOST.search(hosts[0]):
         raise _malformed("Its Host is not a host")
 
 

@@ -8,7 +8,6 @@ import asyncio
 import functools
 import heapq
 import resource
-import selectors
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
+import uvloop
 
 from service.answered import AnsweredRequest
 from service.crowding import Crowd
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
 """Paths of operators, who must have their answer most of all when there are many requests."""
 _GATHER_SECONDS = 0.003
-_CROWDED_SECONDS = 0.05
 _BACKLOG = 1024
 _RECEIVED_BYTES = 256 << 10
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
@@ -91,7 +90,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Accept connections from now on; those that came since the port was bound are served too."""
-        self._loop = self._edge.loop = asyncio.SelectorEventLoop(_GatheringSelector(self._edge))
+        self._loop = self._edge.loop = uvloop.new_event_loop()
         self._loop.set_exception_handler(_log_defect)
         self._edge.start()
         self._thread.start()
@@ -185,7 +184,8 @@ class _Edge:
         self._request_timeout_seconds = settings.request_timeout_seconds
         self.buffer = memoryview(bytearray(_RECEIVED_BYTES))
         self.is_closing = False
-        self.crowded_until_seconds = 0.0
+        self._is_gathering = False
+        self._has_new_connection = False
         self.connections: set[Connection] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -208,10 +208,7 @@ class _Edge:
 
     def _timeout_seconds(self, request: Request) -> float:
         received = request.header(_TIMEOUT_HEADER)
-        try:
-            return deadlines.timeout_seconds(received.decode("latin-1") or None, self._request_timeout_seconds)
-        except InvalidArgumentError:  # the application says what is wrong with it
-            return self._request_timeout_seconds
+        return _usual_timeout_seconds(received, self._request_timeout_seconds)
 
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> float:
         """See `connection.Edge`."""
@@ -245,11 +242,23 @@ class _Edge:
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
         """See `connection.Edge`."""
-        if isinstance(error, ResourceExhaustedError):
-            self.crowded_until_seconds = time.monotonic() + _CROWDED_SECONDS
+        if isinstance(error, ResourceExhaustedError) and not self._is_gathering and self.loop is not None:
+            self._is_gathering = True
+            self.loop.call_soon(self._gather)
         answer, answered = refuse(error, request, client)
         self._count(answered)
         return answer
+
+    def _gather(self) -> None:
+        """Look at the connections a few hundred times a second, and not thousands, while requests are refused.
+
+        Each look takes Python's lock for as long as what came takes, and the threads that answer wait for it, and then
+        for the processor to wake them. What gathers meanwhile is refused together. New connections do not wait: the
+        loop takes in one of them with each look.
+        """
+        if not self._has_new_connection:
+            time.sleep(_GATHER_SECONDS)
+        self._is_gathering = self._has_new_connection = False
 
     def opened(self, connection: Connection) -> None:
         """Take a connection in; where there are too many, those that were idle longest make room."""
@@ -262,6 +271,7 @@ class _Edge:
                 self._count(no_room_for(connection.place.client))
                 connection.abort()
         self.connections.add(connection)
+        self._has_new_connection = True
 
     def look(self, now_seconds: float) -> None:
         """Let every connection lose its patience; one that cannot is closed, and the others have their turn."""
@@ -294,22 +304,12 @@ class _Edge:
         self.connections.discard(connection)
 
 
-class _GatheringSelector(selectors.DefaultSelector):
-    """Looks at the connections a few hundred times a second, and not thousands, while requests are refused.
-
-    Each look takes Python's lock for as long as what came takes, and the thread that computes waits for it, and then
-    for the processor to wake it. What gathers meanwhile is refused together.
-    """
-
-    def __init__(self, edge: "_Edge") -> None:
-        super().__init__()
-        self._edge = edge
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready."""
-        if timeout != 0 and time.monotonic() < self._edge.crowded_until_seconds:
-            time.sleep(_GATHER_SECONDS)
-        return super().select(timeout)
+@functools.lru_cache(maxsize=256)
+def _usual_timeout_seconds(received: bytes, default_seconds: float) -> float:
+    try:
+        return deadlines.timeout_seconds(received.decode("latin-1") or None, default_seconds)
+    except InvalidArgumentError:  # the application says what is wrong with it
+        return default_seconds
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

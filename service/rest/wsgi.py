@@ -35,7 +35,7 @@ def status_line(status: int) -> str:
     return f"{status} {_REASONS.get(status, '')}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Answer:
     """What is written back.
 
@@ -151,6 +151,7 @@ def environment(request: Request, place: Place, arrival_seconds: float) -> dict[
     return variables
 
 
+@functools.lru_cache(maxsize=256)
 def split_target(target: bytes) -> tuple[bytes, bytes]:
     """Return path and query of a request target in origin form or absolute form (RFC 9112, 3.2)."""
     if not target.startswith(b"/"):
@@ -175,18 +176,24 @@ def write(answer: Answer, request: Request | None, *, closes: bool) -> bytes:
         request: what it answers; None: bytes that are no request.
         closes: whether the connection ends with it.
     """
-    lines = [f"HTTP/1.1 {answer.status}", *(f"{name}: {value}" for name, value in answer.headers)]
-    code = answer.status[:3]
+    lines = [f"HTTP/1.1 {answer.status}"]
     has_body = request is None or request.method != "HEAD"
-    if int(code) in _BODILESS:
+    has_length = has_date = False
+    for name, value in answer.headers:
+        lines.append(f"{name}: {value}")
+        lower = name.lower()
+        has_length |= lower == "content-length"
+        has_date |= lower == "date"
+    if int(answer.status[:3]) in _BODILESS:
         has_body = False
-    elif not any(name.lower() == "content-length" for name, _ in answer.headers):
+    elif not has_length:
         lines.append(f"Content-Length: {len(answer.body)}")
-    if not any(name.lower() == "date" for name, _ in answer.headers):
+    if not has_date:
         lines.append(f"Date: {_date(int(time.time()))}")
     if closes:
         lines.append("Connection: close")
     elif request is not None and request.version == "1.0":
         lines.append("Connection: keep-alive")
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    lines.append("\r\n")
+    head = "\r\n".join(lines).encode("latin-1")
     return head + answer.body if has_body else head

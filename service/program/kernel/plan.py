@@ -163,7 +163,7 @@ class _Writer:
     def _affine(self, node: AffineNode, out: int) -> None:
         terms = sorted(node.terms, key=lambda term: not isinstance(term.operator, Dense))  # stable: products first
         bias = 0 if node.bias is None else self._constant(node.bias)
-        is_begun = bool(bias) and not isinstance(terms[0].operator, Dense)
+        is_begun = not terms or (bias != 0 and not isinstance(terms[0].operator, Dense))
         if is_begun:
             self._write(Operation.FILL, node.width, out, bias=bias)
         for term in terms:
