@@ -5,6 +5,7 @@ for zero, and the graph optimiser reorders sums. A sign that hangs on either is 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
 from service.program.inlining import GraphNode
+from service.program.origins import Origin, Rearrangement
 
 Operation = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
@@ -37,17 +39,29 @@ class Constant:
         size: of a constant computed from others, the same with every term taken positive, in float64: its rounding is
             a small share of this, in whatever order it is computed. None for a constant that was read.
         signed: whether its signs are certain in whatever order it is computed.
+        origin: where in the variable its numbers stand; None for a constant computed from several.
     """
 
     array: NDArray[Any]
     label: str
     size: NDArray[np.float64] | None = None
     signed: bool = True
+    origin: Origin | None = None
+
+    @classmethod
+    def read(cls, array: NDArray[Any], label: str) -> "Constant":
+        """Return a constant or variable of the file."""
+        return cls(array, label, origin=Origin(array.shape))
+
+    def moved(self, function: Rearrangement) -> "Constant":
+        """Return the constant with its numbers moved, repeated or left out by `function`."""
+        size = None if self.size is None else function(self.size)
+        origin = None if self.origin is None else self.origin.then(function)
+        return dataclasses.replace(self, array=function(self.array), size=size, origin=origin)
 
     def reshaped(self, shape: tuple[int, ...]) -> "Constant":
         """Return the constant in another shape."""
-        size = None if self.size is None else self.size.reshape(shape)
-        return dataclasses.replace(self, array=self.array.reshape(shape), size=size)
+        return self.moved(functools.partial(np.reshape, shape=shape))
 
 
 def refused(rule: str, node: GraphNode, what: str) -> VersionRefusedError:
