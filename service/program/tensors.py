@@ -144,9 +144,8 @@ def joint_shape(node: GraphNode, tensors: Sequence[Tensor]) -> tuple[int, ...]:
         if (rows_of(node, other).before, rows_of(node, other).after) != (first.before, first.after):
             raise refused("row-axis", node, "combines rows whose first axes are merged in different ways")
     shapes = [tensor.shape for tensor in tensors if isinstance(tensor, Rows)]
-    for tensor in tensors:
-        if isinstance(tensor, Constant):
-            shapes.append(without_row_axis(node, tensor.array.shape, first.rank))
+    constants = [tensor.array.shape for tensor in tensors if isinstance(tensor, Constant)]
+    shapes.extend(without_row_axis(node, shape, first.rank) for shape in constants)
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError as err:

@@ -72,7 +72,7 @@ def _signed(builder: Builder, node: GraphNode, rows: Rows, factor: int, shape: t
     if rows.width == 1:
         return Term(rows.node, Dense(np.full((1, width), factor, np.float32), "a broadcast"))
     if factor > 0:
-        return Term(rows.node, broadcasting(rows, shape))
+        return Term(rows.node, broadcasting(shape))
     return Term(builder.broadcast(node.name, rows, shape).node, minus(width, "a subtraction"))
 
 

@@ -64,10 +64,10 @@ class Builder:
         if width == rows.width:
             return Rows(rows.node, shape, rows.before, rows.after)
         self.require(name, width)
-        return self.affine(name, rows, broadcasting(rows, shape), shape)
+        return self.affine(name, rows, broadcasting(shape), shape)
 
 
-def broadcasting(rows: Rows, shape: tuple[int, ...]) -> Operator:
+def broadcasting(shape: tuple[int, ...]) -> Operator:
     """Return the operator that repeats features to `shape`."""
     return Dense(np.ones((1, math.prod(shape)), np.float32), "a broadcast")
 

@@ -4,7 +4,7 @@ Beside the other families of `lifting`; below: `builder`, `atoms`, `templates`.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def square(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tenso
     return builder.append(AtomNode(rows.width, position, phi, node.name), rows, rows.shape)
 
 
-def atom(phi: Atom) -> Lift:
+def atom(phi: Atom) -> Callable[[Builder, GraphNode, Sequence[Tensor]], Tensor]:
     """Return what lifts an op that is the atom `phi`."""
 
     def lift(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
