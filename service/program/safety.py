@@ -39,6 +39,10 @@ SAVER = PURE | {
 MAIN = PURE | CALLS | {"VarHandleOp"}
 """Ops allowed in the main graph."""
 
+IDLE = MAIN | {"AssignVariableOp", "VarIsInitializedOp"}
+"""Ops allowed in the part of the main graph that nothing which is ever run reaches: Keras leaves the initialization of
+a copy of each variable there."""
+
 FUNCTION_ATTRIBUTES = frozenset(
     {
         "_construction_context", "_input_shapes", "_noinline", "backward_function_name", "forward_function_name",
@@ -188,9 +192,37 @@ def _check_ops(meta_graph: Any) -> None:
     other_roots.extend(meta_graph.object_graph_def.concrete_functions)
     reachable_otherwise = _reachable(other_roots, functions)
     saver_only = _reachable(saver_roots, functions) - reachable_otherwise
-    _require_ops("the main graph", graph.node, MAIN)
+    run = _run_nodes(meta_graph)
+    _require_ops("the main graph", (node for node in graph.node if node.name in run), MAIN)
+    _require_ops("the main graph", (node for node in graph.node if node.name not in run), IDLE)
     for name, function in functions.items():
         _require_ops(f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | CALLS)
+
+
+def _run_nodes(meta_graph: Any) -> set[str]:
+    """Return the nodes of the main graph that a signature, the init op, a collection or the saver may let run."""
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    saver = meta_graph.saver_def
+    waiting = [saver.save_tensor_name, saver.restore_op_name, saver.filename_tensor_name]
+    for signature in meta_graph.signature_def.values():
+        for information in (*signature.inputs.values(), *signature.outputs.values()):
+            waiting.extend([information.name, *_parts(information)])
+    for collection in meta_graph.collection_def.values():
+        waiting.extend(nodes if collection.WhichOneof("kind") != "node_list" else collection.node_list.value)
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop().lstrip("^").split(":")[0]
+        if name in nodes and name not in found:
+            found.add(name)
+            waiting.extend(nodes[name].input)
+    return found
+
+
+def _parts(information: Any) -> list[str]:
+    """Return the further tensors that an entry of a signature may name."""
+    sparse = information.coo_sparse
+    names = [sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name]
+    return [*names, *(part.name for part in information.composite_tensor.components)]
 
 
 def _require_ops(where: str, nodes: Iterable[Any], allowed: frozenset[str] | set[str]) -> None:
