@@ -83,6 +83,29 @@ def test_model_with_another_op_is_refused(tmp_path: Path, name: str) -> None:
     assert "op-not-allowed" == rule_of(foreign.save(tmp_path / "model", NOT_ALLOWED[name]))
 
 
+STRANGE = {
+    "error function": tf.math.erf,
+    "complementary error function": tf.math.erfc,
+    "logarithm of a softmax": tf.nn.log_softmax,
+    "capped": tf.nn.relu6,
+    "scaled elu": tf.nn.selu,
+    "softsign": tf.nn.softsign,
+    "guarded quotient": lambda x: tf.math.divide_no_nan(x, 1.0 + tf.abs(x)),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_op_is_refused_only_where_the_score_needs_it(tmp_path: Path, name: str) -> None:
+    """A pure op that no rule knows is no harm beside the score, and on the way to it is refused by the proof."""
+
+    def beside(x: Any) -> Any:
+        STRANGE[name](x)
+        return total(x)
+
+    assert "not-lifted" == rule_of(foreign.save(tmp_path / "on the way", lambda x: total(STRANGE[name](x))))
+    assert DIM == certify(foreign.save(tmp_path / "beside", beside)).dim
+
+
 def test_pure_model_passes(network_folder: Path) -> None:
     """The checks pass an ordinary export, and two functions deep."""
     safety.check(foreign.read(network_folder))
