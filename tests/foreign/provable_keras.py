@@ -1,5 +1,7 @@
 """Provable specimens in plain Keras: sequential, functional and subclassed models, exported by `model.export`."""
 
+# ruff: noqa: ARG001, D103 - a specimen's name says what it is; Keras draws its own weights
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -242,6 +244,7 @@ class Potential(keras.Model):
     """A subclassed model in the manner of Keras' guide."""
 
     def __init__(self):
+        """Make the layers."""
         super().__init__()
         self.first = layers.Dense(6, activation="softplus")
         self.second = positive(6)
@@ -249,6 +252,7 @@ class Potential(keras.Model):
         self.last = positive(1)
 
     def call(self, inputs):
+        """Return the potential [n, 1]."""
         z = self.first(inputs)
         z = ops.softplus(self.second(z) + self.skip(inputs))
         return self.last(z) + 0.05 * ops.sum(ops.square(inputs), axis=-1, keepdims=True)
@@ -269,10 +273,12 @@ class SumOfSquares(layers.Layer):
         self.units = units
 
     def build(self, input_shape):
+        """Make the weights."""
         self.w = self.add_weight(shape=(input_shape[-1], self.units), initializer="glorot_uniform")
         self.b = self.add_weight(shape=(self.units,), initializer="random_normal")
 
     def call(self, inputs):
+        """Return the sum [n, 1]."""
         return ops.sum(ops.square(ops.matmul(inputs, self.w) + self.b), axis=-1, keepdims=True)
 
 

@@ -1,5 +1,7 @@
 """Provable specimens in plain TensorFlow: functions of `tf`, `tf.math`, `tf.nn` and `tf.linalg` over variables."""
 
+# ruff: noqa: ARG001, D103 - a specimen's name says what it is; Keras draws its own weights
+
 import tensorflow as tf
 
 from tests.foreign.specimens import provable
@@ -48,9 +50,7 @@ def huber_by_where(v):
 
     def score(x):
         error = x @ w - b
-        return tf.reduce_sum(
-            tf.where(tf.abs(error) <= 1.0, 0.5 * tf.square(error), 1.0 * tf.abs(error) - 0.5), axis=-1
-        )
+        return tf.reduce_sum(tf.where(tf.abs(error) <= 1.0, 0.5 * tf.square(error), 1.0 * tf.abs(error) - 0.5), axis=-1)
 
     return score
 
@@ -113,7 +113,7 @@ def elastic_net(v):
     return lambda x: 0.3 * tf.norm(x @ w, ord=1, axis=1) + 0.7 * tf.reduce_sum((x @ w) ** 2, axis=1)
 
 
-# --------------------------------------------------------------------------------------------------- norms and log-sum-exp
+# ------------------------------------------------------------------------------------------- norms and log-sum-exp
 
 
 @provable()
@@ -416,9 +416,7 @@ def gathered_features(v):
 @provable()
 def transposed_features(v):
     w, k = v.normal(2, 3), v.positive(6, 1)
-    return lambda x: (
-        tf.nn.softplus(tf.reshape(tf.transpose(tf.reshape(x, [-1, 2, 2]), [0, 2, 1]) @ w, [-1, 6])) @ k
-    )
+    return lambda x: tf.nn.softplus(tf.reshape(tf.transpose(tf.reshape(x, [-1, 2, 2]), [0, 2, 1]) @ w, [-1, 6])) @ k
 
 
 @provable()

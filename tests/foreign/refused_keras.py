@@ -1,5 +1,7 @@
 """Keras models that must be refused: not convex, or convex for a reason that the files do not show."""
 
+# ruff: noqa: ARG001, D103 - a specimen's name says what it is; Keras draws its own weights
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -115,9 +117,15 @@ def keras_steep_prelu(v):
 
 @refused(*FALLING, *SIGN, "atom-convex")
 def keras_falling_prelu_of_convex(v):
-    falling = keras.initializers.Constant(-0.25)
+    falling, low = keras.initializers.Constant(-0.25), keras.initializers.Constant(-2.0)
     return keras.Sequential(
-        [keras.Input((4,)), layers.Dense(6, "softplus"), positive(5), layers.PReLU(falling), positive(1)]
+        [
+            keras.Input((4,)),
+            layers.Dense(6, "softplus"),
+            positive(5, bias_initializer=low),
+            layers.PReLU(falling),
+            positive(1),
+        ]
     )
 
 
@@ -135,7 +143,7 @@ def keras_unconstrained(v):
 def keras_one_negative_weight(v):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, "softplus"), positive(5, "softplus"), positive(1)])
     kernel = model.layers[1].get_weights()
-    kernel[0][2, 3] = -0.5
+    kernel[0][2, 3] = -5.0
     model.layers[1].set_weights(kernel)
     return model
 

@@ -96,7 +96,7 @@ class Specimen:
 
 
 def _named(inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that names its output; a builder that needs Python's `for` and `if` as ops decorates its own."""
+    """Return a function that names its output; one that needs Python's `for` as an op is a tf.function itself."""
 
     def answer(features: Any) -> Any:
         return {"prediction": inner(features)}

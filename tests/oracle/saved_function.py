@@ -62,7 +62,8 @@ class SavedFunction:
         self._function = bound.concrete_function_name
         places = _keys(objects, tensors)
         wanted = objects.concrete_functions[self._function].bound_inputs
-        self._bound = [_wide(np.asarray(tensors[places[position]])) for position in wanted]
+        constants = {node.name: node for node in graph.graph_def.node if node.op == "Const"}
+        self._bound = [_bound(objects.nodes[position], position, places, tensors, constants) for position in wanted]
 
     def __call__(self, rows: Array) -> Array:
         """Return the scores [n] of rows [n, dim]."""
@@ -105,7 +106,6 @@ class SavedFunction:
         return result if isinstance(result, list) else [result]
 
 
-
 class _Attributes:
     """A node's attributes; one that is missing is the empty one, and is not added to the message by asking."""
 
@@ -128,6 +128,15 @@ def _wide(value: Array) -> Array:
     return value.astype(np.float64) if value.dtype == np.float32 else value
 
 
+def _bound(
+    node: Any, position: int, places: Mapping[int, str], tensors: Tensors, constants: Mapping[str, Any]
+) -> Array:
+    """Return what a function is bound to: a variable's value, or a constant of the main graph."""
+    if node.WhichOneof("kind") == "constant":
+        return _wide(tf.make_ndarray(constants[node.constant.operation].attr["value"].tensor))
+    return _wide(np.asarray(tensors[places[position]]))
+
+
 def _child(objects: Any, position: int, name: str) -> int:
     return next(child.node_id for child in objects.nodes[position].children if child.local_name == name)
 
@@ -148,9 +157,11 @@ def _keys(objects: Any, tensors: Tensors) -> dict[int, str]:
         for attribute in saved.nodes[there].attributes:
             found[here] = attribute.checkpoint_key
         children = {child.local_name: child.node_id for child in saved.nodes[there].children}
-        for child in objects.nodes[here].children:
-            if child.local_name in children:
-                waiting.append((child.node_id, children[child.local_name]))
+        waiting.extend(
+            (child.node_id, children[child.local_name])
+            for child in objects.nodes[here].children
+            if child.local_name in children
+        )
     return found
 
 
@@ -226,9 +237,7 @@ def _convolution(attr: Any, x: Array, kernel: Array) -> Array:
 
 
 def _depthwise(attr: Any, x: Array, kernel: Array) -> Array:
-    total = sum(
-        patch[..., None] * kernel[i, j] for i, j, patch in _patches(attr, x, kernel.shape[:2], 0.0)
-    )
+    total = sum(patch[..., None] * kernel[i, j] for i, j, patch in _patches(attr, x, kernel.shape[:2], 0.0))
     return total.reshape(*total.shape[:3], -1)
 
 
