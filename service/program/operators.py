@@ -6,13 +6,18 @@ Below `program`; `curvature` asks for signs, `intervals` for images of boxes, `e
 import abc
 import dataclasses
 import hashlib
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.program.origins import Origin
+
+_EPSILON = float(np.finfo(np.float64).eps)
+_TINY = float(np.finfo(np.float64).tiny)
 _LEAST = float(np.finfo(np.float64).smallest_subnormal)
 
 Array = Any
@@ -53,6 +58,55 @@ def _product_bounds(
     return np.minimum.reduce(corners), np.maximum.reduce(corners)
 
 
+Linear = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+"""A linear map of rows [m, input width] with the coefficients that it is given."""
+
+
+def sum_bounds(
+    linear: Linear,
+    coefficients: NDArray[np.floating],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    num_terms: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    r"""Return bounds [output width] of a linear map of the vectors of a box, moved outward by more than their rounding.
+
+    .. math:: \sum_i c_i^+ l_i + c_i^- u_i \le \sum_i c_i v_i \le \sum_i c_i^+ u_i + c_i^- l_i, \quad l \le v \le u
+
+    The rounding of a sum of k rounded products, in whatever order it is taken, is at most k eps/2 of the sum of their
+    sizes (Higham, Accuracy and Stability, section 3.1), and the smallest normal number for each product that
+    underflows; twice that is used. A sum of products none of which is below 0 is not below 0; 0 times infinity is 0.
+
+    Args:
+        linear: the map.
+        coefficients: of the map.
+        lower: [input width], may be -inf.
+        upper: [input width], may be inf.
+        num_terms: the most products that make up one output.
+    """
+    exact = coefficients.astype(np.float64)
+    rising, falling = np.maximum(exact, 0.0), np.minimum(exact, 0.0)
+    low, high = (np.where(np.isfinite(end), end, 0.0) for end in (lower, upper))
+    with np.errstate(all="ignore"):
+        size = linear(np.maximum(np.abs(low), np.abs(high))[None, :], np.abs(exact))[0]
+        sums = linear(np.stack([low, high]), rising)
+        if falling.any():
+            sums = sums + linear(np.stack([high, low]), falling)
+        slack = 2 * (num_terms + 1) * (_EPSILON * size + _TINY)
+        below, above = sums[0] - slack, sums[1] + slack
+    # How many products are unbounded below and above, and how many may be below and above 0.
+    marks = np.stack([np.isinf(lower), np.isinf(upper), lower < 0, upper > 0]).astype(np.float64)
+    counts = linear(marks, is_negative(-exact).astype(np.float64))
+    if falling.any():
+        counts = counts + linear(marks[[1, 0, 3, 2]], is_negative(exact).astype(np.float64))
+    finite = np.isfinite(size)
+    below = np.where(finite & (counts[0] == 0), below, -np.inf)
+    above = np.where(finite & (counts[1] == 0), above, np.inf)
+    return np.where(counts[2] == 0, np.maximum(below, 0.0), below), np.where(
+        counts[3] == 0, np.minimum(above, 0.0), above
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator(abc.ABC):
     """A linear map of feature vectors, row by row: y = T(v).
@@ -60,10 +114,18 @@ class Operator(abc.ABC):
     Args:
         coefficients: finite float32 or float64 numbers of the map.
         label: the variable or constant that they came from, for messages; no part of the program's text.
+        origin: where in that variable they stand, for messages; None where they were computed from several.
     """
 
     coefficients: NDArray[np.floating]
     label: str = ""
+    origin: Origin | None = None
+
+    rule: ClassVar[str] = "nonneg-scale"
+    """Name of the rule of the proof that reads the signs of such a map."""
+
+    has_weights: ClassVar[bool] = True
+    """Whether the coefficients are numbers of the model, to be hashed with its weights."""
 
     @abc.abstractmethod
     def output_width(self, input_width: int) -> int:
@@ -81,7 +143,7 @@ class Operator(abc.ABC):
     def interval(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return bounds [terms, output width] of the products that make up T(v) for v in a box, in float64.
+        """Return bounds [terms, output width] of numbers whose sum over the terms is T(v), for v in a box, in float64.
 
         Each has the sign of a bound and is next to it in float64, or encloses it.
         """
@@ -95,6 +157,20 @@ class Operator(abc.ABC):
         """Return which coefficients have a negative sign in the map."""
         return is_negative(self.coefficients)
 
+    def smallest(self) -> tuple[float, tuple[int, ...]]:
+        """Return the smallest coefficient, and its place in the shape of the variable that it comes from."""
+        index = int(np.argmin(np.where(self.negative_entries(), self.coefficients, np.abs(self.coefficients))))
+        place = np.unravel_index(index, self.coefficients.shape) if self.origin is None else self.origin.place(index)
+        return float(self.coefficients.reshape(-1)[index]), tuple(int(part) for part in place)
+
+    @abc.abstractmethod
+    def num_entries(self, input_width: int) -> int:
+        """Return how many entries `exact_entries` yields for v of `input_width` features."""
+
+    @abc.abstractmethod
+    def exact_entries(self, input_width: int) -> Iterator[tuple[int, int, Fraction]]:
+        """Yield (i, j, c) for the terms c v_i of the output number j, exactly; zeros may be left out."""
+
     def exact_diagonal(self, width: int) -> list[Fraction] | None:
         """Return the exact diagonal of the map where it is diagonal, else None."""
         del width
@@ -106,14 +182,15 @@ class Dense(Operator):
     """y = v W with W [input width, output width]."""
 
     transposed: NDArray[np.floating] = dataclasses.field(init=False, repr=False)
+    rule: ClassVar[str] = "nonneg-matmul"
 
     def __post_init__(self) -> None:
         """Keep a contiguous transpose: a transposed view takes other BLAS paths, with other bits."""
         object.__setattr__(self, "transposed", np.ascontiguousarray(self.coefficients.T))
 
-    def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str]]:
+    def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str, Origin | None]]:
         """Pickle W alone: the transpose is made of it again, so that both are under the one hash that was proved."""
-        return Dense, (self.coefficients, self.label)
+        return Dense, (self.coefficients, self.label, self.origin)
 
     def output_width(self, input_width: int) -> int:
         """Return the number of columns of W."""
@@ -131,9 +208,21 @@ class Dense(Operator):
     def interval(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the bounds of v_i W_ij; the entries of W are exact in float64."""
-        matrix = self.coefficients.astype(np.float64)
-        return _product_bounds(lower[:, None], upper[:, None], matrix, matrix)
+        """Return the bounds of v W; the entries of W are exact in float64."""
+        below, above = sum_bounds(np.matmul, self.coefficients, lower, upper, self.coefficients.shape[0])
+        return below[None, :], above[None, :]
+
+    def num_entries(self, input_width: int) -> int:
+        """Return the number of entries of W."""
+        del input_width
+        return int(self.coefficients.size)
+
+    def exact_entries(self, input_width: int) -> Iterator[tuple[int, int, Fraction]]:
+        """Yield the entries of W."""
+        del input_width
+        for i, row in enumerate(self.coefficients.astype(np.float64).tolist()):
+            for j, weight in enumerate(row):
+                yield i, j, Fraction(weight)
 
     @property
     def text(self) -> str:
@@ -141,13 +230,30 @@ class Dense(Operator):
         return f"dense {fingerprint(self.coefficients)}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scale(Operator):
-    """y_i = s_i v_i with s [width]."""
+class Diagonal(Operator):
+    """A map of each feature by a factor of its own."""
+
+    @abc.abstractmethod
+    def exact_diagonal(self, width: int) -> list[Fraction]:
+        """Return the exact factors."""
 
     def output_width(self, input_width: int) -> int:
-        """Return the input's width: the map is diagonal."""
+        """Return the input's width."""
         return input_width
+
+    def num_entries(self, input_width: int) -> int:
+        """Return the width."""
+        return input_width
+
+    def exact_entries(self, input_width: int) -> Iterator[tuple[int, int, Fraction]]:
+        """Yield the factors."""
+        for i, factor in enumerate(self.exact_diagonal(input_width)):
+            yield i, i, factor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale(Diagonal):
+    """y_i = s_i v_i with s [width]."""
 
     def apply(self, values: Array, dtype: Any, namespace: ModuleType) -> Array:
         """Return s v, feature by feature."""
@@ -169,19 +275,15 @@ class Scale(Operator):
         """`scale` and the hash of s."""
         return f"scale {fingerprint(self.coefficients)}"
 
-    def exact_diagonal(self, width: int) -> list[Fraction] | None:
+    def exact_diagonal(self, width: int) -> list[Fraction]:
         """Return s exactly."""
         del width
         return [Fraction(float(value)) for value in self.coefficients]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Divide(Operator):
+class Divide(Diagonal):
     """y_i = v_i / c_i with c [width] free of zeros."""
-
-    def output_width(self, input_width: int) -> int:
-        """Return the input's width: the map is diagonal."""
-        return input_width
 
     def apply(self, values: Array, dtype: Any, namespace: ModuleType) -> Array:
         """Return v / c, feature by feature."""
@@ -205,21 +307,18 @@ class Divide(Operator):
         """`divide` and the hash of c."""
         return f"divide {fingerprint(self.coefficients)}"
 
-    def exact_diagonal(self, width: int) -> list[Fraction] | None:
+    def exact_diagonal(self, width: int) -> list[Fraction]:
         """Return 1/c exactly."""
         del width
         return [1 / Fraction(float(value)) for value in self.coefficients]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Identity(Operator):
+class Identity(Diagonal):
     """y = v."""
 
     coefficients: NDArray[np.floating] = dataclasses.field(default_factory=lambda: np.ones(1, np.float32))
-
-    def output_width(self, input_width: int) -> int:
-        """Return the input's width."""
-        return input_width
+    has_weights: ClassVar[bool] = False
 
     def apply(self, values: Array, dtype: Any, namespace: ModuleType) -> Array:
         """Return v."""
@@ -242,6 +341,6 @@ class Identity(Operator):
         """`identity`."""
         return "identity"
 
-    def exact_diagonal(self, width: int) -> list[Fraction] | None:
+    def exact_diagonal(self, width: int) -> list[Fraction]:
         """Return ones."""
         return [Fraction(1)] * width

@@ -129,7 +129,7 @@ class Program:
         for node in self.nodes:
             if isinstance(node, AffineNode):
                 for term in node.terms:
-                    if not isinstance(term.operator, Identity):
+                    if term.operator.has_weights:
                         yield term.operator.coefficients
                 if node.bias is not None:
                     yield node.bias

@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
-PURE = frozenset(
+PURE: frozenset[str] = frozenset(
     {
         "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
         "ConcatV2", "Const", "DynamicStitch", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "FloorDiv",
@@ -28,6 +28,17 @@ PURE = frozenset(
         "Transpose", "Unpack", "ZerosLike",
     }
 )  # fmt: skip
+PURE |= {
+    "AvgPool", "AvgPool3D", "AvgPool3DGrad", "AvgPoolGrad", "BatchMatMul", "BatchMatMulV2", "BatchToSpaceND",
+    "BroadcastArgs", "ConcatOffset", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "Conv3D",
+    "Conv3DBackpropFilterV2", "Conv3DBackpropInputV2", "DepthwiseConv2dNative",
+    "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput", "DivNoNan", "Einsum",
+    "FusedBatchNorm", "FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3", "FusedBatchNormV2",
+    "FusedBatchNormV3", "GatherV2", "InvertPermutation", "LogicalAnd", "LogicalOr", "MaxPool", "MaxPool3D",
+    "MaxPool3DGrad", "MaxPoolGrad", "MirrorPad", "MirrorPadGrad", "NotEqual", "Pad", "PadV2", "PreventGradient",
+    "Rank", "ReverseV2", "Rsqrt", "RsqrtGrad", "ShapeN", "Size", "SpaceToBatchND", "Split", "SplitV", "Sqrt",
+    "SqrtGrad", "SquaredDifference", "Tanh", "TanhGrad", "UnsortedSegmentSum",
+}  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
 
 STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax", "Relu6", "Selu", "Softsign"})

@@ -50,6 +50,11 @@ class Rows:
         return 1 + len(self.shape)
 
     @property
+    def plain(self) -> "Rows":
+        """The same features as a tensor [n, width]."""
+        return Rows(self.node, (self.width,))
+
+    @property
     def places(self) -> NDArray[np.int64]:
         """The features' numbers [copies, *shape], as the tensor holds them."""
         return np.arange(self.width).reshape(self.copies, *self.shape)
@@ -113,6 +118,33 @@ def integers(node: GraphNode, tensor: Tensor) -> list[int]:
     if tensor.array.dtype.kind not in "iu":
         raise refused("not-lifted", node, f"takes axes, sizes or places of type {tensor.array.dtype}")
     return [int(entry) for entry in tensor.array.reshape(-1)]
+
+
+def entries(node: GraphNode, tensor: Tensor) -> list[int | RowCount]:
+    """Return the entries of a shape, some of which may count rows.
+
+    Raises:
+        VersionRefusedError: as `integers`.
+    """
+    if isinstance(tensor, Sizes):
+        return [entry if isinstance(entry, RowCount) else int(entry) for entry in tensor.array.reshape(-1)]
+    return list(integers(node, tensor))
+
+
+def joined(
+    tensors: Sequence[Constant | Sizes], function: Callable[[Sequence[NDArray[Any]]], NDArray[Any]]
+) -> Constant | Sizes:
+    """Return constants joined by `function`; sizes where one of them counts rows."""
+    array = function([tensor.array for tensor in tensors])
+    if any(isinstance(tensor, Sizes) for tensor in tensors):
+        return sizes(array)
+    constants = [tensor for tensor in tensors if isinstance(tensor, Constant)]
+    if all(constant.size is None for constant in constants):
+        size = None
+    else:
+        size = function([np.abs(constant.array) if constant.size is None else constant.size for constant in constants])
+    signed = all(constant.signed for constant in constants)
+    return Constant(array, ", ".join(sorted({constant.label for constant in constants})), size, signed)
 
 
 def rows_of(node: GraphNode, tensor: Tensor) -> Rows:

@@ -12,7 +12,17 @@ import numpy as np
 from service.errors import VersionRefusedError
 from service.program.constants import MAX_NUMBERS, Constant, refused
 from service.program.inlining import GraphNode, InlinedGraph
-from service.program.lifting import arithmetic, elementwise, layout, products, reductions
+from service.program.lifting import (
+    arithmetic,
+    counting,
+    elementwise,
+    filters,
+    layout,
+    normalization,
+    products,
+    reductions,
+    slices,
+)
 from service.program.lifting.builder import Builder, Lift
 from service.program.operators import Identity
 from service.program.program import AffineNode, Node, Program, Term, arguments, fuse, renumbered
@@ -20,10 +30,14 @@ from service.program.tensors import Rows, Tensor
 
 OPS: Mapping[str, Lift] = {
     **arithmetic.OPS,
+    **counting.OPS,
     **elementwise.OPS,
+    **filters.OPS,
     **layout.OPS,
+    **normalization.OPS,
     **products.OPS,
     **reductions.OPS,
+    **slices.OPS,
 }
 """What lifts an op, by its name."""
 

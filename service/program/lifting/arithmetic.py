@@ -4,19 +4,22 @@ Beside the other families of `lifting`; below: `builder`, `constants`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.program.constants import Constant, coefficients, floats, folded, refused
 from service.program.inlining import GraphNode
-from service.program.lifting.builder import Builder, Lift, broadcasting, vector
+from service.program.lifting.builder import Builder, Lift, vector
+from service.program.lifting.counting import combined, is_integer
 from service.program.lifting.elementwise import square
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
 from service.program.program import AffineNode, MaximumNode, Term
-from service.program.tensors import Rows, Tensor, joint_shape, rows_of
+from service.program.tensors import Rows, Sizes, Tensor, joint_shape, rows_of
 
 
 def add(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
@@ -47,8 +50,11 @@ def subtract(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Ten
 
 
 def _sum(builder: Builder, node: GraphNode, left: Tensor, right: Tensor, sign: int) -> Tensor:
+    operation = np.add if sign > 0 else np.subtract
+    if is_integer(left) and is_integer(right):
+        return combined(node, (left, right), operation)
     if isinstance(left, Constant) and isinstance(right, Constant):
-        return folded(node, left, right, np.add if sign > 0 else np.subtract)
+        return folded(node, left, right, operation)
     shape = joint_shape(node, (left, right))
     like = rows_of(node, left if isinstance(left, Rows) else right)
     width = like.copies * math.prod(shape)
@@ -71,9 +77,8 @@ def _signed(builder: Builder, node: GraphNode, rows: Rows, factor: int, shape: t
         return Term(rows.node, Identity() if factor > 0 else minus(width, "a subtraction"))
     if rows.width == 1:
         return Term(rows.node, Dense(np.full((1, width), factor, np.float32), "a broadcast"))
-    if factor > 0:
-        return Term(rows.node, broadcasting(shape))
-    return Term(builder.broadcast(node.name, rows, shape).node, minus(width, "a subtraction"))
+    rows = builder.broadcast(node.name, rows, shape)
+    return Term(rows.node, Identity() if factor > 0 else minus(width, "a subtraction"))
 
 
 def minus(width: int, label: str) -> Operator:
@@ -93,6 +98,8 @@ def negate(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tenso
 def multiply(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
     """Return a b, of which one is a constant, or both are the same function of the row."""
     left, right = inputs
+    if is_integer(left) and is_integer(right):
+        return combined(node, (left, right), np.multiply)
     if isinstance(left, Constant) and isinstance(right, Constant):
         return folded(node, left, right, np.multiply)
     if isinstance(left, Rows) and isinstance(right, Rows):
@@ -122,17 +129,89 @@ def scaled(
         raise refused("row-axis", node, "counts the rows")
     shape = joint_shape(node, (rows, constant))
     rows = builder.broadcast(node.name, rows, shape)
-    return builder.affine(
-        node.name, rows, kind(vector(rows, coefficients(node, constant), shape), constant.label), shape
+    factors = vector(rows, coefficients(node, constant), shape)
+    origin = (
+        None if constant.origin is None else constant.origin.then(functools.partial(_as_vector, rows=rows, shape=shape))
     )
+    return builder.affine(node.name, rows, kind(factors, constant.label, origin), shape)
+
+
+def _as_vector(array: NDArray[Any], rows: Rows, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return `vector` with the constant last to be given, as an origin takes it."""
+    return vector(rows, array, shape)
+
+
+def divide_no_nan(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Return a / b, and 0 where b is 0, with b a constant."""
+    left, right = inputs
+    if not isinstance(right, Constant) or (right.array != 0).all():
+        return divide(builder, node, inputs)
+    if isinstance(left, Constant):
+        raise refused("not-lifted", node, "divides a constant by zero")
+    kept = dataclasses.replace(right, array=np.where(right.array == 0, 1, right.array).astype(right.array.dtype))
+    quotient = scaled(builder, node, left, kept, Divide)
+    mask = Constant((right.array != 0).astype(np.float32), "a mask of zeros")
+    return scaled(builder, node, quotient, mask, Scale)
 
 
 def maximum(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return max(a, b) of two functions of the row."""
+    """Return max(a, b) of two functions of the row, or of one and a constant."""
     left, right = inputs
-    if not isinstance(left, Rows) or not isinstance(right, Rows) or dataclasses.replace(left, node=right.node) != right:
-        raise refused("not-lifted", node, "must take the maximum of two functions of the row, of equal shape")
-    return builder.append(MaximumNode(left.width, (left.node, right.node), node.name), left, left.shape)
+    if is_integer(left) and is_integer(right):
+        return combined(node, (left, right), np.maximum)
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        return folded(node, left, right, np.maximum)
+    first, second, shape = _sides(builder, node, left, right)
+    return builder.append(MaximumNode(first.width, (first.node, second.node), node.name), first, shape)
+
+
+def minimum(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Return min(a, b) as -max(-a, -b): concave where a and b are."""
+    left, right = inputs
+    if is_integer(left) and is_integer(right):
+        return combined(node, (left, right), np.minimum)
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        return folded(node, left, right, np.minimum)
+    sides = [negate(builder, node, (side,)) for side in (left, right)]
+    first, second, shape = _sides(builder, node, *sides)
+    result = builder.append(MaximumNode(first.width, (first.node, second.node), node.name), first, shape)
+    return negate(builder, node, (result,))
+
+
+def _sides(builder: Builder, node: GraphNode, left: Tensor, right: Tensor) -> tuple[Rows, Rows, tuple[int, ...]]:
+    """Return two functions of the row of one shape, and the shape; a constant is the same for every row."""
+    shape = joint_shape(node, (left, right))
+    like = rows_of(node, right if isinstance(left, Constant) else left)
+    builder.require(node.name, like.copies * math.prod(shape))
+    first, second = (
+        builder.broadcast(node.name, side, shape)
+        if isinstance(side, Rows)
+        else builder.constant(
+            node.name, vector(like, floats(node, side.array), shape), (like.copies * math.prod(shape),)
+        )
+        for side in (left, right)
+        if not isinstance(side, Sizes)
+    )
+    return dataclasses.replace(first, before=like.before, after=like.after, shape=shape), second, shape
+
+
+def select(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Return a where a constant condition holds, b elsewhere."""
+    condition, left, right = inputs
+    if not isinstance(condition, Constant) or condition.array.dtype != np.bool_:
+        raise refused("not-lifted", node, "chooses by something that is not constant")
+    if node.op == "Select" and condition.array.ndim > 0:
+        raise refused("row-axis", node, "chooses between rows")
+    if condition.array.all() or not condition.array.any():
+        chosen, other = (left, right) if condition.array.all() else (right, left)
+        same_shape = isinstance(chosen, Rows) and isinstance(other, Rows) and chosen.shape == other.shape
+        if condition.array.ndim == 0 and (same_shape or isinstance(chosen, Constant) == isinstance(other, Constant)):
+            return chosen
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        raise refused("not-lifted", node, "chooses between constants by many conditions")
+    masks = [Constant(mask.astype(np.float32), "a constant condition") for mask in (condition.array, ~condition.array)]
+    parts = [multiply(builder, node, (side, mask)) for side, mask in zip((left, right), masks, strict=True)]
+    return _sum(builder, node, parts[0], parts[1], sign=1)
 
 
 OPS: Mapping[str, Lift] = {
@@ -140,9 +219,13 @@ OPS: Mapping[str, Lift] = {
     "AddN": add_all,
     "AddV2": add,
     "BiasAdd": add_bias,
+    "DivNoNan": divide_no_nan,
     "Maximum": maximum,
+    "Minimum": minimum,
     "Mul": multiply,
     "Neg": negate,
     "RealDiv": divide,
+    "Select": select,
+    "SelectV2": select,
     "Sub": subtract,
 }

@@ -3,6 +3,7 @@
 Above: the families beside; below: `program`, `tensors`.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from service.program.constants import MAX_NUMBERS
 from service.program.inlining import GraphNode
 from service.program.operators import Dense, Operator
 from service.program.program import AffineNode, InputNode, Node, Term
+from service.program.selections import MAX_PLACES, Selection
 from service.program.tensors import Rows, Tensor
 
 
@@ -29,6 +31,7 @@ class Builder:
         self.nodes: list[Node] = [InputNode(dim)]
         self.dim = dim
         self._numbers = dim
+        self._places = 0
 
     def require(self, name: str, width: int) -> None:
         """Refuse `width` more numbers for each row by `size-limit`, before memory is taken for them."""
@@ -56,20 +59,45 @@ class Builder:
         width = operator.output_width(rows.width)
         return self.append(AffineNode(width, (Term(rows.node, operator),), name=name), rows, shape)
 
+    def select(self, name: str, rows: Rows, places: NDArray[np.int64], label: str) -> Rows:
+        """Return features chosen by `places` [copies, *shape], numbers of the rows' features or -1 for 0."""
+        shape = places.shape[1:]
+        flat = places.reshape(-1)
+        if flat.size == rows.width and (flat == np.arange(rows.width)).all():
+            return dataclasses.replace(rows, shape=shape)
+        return self.sums(name, rows, flat[:, None], shape, label)
+
+    def sums(self, name: str, rows: Rows, places: NDArray[np.int64], shape: tuple[int, ...], label: str) -> Rows:
+        """Return the sums of the features that the rows of `places` [width, terms] name."""
+        self.require(name, places.shape[0])
+        self.require_places(name, places.size)
+        operator = Selection(label=label, places=np.ascontiguousarray(places), input_width=rows.width)
+        return self.affine(name, rows, operator, shape)
+
+    def require_places(self, name: str, count: int) -> None:
+        """Refuse tables of `count` more places by `size-limit`, before memory is taken for them."""
+        self._places += count
+        if self._places > MAX_PLACES:
+            reason = f"node {name}: the windows, slices and sums together read over {MAX_PLACES} places of a row"
+            raise VersionRefusedError("size-limit", reason)
+
+    def constant(self, name: str, values: NDArray[np.floating], shape: tuple[int, ...]) -> Rows:
+        """Return rows that are all the same: `values` [width]."""
+        self.require(name, values.size)
+        nothing = Selection(label="a constant", places=np.full((values.size, 1), -1), input_width=self.dim)
+        node = AffineNode(values.size, (Term(0, nothing),), np.ascontiguousarray(values), name)
+        return self.append(node, Rows(0, (self.dim,)), shape)
+
     def broadcast(self, name: str, rows: Rows, shape: tuple[int, ...]) -> Rows:
         """Return rows whose features are repeated to `shape`, as NumPy broadcasts them."""
         if rows.shape == shape:
             return rows
         width = rows.copies * math.prod(shape)
-        if width == rows.width:
-            return Rows(rows.node, shape, rows.before, rows.after)
         self.require(name, width)
-        return self.affine(name, rows, broadcasting(shape), shape)
-
-
-def broadcasting(shape: tuple[int, ...]) -> Operator:
-    """Return the operator that repeats features to `shape`."""
-    return Dense(np.ones((1, math.prod(shape)), np.float32), "a broadcast")
+        if rows.width == 1:
+            return self.affine(name, rows, Dense(np.ones((1, width), np.float32), "a broadcast"), shape)
+        aligned = rows.places.reshape(rows.copies, *[1] * (len(shape) - len(rows.shape)), *rows.shape)
+        return self.select(name, rows, np.broadcast_to(aligned, (rows.copies, *shape)), "a broadcast")
 
 
 def vector(rows: Rows, constant: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
