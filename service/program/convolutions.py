@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.program.operators import Operator, fingerprint, sum_bounds
+from service.program.operators import Operator, sum_bounds
 from service.program.windows import Windows
 
 Array = Any
@@ -120,7 +120,7 @@ class Convolution(Operator):
     def text(self) -> str:
         """`convolution`, its geometry, groups and the hash of K."""
         name = "transposed convolution" if self.is_transposed else "convolution"
-        return f"{name} {self.windows.text} {self.groups} {fingerprint(self.coefficients)}"
+        return f"{name} {self.windows.text} {self.groups} {self.fingerprint}"
 
     def num_entries(self, input_width: int) -> int:
         """Return how many products make up the map."""
@@ -219,7 +219,7 @@ class Blocks(Operator):
     @property
     def text(self) -> str:
         """`blocks`, the number of positions and the hash of W."""
-        return f"blocks {self.positions} {fingerprint(self.coefficients)}"
+        return f"blocks {self.positions} {self.fingerprint}"
 
     def num_entries(self, input_width: int) -> int:
         """Return how many products make up the map."""

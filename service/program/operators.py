@@ -5,6 +5,7 @@ Below `program`; `curvature` asks for signs, `intervals` for images of boxes, `e
 
 import abc
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -41,7 +42,7 @@ def fingerprint(values: NDArray[np.floating]) -> str:
     """Return `dtype[shape]:sha256` of an array's little-endian bytes."""
     shape = ",".join(str(size) for size in values.shape)
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return f"{values.dtype.name}[{shape}]:{hashlib.sha256(little.tobytes()).hexdigest()}"
+    return f"{values.dtype.name}[{shape}]:{hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()}"
 
 
 def _product_bounds(
@@ -85,26 +86,35 @@ def sum_bounds(
         num_terms: the most products that make up one output.
     """
     exact = coefficients.astype(np.float64)
-    rising, falling = np.maximum(exact, 0.0), np.minimum(exact, 0.0)
+    negative = is_negative(coefficients)
     low, high = (np.where(np.isfinite(end), end, 0.0) for end in (lower, upper))
-    with np.errstate(all="ignore"):
-        size = linear(np.maximum(np.abs(low), np.abs(high))[None, :], np.abs(exact))[0]
-        sums = linear(np.stack([low, high]), rising)
-        if falling.any():
-            sums = sums + linear(np.stack([high, low]), falling)
-        slack = 2 * (num_terms + 1) * (_EPSILON * size + _TINY)
-        below, above = sums[0] - slack, sums[1] + slack
-    # How many products are unbounded below and above, and how many may be below and above 0.
+    size = np.maximum(np.abs(low), np.abs(high))
     marks = np.stack([np.isinf(lower), np.isinf(upper), lower < 0, upper > 0]).astype(np.float64)
-    counts = linear(marks, is_negative(-exact).astype(np.float64))
-    if falling.any():
-        counts = counts + linear(marks[[1, 0, 3, 2]], is_negative(exact).astype(np.float64))
-    finite = np.isfinite(size)
-    below = np.where(finite & (counts[0] == 0), below, -np.inf)
-    above = np.where(finite & (counts[1] == 0), above, np.inf)
-    return np.where(counts[2] == 0, np.maximum(below, 0.0), below), np.where(
-        counts[3] == 0, np.minimum(above, 0.0), above
-    )
+    rising = np.where(negative, 0.0, exact) if negative.any() else exact
+    seen = _seen if coefficients.dtype == np.float64 else np.asarray  # no float32 is denormal in float64
+    with np.errstate(all="ignore"):
+        sums = linear(np.concatenate([np.stack([low, high, size]), marks]), seen(rising))
+        if negative.any():
+            swapped = np.concatenate([np.stack([high, low, -size]), -marks[[1, 0, 3, 2]]])
+            sums = sums + linear(swapped, seen(np.where(negative, exact, 0.0)))
+        slack = 2 * (num_terms + 1) * (_EPSILON * sums[2] + _TINY)
+        below, above = sums[0] - slack, sums[1] + slack
+    # A sum of marks is 0 exactly where no product is unbounded below or above, or may lie below or above 0.
+    finite = np.isfinite(sums[2])
+    below = np.where(finite & (sums[3] == 0), below, -np.inf)
+    above = np.where(finite & (sums[4] == 0), above, np.inf)
+    below = np.where(sums[5] == 0, np.maximum(below, 0.0), below)
+    return below, np.where(sums[6] == 0, np.minimum(above, 0.0), above)
+
+
+def _seen(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the numbers, denormal ones made normal: hardware that takes them for 0 would lose a mark.
+
+    What that changes of a product is covered by the rounding that is allowed for each.
+    """
+    positive, negative = is_negative(-values), is_negative(values)
+    lost = (np.abs(values) < _TINY) & (positive | negative)
+    return np.where(lost, np.where(negative, -_TINY, _TINY), values) if lost.any() else values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,6 +163,11 @@ class Operator(abc.ABC):
     def text(self) -> str:
         """The operator in the program's canonical text, weights by hash."""
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the coefficients, computed once."""
+        return fingerprint(self.coefficients)
+
     def negative_entries(self) -> NDArray[np.bool_]:
         """Return which coefficients have a negative sign in the map."""
         return is_negative(self.coefficients)
@@ -181,12 +196,12 @@ class Operator(abc.ABC):
 class Dense(Operator):
     """y = v W with W [input width, output width]."""
 
-    transposed: NDArray[np.floating] = dataclasses.field(init=False, repr=False)
     rule: ClassVar[str] = "nonneg-matmul"
 
-    def __post_init__(self) -> None:
-        """Keep a contiguous transpose: a transposed view takes other BLAS paths, with other bits."""
-        object.__setattr__(self, "transposed", np.ascontiguousarray(self.coefficients.T))
+    @functools.cached_property
+    def transposed(self) -> NDArray[np.floating]:
+        """The contiguous transpose, made when it is first asked for: a view takes other BLAS paths, with other bits."""
+        return np.ascontiguousarray(self.coefficients.T)
 
     def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str, Origin | None]]:
         """Pickle W alone: the transpose is made of it again, so that both are under the one hash that was proved."""
@@ -227,7 +242,7 @@ class Dense(Operator):
     @property
     def text(self) -> str:
         """`dense` and the hash of W."""
-        return f"dense {fingerprint(self.coefficients)}"
+        return f"dense {self.fingerprint}"
 
 
 class Diagonal(Operator):
@@ -273,7 +288,7 @@ class Scale(Diagonal):
     @property
     def text(self) -> str:
         """`scale` and the hash of s."""
-        return f"scale {fingerprint(self.coefficients)}"
+        return f"scale {self.fingerprint}"
 
     def exact_diagonal(self, width: int) -> list[Fraction]:
         """Return s exactly."""
@@ -305,7 +320,7 @@ class Divide(Diagonal):
     @property
     def text(self) -> str:
         """`divide` and the hash of c."""
-        return f"divide {fingerprint(self.coefficients)}"
+        return f"divide {self.fingerprint}"
 
     def exact_diagonal(self, width: int) -> list[Fraction]:
         """Return 1/c exactly."""

@@ -120,8 +120,11 @@ class Program:
     def weights_sha256(self) -> str:
         """SHA-256 over the fingerprints of all weights in program order."""
         digest = hashlib.sha256()
-        for array in self.weights():
-            digest.update(fingerprint(array).encode())
+        for node in self.nodes:
+            if isinstance(node, AffineNode):
+                for term in node.terms:
+                    digest.update(term.operator.fingerprint.encode() if term.operator.has_weights else b"")
+                digest.update(b"" if node.bias is None else fingerprint(node.bias).encode())
         return digest.hexdigest()
 
     def weights(self) -> Iterator[NDArray[np.floating]]:

@@ -211,7 +211,9 @@ def _check_ops(meta_graph: Any) -> None:
     _require_ops("the main graph", (node for node in graph.node if node.name in run), MAIN)
     _require_ops("the main graph", (node for node in graph.node if node.name not in run), IDLE)
     for name, function in functions.items():
-        _require_ops(f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | STRANGE | CALLS)
+        _require_ops(
+            f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | STRANGE | CALLS
+        )
 
 
 def _run_nodes(meta_graph: Any) -> set[str]:
