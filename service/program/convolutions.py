@@ -44,23 +44,6 @@ class Convolution(Operator):
     groups: int = dataclasses.field(default=1, kw_only=True)
     is_transposed: bool = dataclasses.field(default=False, kw_only=True)
     rule: ClassVar[str] = "nonneg-convolution"
-    cells: NDArray[np.int64] = dataclasses.field(init=False, repr=False)
-    readers: NDArray[np.int64] = dataclasses.field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Make the tables of cells, each of which is read by one window at most for each cell of the kernel."""
-        cells = self.windows.cells()
-        readers = np.full((self.windows.num_inputs, cells.shape[1]), -1, np.int64)
-        window, cell = np.nonzero(cells >= 0)
-        readers[cells[window, cell], cell] = window
-        object.__setattr__(self, "cells", cells)
-        object.__setattr__(self, "readers", readers)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the kernel and the sizes; the tables are made of them again."""
-        return _convolution, (
-            self.coefficients, self.label, self.origin, self.windows, self.groups, self.is_transposed,
-        )  # fmt: skip
 
     @property
     def _channels(self) -> tuple[int, int]:
@@ -93,13 +76,13 @@ class Convolution(Operator):
 
     def _forward(self, values: Array, kernel: Array, namespace: ModuleType) -> Array:
         """Return the convolution, from cells to windows."""
-        parts = kernel.reshape(self.cells.shape[1], kernel.shape[-2], self.groups, -1)
-        return _mapped(values, self.cells, namespace.moveaxis(parts, 2, 0), namespace)
+        parts = kernel.reshape(self.windows.cells.shape[1], kernel.shape[-2], self.groups, -1)
+        return _mapped(values, self.windows.cells, namespace.moveaxis(parts, 2, 0), namespace)
 
     def _backward(self, values: Array, kernel: Array, namespace: ModuleType) -> Array:
         """Return its transpose, from windows to cells."""
-        parts = kernel.reshape(self.cells.shape[1], kernel.shape[-2], self.groups, -1)
-        return _mapped(values, self.readers, namespace.moveaxis(parts, (2, 0, 3, 1), (0, 1, 2, 3)), namespace)
+        parts = kernel.reshape(self.windows.cells.shape[1], kernel.shape[-2], self.groups, -1)
+        return _mapped(values, self.windows.readers, namespace.moveaxis(parts, (2, 0, 3, 1), (0, 1, 2, 3)), namespace)
 
     def interval(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
@@ -112,7 +95,7 @@ class Convolution(Operator):
             self.coefficients,
             lower,
             upper,
-            self.cells.shape[1] * int(channels),
+            self.windows.cells.shape[1] * int(channels),
         )
         return below[None, :], above[None, :]
 
@@ -132,21 +115,15 @@ class Convolution(Operator):
         del input_width
         inputs, outputs = self._channels
         share = outputs // self.groups
-        kernel = self.coefficients.reshape(self.cells.shape[1], -1, outputs).astype(np.float64).tolist()
+        kernel = self.coefficients.reshape(self.windows.cells.shape[1], -1, outputs).astype(np.float64).tolist()
         exact = [[[Fraction(weight) for weight in row] for row in block] for block in kernel]
-        for window, cells in enumerate(self.cells.tolist()):
+        for window, cells in enumerate(self.windows.cells.tolist()):
             for cell, block in zip(cells, exact, strict=True):
                 for channel, row in enumerate(block) if cell >= 0 else ():
                     for output, weight in enumerate(row):
                         first = cell * inputs + output // share * len(block) + channel
                         last = window * outputs + output
                         yield (last, first, weight) if self.is_transposed else (first, last, weight)
-
-
-def _convolution(
-    coefficients: NDArray[np.floating], label: str, origin: Any, windows: Windows, groups: int, is_transposed: bool
-) -> Convolution:
-    return Convolution(coefficients, label, origin, windows=windows, groups=groups, is_transposed=is_transposed)
 
 
 def _mapped(values: Array, cells: NDArray[np.int64], kernel: Array, namespace: ModuleType) -> Array:

@@ -4,6 +4,7 @@ Above: `convolutions`, `lifting`. Nothing is computed from numbers here, only fr
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -79,8 +80,9 @@ class Windows:
         parts = ((self.copies,), self.sizes, self.window, self.strides, self.dilations, padding)
         return " ".join(",".join(str(number) for number in part) for part in parts)
 
+    @functools.cached_property
     def cells(self) -> NDArray[np.int64]:
-        """Return the numbers [windows, cells of a window] of each window's cells, -1 in the padding.
+        """The numbers [windows, cells of a window] of each window's cells, -1 in the padding.
 
         Raises:
             ValueError: if that is over `MAX_CELLS` numbers.
@@ -103,6 +105,22 @@ class Windows:
         one = np.where(inside, total, -1).reshape(math.prod(self.outputs), math.prod(self.window))
         grids = np.arange(self.copies)[:, None, None] * math.prod(self.sizes)
         return np.where(one < 0, -1, one + grids).reshape(self.num_outputs, -1)
+
+    @functools.cached_property
+    def readers(self) -> NDArray[np.int64]:
+        """For each cell of the grids, the windows [cells, cells of a window] that have it as that cell, -1 for none.
+
+        One window at most has a cell as its first one, one as its second, and so on.
+        """
+        cells = self.cells
+        readers = np.full((self.num_inputs, cells.shape[1]), -1, np.int64)
+        window, place = np.nonzero(cells >= 0)
+        readers[cells[window, place], place] = window
+        return readers
+
+    def __reduce__(self) -> tuple[type["Windows"], tuple[object, ...]]:
+        """Pickle the sizes alone, without the tables."""
+        return Windows, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
 def padding_of(

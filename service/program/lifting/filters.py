@@ -134,7 +134,7 @@ def pool(axes: int) -> Lift:
         windows = _windows(builder, node, rows.copies, sizes, _along_grid(node, "ksize", axes))
         builder.require(node.name, windows.num_outputs * channels)
         builder.require_places(node.name, windows.num_cells * channels)
-        cells = windows.cells()[:, None, :]
+        cells = windows.cells[:, None, :]
         places = np.where(cells < 0, -1, cells * channels + np.arange(channels)[:, None])
         places = places.reshape(-1, places.shape[-1])
         counts = (places >= 0).sum(axis=1)
