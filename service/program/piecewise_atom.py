@@ -177,7 +177,7 @@ def _end(value: float) -> Fraction | None:
 def _known(function: Piecewise) -> Atom | None:
     """Return the atom of `atoms` that is this function, or None."""
     zero, one = Fraction(0), Fraction(1)
-    smooth = {
+    smooth: dict[Piece, Callable[[], Atom]] = {
         Piece((zero, zero, one)): Square,
         Piece((zero, zero, zero), ((Curve("exp", (one,)), one),)): Exp,
         Piece((zero, zero, zero), ((Curve("softplus", (one,)), one),)): Softplus,

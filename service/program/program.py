@@ -60,7 +60,19 @@ class MaximumNode:
     name: str = ""
 
 
-Node = InputNode | AffineNode | AtomNode | MaximumNode
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogSumExpNode:
+    """log(sum of exp(v_i)) over each run of k features, k = the argument's width / `width`.
+
+    Convex in v and non-decreasing in each v_i: its Hessian is a covariance, its gradient the softmax of the run.
+    """
+
+    width: int
+    argument: int
+    name: str = ""
+
+
+Node = InputNode | AffineNode | AtomNode | MaximumNode | LogSumExpNode
 
 
 def arguments(node: Node) -> tuple[int, ...]:
@@ -70,7 +82,7 @@ def arguments(node: Node) -> tuple[int, ...]:
             return ()
         case AffineNode():
             return tuple(term.argument for term in node.terms)
-        case AtomNode():
+        case AtomNode() | LogSumExpNode():
             return (node.argument,)
         case MaximumNode():
             return node.arguments
@@ -150,6 +162,8 @@ def _line(node: Node) -> str:
             return f"atom {node.width} {node.atom.text} %{node.argument}"
         case MaximumNode():
             return f"maximum {node.width} %{node.arguments[0]} %{node.arguments[1]}"
+        case LogSumExpNode():
+            return f"log_sum_exp {node.width} %{node.argument}"
 
 
 def fuse(program: Program) -> Program:
@@ -198,7 +212,7 @@ def renumbered(nodes: Sequence[Node], dropped: set[int]) -> tuple[Node, ...]:
             case AffineNode():
                 terms = tuple(Term(number[term.argument], term.operator) for term in node.terms)
                 kept.append(dataclasses.replace(node, terms=terms))
-            case AtomNode():
+            case AtomNode() | LogSumExpNode():
                 kept.append(dataclasses.replace(node, argument=number[node.argument]))
             case MaximumNode():
                 first, second = node.arguments
