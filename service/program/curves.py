@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
-_MARGIN = Fraction(1, 10**9)
-"""Share by which a float64 value of exp, log, sigmoid or sqrt is widened; no library errs by a millionth of it."""
+_MARGIN = Fraction(1, 10**12)
+"""Share by which a float64 value of exp, sigmoid, softplus or sqrt is widened; no library errs by a tenth of it."""
 
 _LARGEST_EXPONENT = 700
 """exp of more leaves float64."""

@@ -57,7 +57,7 @@ def chosen(condition: Condition, first: Piecewise, second: Piecewise) -> Piecewi
         gap = first.piece_at(place).value_at(place).minus(second.piece_at(place).value_at(place))
         if not gap.is_zero:
             bounds = gap.enclosure()
-            size = "an unknown amount" if bounds is None else f"{float(bounds[0]):.3g}"
+            size = "an unknown amount" if bounds is None else f"{float(sum(bounds) / 2):.3g}"
             message = f"chooses between branches that differ by {size} at {float(place):g}, where the choice changes"
             raise NotPiecewiseError(message)
     places, (one, other), truths = _joined((first, second), condition)
@@ -78,6 +78,15 @@ def quotient(first: Piecewise, second: Piecewise) -> Piecewise:
         message = "divides by something that is not a constant other than 0"
         raise NotPiecewiseError(message)
     return first.scaled(1 / c0)
+
+
+def composed(outer: Piecewise, inner: Piecewise) -> Piecewise:
+    """Return f(g(u)) for a piecewise affine g: f's pieces over the places where g passes f's breaks."""
+    places = {place for piece, ends in inner.intervals() for place in _crossings(outer, piece, ends)}
+    joint = tuple(sorted({*inner.breaks, *places}))
+    edges: list[Fraction | None] = [None, *joint, None]
+    pairs = zip(inner.refined(joint), itertools.pairwise(edges), strict=True)
+    return simplified(joint, tuple(_substituted(outer, piece, _between(left, right)) for piece, (left, right) in pairs))
 
 
 def leaky(argument: Piecewise, alpha: Fraction) -> Piecewise:
@@ -121,6 +130,39 @@ def square_root(argument: Piecewise) -> Piecewise:
         raise NotPiecewiseError(message)
     inner = Piecewise((), tuple(squares))
     return maximum(inner, inner.negated())
+
+
+def _crossings(outer: Piecewise, piece: Piece, ends: Ends) -> list[Fraction]:
+    c0, c1, c2 = piece.polynomial
+    if piece.curves or c2:
+        message = "applies a function in pieces to one that is not piecewise affine"
+        raise NotPiecewiseError(message)
+    crossings = [(place - c0) / c1 for place in outer.breaks] if c1 else []
+    return [place for place in crossings if _strictly_inside(place, ends)]
+
+
+def _substituted(outer: Piecewise, inner: Piece, place: Fraction) -> Piece:
+    """Return the piece of f that holds g(place), applied to g = a + b u."""
+    a, b, _ = inner.polynomial
+    c0, c1, c2 = (own_piece := outer.piece_at(a + b * place)).polynomial
+    total = Piece((c0 + (c1 + c2 * a) * a, (c1 + 2 * c2 * a) * b, c2 * b * b))
+    for curve, coefficient in own_piece.curves:
+        if curve.kind == "root":
+            p, q, r = curve.parameters
+            argument = Piece((r + (q + p * a) * a, (q + 2 * p * a) * b, p * b * b))
+            own = _square_root(argument)
+        else:
+            argument = Piece((curve.parameters[0] * a, curve.parameters[0] * b, _ZERO))
+            own = _exponential(argument) if curve.kind == "exp" else _softplus(argument)
+        total = total.plus(own.scaled(coefficient))
+    return total
+
+
+def _between(left: Fraction | None, right: Fraction | None) -> Fraction:
+    """Return a place between the ends."""
+    if left is None:
+        return _ZERO if right is None else right - 1
+    return left + 1 if right is None else (left + right) / 2
 
 
 def _exponential(piece: Piece) -> Piece:
@@ -252,9 +294,5 @@ def _has_one_sign(piece: Piece, ends: Ends) -> bool:
 
 def _sign_between(piece: Piece, left: Fraction | None, right: Fraction | None) -> int:
     """Return the sign of a polynomial piece between neighbouring zeros."""
-    if left is None:
-        place = Fraction(0) if right is None else right - 1
-    else:
-        place = left + 1 if right is None else (left + right) / 2
-    value = piece.value_at(place).rational
+    value = piece.value_at(_between(left, right)).rational
     return (value > 0) - (value < 0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.program.constants import Constant, refused
 from service.program.inlining import GraphNode
+from service.program.pending import Pending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Sizes:
         return sizes(function(self.array))
 
 
-Tensor = Constant | Rows | Sizes
+Tensor = Constant | Rows | Sizes | Pending
 """What an input of an op may be."""
 
 
@@ -157,6 +158,8 @@ def rows_of(node: GraphNode, tensor: Tensor) -> Rows:
         raise refused("not-lifted", node, "is applied to a constant")
     if isinstance(tensor, Sizes):
         raise refused("row-axis", node, "counts the rows")
+    if isinstance(tensor, Pending):
+        raise tensor.refusal()
     return tensor
 
 

@@ -19,6 +19,7 @@ from service.program.lifting import (
     filters,
     layout,
     normalization,
+    pointwise,
     products,
     reductions,
     slices,
@@ -35,6 +36,7 @@ OPS: Mapping[str, Lift] = {
     **filters.OPS,
     **layout.OPS,
     **normalization.OPS,
+    **pointwise.OPS,
     **products.OPS,
     **reductions.OPS,
     **slices.OPS,
@@ -65,6 +67,7 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         except (ValueError, TypeError, LookupError, OverflowError) as err:  # attributes and shapes that do not fit
             raise refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
     result = _chosen(graph.nodes[graph.output.node], tensors, graph.output.node, graph.output.output)
+    result = None if result is None else pointwise.materialized(builder, result)
     return fuse(_trimmed(builder.nodes, _score(result).node))
 
 
@@ -103,8 +106,14 @@ def _lifted(builder: Builder, node: GraphNode, inputs: Sequence[Tensor | None]) 
         raise refused("not-lifted", node, "reads serialized examples")
     if node.op not in OPS:
         raise refused("not-lifted", node, "is not understood on the way to the score")
-    outputs = OPS[node.op](builder, node, known)
-    return outputs if isinstance(outputs, tuple) else (outputs,)
+    if pointwise.takes(node.op, known):
+        return (pointwise.expressed(builder, node, known),)
+    outputs = OPS[node.op](builder, node, known if node.op in pointwise.OPS else _materialized(builder, known))
+    return outputs if isinstance(outputs, tuple) else (pointwise.settled(builder, node, outputs),)
+
+
+def _materialized(builder: Builder, tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [pointwise.materialized(builder, tensor) for tensor in tensors]
 
 
 def _parse_example(builder: Builder, node: GraphNode, inputs: Sequence[Tensor | None]) -> Rows:

@@ -15,6 +15,7 @@ from service.program.constants import MAX_NUMBERS
 from service.program.inlining import GraphNode
 from service.program.operators import Dense, Operator
 from service.program.program import AffineNode, InputNode, Node, Term
+from service.program.recognition import Recognition
 from service.program.selections import MAX_PLACES, Selection
 from service.program.tensors import Rows, Tensor
 
@@ -29,6 +30,7 @@ class Builder:
     def __init__(self, dim: int) -> None:
         """Start with the row."""
         self.nodes: list[Node] = [InputNode(dim)]
+        self.recognition = Recognition(self.nodes)
         self.dim = dim
         self._numbers = dim
         self._places = 0
