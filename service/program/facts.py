@@ -130,7 +130,7 @@ class Knowledge:
             found = dataclasses.replace(found, convex=found.convex | special)
         if isinstance(atom, Exp):
             return dataclasses.replace(found, log_convex=facts.convex)
-        return dataclasses.replace(found, norm_squared=self._squared(argument)) if atom == Square() else found
+        return dataclasses.replace(found, norm_squared=self._squared(argument)) if isinstance(atom, Square) else found
 
     def _squared(self, argument: int) -> Mask:
         """Return where |u| is convex: u affine, or convex and not negative, or concave and not positive."""

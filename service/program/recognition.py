@@ -74,19 +74,19 @@ class Recognition:
             NotPiecewiseError: if it is none; with what was seen.
         """
         first: Match | None = None
-        error = NotPiecewiseError("is a function of several nodes that is not understood as one of one node")
+        error: NotPiecewiseError | None = None
         for argument, form in candidates(self._nodes, expression, MAX_PARTS):
             try:
                 atom = self._atom(form, width)
             except NotPiecewiseError as err:
-                error = err
+                error = error or err
                 continue
             match = Match(argument, atom, bool(self.knowledge.composed(atom, argument).curved.all()))
             if match.curved:
                 return match
             first = first or match
         if first is None:
-            raise error
+            raise error or NotPiecewiseError("joins several functions of the row in a way that is not understood")
         return first
 
     def _atom(self, expression: Expression, width: int) -> Atom:
