@@ -19,6 +19,7 @@ from service.program.partial_atoms import Expm1, Log, Log1p, Sqrt
 from service.program.piecewise import NotPiecewiseError, Piecewise, polynomial
 from service.program.piecewise_atom import PiecewiseAtom
 from service.program.program import AffineNode, AtomNode, MaximumNode, Node
+from service.program.selections import Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,16 @@ def opened(nodes: Sequence[Node], position: int) -> Expression | None:
     return None
 
 
+def constant_of(node: Node) -> Fixed | None:
+    """Return the numbers of a node that is the same for every row, or None."""
+    if not isinstance(node, AffineNode):
+        return None
+    for term in node.terms:
+        if not isinstance(term.operator, Selection) or (term.operator.places >= 0).any():
+            return None
+    return Fixed(np.zeros(node.width) if node.bias is None else node.bias.astype(np.float64))
+
+
 def _term(operator: object, argument: int, width: int, wanted: int) -> Expression | None:
     leaf = Leaf(argument)
     if width != wanted:
@@ -174,6 +185,9 @@ def _called(part: Call, arguments: list[Piecewise | operations.Condition]) -> Pi
         raise NotPiecewiseError(message)
     if part.atom is not None:
         return _applied(part.atom, numbers)
+    if part.operation not in _OPERATIONS:
+        message = "asks whether a number is finite"
+        raise NotPiecewiseError(message)
     return _OPERATIONS[part.operation](*numbers)
 
 
@@ -232,7 +246,7 @@ _LOGIC: Mapping[str, Callable[..., operations.Condition]] = {
     "not": lambda a: (a[0], tuple(not truth for truth in a[1])),
 }
 
-TRUTHS = frozenset({"greater", "greater_equal", "less", "less_equal", *_LOGIC})
+TRUTHS = frozenset({"greater", "greater_equal", "less", "less_equal", "is_finite", "is_nan", *_LOGIC})
 """Operations of which the result is no number."""
 
 
@@ -241,6 +255,9 @@ def candidates(nodes: Sequence[Node], expression: Expression, most_parts: int) -
 
     The last of several nodes is opened first: the others cannot read it.
     """
+    for leaf in leaves(expression):
+        constant = constant_of(nodes[leaf])
+        expression = expression if constant is None else replaced(expression, leaf, constant)
     while len(parts(expression)) <= most_parts:
         found = leaves(expression)
         if not found:
@@ -251,3 +268,6 @@ def candidates(nodes: Sequence[Node], expression: Expression, most_parts: int) -
         if by is None:
             return
         expression = replaced(expression, max(found), by)
+        for leaf in leaves(by):
+            constant = constant_of(nodes[leaf])
+            expression = expression if constant is None else replaced(expression, leaf, constant)

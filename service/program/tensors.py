@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from service.program.constants import Constant, refused
 from service.program.inlining import GraphNode
-from service.program.pending import Pending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Sizes:
         return sizes(function(self.array))
 
 
-Tensor = Constant | Rows | Sizes | Pending
+Tensor = Constant | Rows | Sizes
 """What an input of an op may be."""
 
 
@@ -158,8 +157,6 @@ def rows_of(node: GraphNode, tensor: Tensor) -> Rows:
         raise refused("not-lifted", node, "is applied to a constant")
     if isinstance(tensor, Sizes):
         raise refused("row-axis", node, "counts the rows")
-    if isinstance(tensor, Pending):
-        raise tensor.refusal()
     return tensor
 
 

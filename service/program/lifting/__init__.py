@@ -25,6 +25,7 @@ from service.program.lifting import (
     slices,
 )
 from service.program.lifting.builder import Builder, Lift
+from service.program.lifting.pointwise import Lifted
 from service.program.operators import Identity
 from service.program.program import AffineNode, Node, Program, Term, arguments, fuse, renumbered
 from service.program.tensors import Rows, Tensor
@@ -58,7 +59,7 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
     if dim > MAX_NUMBERS:
         raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_NUMBERS} are read")
     builder = Builder(dim)
-    tensors: list[tuple[Tensor | None, ...]] = []
+    tensors: list[tuple[Lifted | None, ...]] = []
     for node in graph.nodes:
         try:
             tensors.append(
@@ -67,8 +68,8 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         except (ValueError, TypeError, LookupError, OverflowError) as err:  # attributes and shapes that do not fit
             raise refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
     result = _chosen(graph.nodes[graph.output.node], tensors, graph.output.node, graph.output.output)
-    result = None if result is None else pointwise.materialized(builder, result)
-    return fuse(_trimmed(builder.nodes, _score(result).node))
+    score = _score(None if result is None else pointwise.materialized(builder, result))
+    return fuse(_trimmed(builder.nodes, score.node))
 
 
 def _score(result: Tensor | None) -> Rows:
@@ -83,7 +84,7 @@ def _score(result: Tensor | None) -> Rows:
     return result
 
 
-def _chosen(node: GraphNode, tensors: Sequence[tuple[Tensor | None, ...]], number: int, output: int) -> Tensor | None:
+def _chosen(node: GraphNode, tensors: Sequence[tuple[Lifted | None, ...]], number: int, output: int) -> Lifted | None:
     """Return output number `output` of node `number`, which `node` reads."""
     outputs = tensors[number]
     if not 0 <= output < len(outputs):
@@ -91,7 +92,7 @@ def _chosen(node: GraphNode, tensors: Sequence[tuple[Tensor | None, ...]], numbe
     return outputs[output]
 
 
-def _lifted(builder: Builder, node: GraphNode, inputs: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _lifted(builder: Builder, node: GraphNode, inputs: Sequence[Lifted | None]) -> tuple[Lifted | None, ...]:
     """Return the outputs of `node`, or refuse it; None for what is no number of a row."""
     if node.op == "Input":
         return (Rows(0, (builder.dim,)),)
@@ -104,19 +105,15 @@ def _lifted(builder: Builder, node: GraphNode, inputs: Sequence[Tensor | None]) 
     known = [tensor for tensor in inputs if tensor is not None]
     if len(known) != len(inputs):
         raise refused("not-lifted", node, "reads serialized examples")
-    if node.op not in OPS:
+    if node.op not in OPS and node.op not in pointwise.EXPRESSED:
         raise refused("not-lifted", node, "is not understood on the way to the score")
-    if pointwise.takes(node.op, known):
-        return (pointwise.expressed(builder, node, known),)
-    outputs = OPS[node.op](builder, node, known if node.op in pointwise.OPS else _materialized(builder, known))
+    if pointwise.takes(node, known):
+        return pointwise.expressed(builder, node, known)
+    outputs = OPS[node.op](builder, node, [pointwise.materialized(builder, tensor) for tensor in known])
     return outputs if isinstance(outputs, tuple) else (pointwise.settled(builder, node, outputs),)
 
 
-def _materialized(builder: Builder, tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [pointwise.materialized(builder, tensor) for tensor in tensors]
-
-
-def _parse_example(builder: Builder, node: GraphNode, inputs: Sequence[Tensor | None]) -> Rows:
+def _parse_example(builder: Builder, node: GraphNode, inputs: Sequence[Lifted | None]) -> Rows:
     shapes = node.attributes.get("dense_shapes")
     dense_only = not node.attributes.get("num_sparse") and not node.attributes.get("ragged_value_types")
     defaults = inputs[5:]

@@ -13,23 +13,23 @@ from fractions import Fraction
 import numpy as np
 
 from service.program.atoms import Abs, Atom, Elu, Exp, Softplus, Square, leaky_relu, relu
-from service.program.constants import Constant, coefficients, floats, refused
-from service.program.expressions import Call, Expression, Fixed, Leaf
+from service.program.constants import FUNCTIONS, Constant, coefficients, floats, refused
+from service.program.expressions import Call, Expression, Fixed, Leaf, constant_of
 from service.program.inlining import GraphNode
-from service.program.lifting import arithmetic, elementwise
+from service.program.lifting import arithmetic, elementwise, log_sum_exp
 from service.program.lifting.builder import Builder, Lift, vector
 from service.program.operators import Scale
 from service.program.partial_atoms import CURVED_OPS, Power
 from service.program.pending import Pending
 from service.program.piecewise import NotPiecewiseError
-from service.program.program import AtomNode, MaximumNode
+from service.program.program import AtomNode
 from service.program.tensors import Rows, Tensor, joint_shape, rows_of
 
 _OPERATIONS: Mapping[str, str] = {
     "Add": "add", "AddV2": "add", "Sub": "subtract", "Neg": "negate", "Mul": "multiply", "RealDiv": "divide",
     "Maximum": "maximum", "Minimum": "minimum", "Select": "select", "SelectV2": "select", "Greater": "greater",
     "GreaterEqual": "greater_equal", "Less": "less", "LessEqual": "less_equal", "LogicalAnd": "and",
-    "LogicalOr": "or", "LogicalNot": "not",
+    "LogicalOr": "or", "LogicalNot": "not", "IsFinite": "is_finite", "IsNan": "is_nan",
 }  # fmt: skip
 
 _ATOMS: Mapping[str, Atom] = {
@@ -46,27 +46,50 @@ _NAMED = {
 }  # fmt: skip
 
 
-def takes(op: str, inputs: Sequence[Tensor]) -> bool:
-    """Whether an op on these tensors is lifted here though another family has it: nothing there fits them."""
+Lifted = Tensor | Pending
+"""What an op may have computed."""
+
+EXPRESSED = frozenset(
+    {"Select", "SelectV2", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "LogicalNot",
+     "IsFinite", "IsNan", "Relu6", "Selu"}
+)  # fmt: skip
+"""Ops of rows that no program node stands for."""
+
+_WITH_A_CONSTANT = frozenset({"Maximum", "Minimum"})
+_OF_TWO_ROWS = frozenset({"Mul", "RealDiv"})
+_PASSING = frozenset({"StopGradient", "PreventGradient", "IdentityN"})
+_CHOICES = frozenset({"Select", "SelectV2"})
+
+
+def takes(node: GraphNode, inputs: Sequence[Lifted]) -> bool:
+    """Whether an op on these tensors is lifted here, though another family may have it: nothing there fits them."""
     rows = [tensor for tensor in inputs if isinstance(tensor, Rows)]
-    if any(isinstance(tensor, Pending) for tensor in inputs):
-        return op in _OPERATIONS or op in _ATOMS or op == "LeakyRelu"
-    if op in {"Maximum", "Minimum"}:
+    pending = any(isinstance(tensor, Pending) for tensor in inputs)
+    if not rows and not pending:
+        return False
+    if node.op in EXPRESSED:
+        return not (node.op in _CHOICES and isinstance(inputs[0], Constant))
+    if pending:
+        return node.op in _OPERATIONS or node.op in _ATOMS or node.op == "LeakyRelu" or node.op in _PASSING
+    if node.op in _WITH_A_CONSTANT:
         return len(rows) == 1 and any(isinstance(tensor, Constant) for tensor in inputs)
-    return op in {"Mul", "RealDiv"} and len(rows) == 2 and rows[0] != rows[1]
+    return node.op in _OF_TWO_ROWS and len(rows) == 2 and rows[0] != rows[1]
 
 
-def expressed(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+def expressed(builder: Builder, node: GraphNode, inputs: Sequence[Lifted]) -> tuple[Lifted, ...]:
     """Return the rows of the atom that an op ends, or the op as pending."""
-    if any(isinstance(tensor, Constant) for tensor in inputs) and len(inputs) == 1:
-        raise refused("not-lifted", node, "is applied to a constant")
+    if node.op in _PASSING:
+        return tuple(inputs)
+    unguarded = _unguarded(builder, inputs) if node.op in _CHOICES else None
+    if unguarded is not None:
+        return (unguarded,)
     shown = [_as_rows(node, tensor) for tensor in inputs]
     shape = joint_shape(node, shown)
     like = next(tensor for tensor in shown if isinstance(tensor, Rows))
     width = like.copies * math.prod(shape)
     builder.require(node.name, width)
-    arguments = tuple(_expression(builder, node, tensor, like, shape) for tensor in inputs)
-    return _settled(builder, node, _call(node, arguments, width), dataclasses.replace(like, shape=shape))
+    arguments = tuple([_expression(builder, node, each, like, shape) for each in inputs])
+    return (_settled(builder, node, _call(node, arguments, width), dataclasses.replace(like, shape=shape)),)
 
 
 def settled(builder: Builder, node: GraphNode, output: Tensor) -> Tensor:
@@ -77,11 +100,11 @@ def settled(builder: Builder, node: GraphNode, output: Tensor) -> Tensor:
         return output
     match = builder.recognition.node(output.node)
     if match is None:
-        return output
+        return log_sum_exp.recognized(builder, node, output) or output
     return builder.append(AtomNode(output.width, match.argument, match.atom, node.name), output, output.shape)
 
 
-def materialized(builder: Builder, tensor: Tensor) -> Tensor:
+def materialized(builder: Builder, tensor: Lifted) -> Tensor:
     """Return a pending tensor as rows, so that the proof says what is wrong with it; any other tensor as it is.
 
     Raises:
@@ -96,7 +119,30 @@ def materialized(builder: Builder, tensor: Tensor) -> Tensor:
     return builder.append(node, like, tensor.shape)
 
 
-def _settled(builder: Builder, node: GraphNode, expression: Expression, like: Rows) -> Tensor:
+def _unguarded(builder: Builder, inputs: Sequence[Lifted]) -> Lifted | None:
+    """Return what a choice yields that only looks whether a number left the floats, in the two forms of log-sum-exp.
+
+    Where m is finite take m, else 0, for a maximum m; where a - b is no number take a + b, which is none either. Real
+    numbers are always finite.
+    """
+    condition, first, second = inputs
+    if not isinstance(condition, Pending) or not isinstance(first, Rows):
+        return None
+    match condition.expression:
+        case Call("is_finite", (Leaf(position),)) if position == first.node:
+            is_zero = isinstance(second, Constant) and not second.array.any()
+            if isinstance(second, Rows):
+                constant = constant_of(builder.nodes[second.node])
+                is_zero = constant is not None and not constant.values.any()
+            return first if is_zero and log_sum_exp.is_maximum(builder.nodes, position) else None
+        case Call("is_nan", (Leaf(position),)):
+            sums = log_sum_exp.is_sum_and_difference(builder.nodes, first.node, position)
+            same_shape = isinstance(second, Rows | Pending) and second.shape == first.shape
+            return second if sums and same_shape else None
+    return None
+
+
+def _settled(builder: Builder, node: GraphNode, expression: Expression, like: Rows) -> Lifted:
     match, reason = None, "is a part of an expression of which no curvature is known"
     pending = Pending(expression, like.shape, like.before, like.after, node.op, node.name, None, "compares numbers")
     if pending.is_truth:
@@ -131,16 +177,16 @@ def _selu(node: GraphNode, argument: Expression, width: int) -> Expression:
     return Call("add", (positive, Call("multiply", (below, alpha))))
 
 
-def _as_rows(node: GraphNode, tensor: Tensor) -> Tensor:
+def _as_rows(node: GraphNode, tensor: Lifted) -> Tensor:
     """Return rows of the shape of a pending tensor."""
     if isinstance(tensor, Pending):
         return Rows(0, tensor.shape, tensor.before, tensor.after)
     return tensor if isinstance(tensor, Constant) else rows_of(node, tensor)
 
 
-def _expression(builder: Builder, node: GraphNode, tensor: Tensor, like: Rows, shape: tuple[int, ...]) -> Expression:
+def _expression(builder: Builder, node: GraphNode, tensor: Lifted, like: Rows, shape: tuple[int, ...]) -> Expression:
     if isinstance(tensor, Constant):
-        return Fixed(vector(like, floats(node, tensor.array), shape).astype(np.float64))
+        return Fixed(vector(like, coefficients(node, tensor), shape).astype(np.float64))
     if isinstance(tensor, Rows):
         return Leaf(builder.broadcast(node.name, tensor, shape).node)
     if not isinstance(tensor, Pending) or tensor.shape != shape:
@@ -148,18 +194,11 @@ def _expression(builder: Builder, node: GraphNode, tensor: Tensor, like: Rows, s
     return tensor.expression
 
 
-def minimum(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return min(a, b) = -max(-a, -b); the slope of a tie goes to the first, as in TensorFlow."""
-    first, second = (rows_of(node, arithmetic.negate(builder, node, (tensor,))) for tensor in inputs)
-    if dataclasses.replace(first, node=0) != dataclasses.replace(second, node=0):
-        raise refused("not-lifted", node, "must take the minimum of two functions of the row, of equal shape")
-    largest = builder.append(MaximumNode(first.width, (first.node, second.node), node.name), first, first.shape)
-    return arithmetic.negate(builder, node, (largest,))
-
-
 def power(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
     """Return u^p for one constant p: an integer, or 1/2."""
     base, exponent = inputs
+    if isinstance(base, Constant):
+        raise refused("not-lifted", node, "takes a power of a constant")
     rows = rows_of(node, base)
     if not isinstance(exponent, Constant) or exponent.array.size != 1:
         raise refused("not-lifted", node, "takes a power with an exponent that is not one constant number")
@@ -180,6 +219,8 @@ _MAX_EXPONENT = 64
 
 def reciprocal(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
     """Return 1/u."""
+    if isinstance(inputs[0], Constant):
+        return elementwise.function_of_constant(builder, node, inputs)
     return elementwise.atom(Power(-1))(builder, node, (rows_of(node, inputs[0]),))
 
 
@@ -192,44 +233,38 @@ def divide(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tenso
     return arithmetic.scaled(builder, node, reciprocal(builder, node, (right,)), factor, Scale)
 
 
+def logarithm(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Return log(u); of a constant a number that may be added, but whose last bit is not certain."""
+    (argument,) = inputs
+    if not isinstance(argument, Constant):
+        return elementwise.atom(_ATOMS["Log"])(builder, node, inputs)
+    array = floats(node, argument.array)
+    if argument.size is not None or not (array > 0).all():
+        raise refused("not-lifted", node, "takes the logarithm of a constant that is not one positive number")
+    value = np.log(array.astype(np.float64))
+    return Constant(value.astype(array.dtype), argument.label, np.abs(value), signed=False)
+
+
 def squared_difference(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
     """Return (a - b)^2."""
     return elementwise.square(builder, node, (arithmetic.subtract(builder, node, inputs),))
 
 
-def unchanged(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return the tensor: what the op does concerns gradients alone, and the program has its own."""
-    del builder, node
-    return inputs[0]
-
-
-def all_unchanged(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the tensors."""
-    del builder, node
-    return tuple(inputs)
-
-
-def _not_convex(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Refuse a function that is neither convex nor concave, by its name."""
-    del builder, inputs
+def _not_convex(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """Refuse a function that is neither convex nor concave, by its name; of a constant it is one."""
+    if isinstance(inputs[0], Constant) and node.op in FUNCTIONS:
+        return elementwise.function_of_constant(builder, node, inputs)
     what = f"is {_NAMED[node.op]}, which is neither convex nor concave; softplus, relu and elu are convex"
     raise refused("not-lifted", node, what)
 
 
 OPS: Mapping[str, Lift] = {
-    **dict.fromkeys(
-        ("Select", "SelectV2", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "LogicalNot",
-         "Relu6", "Selu"), expressed
-    ),
     **{op: elementwise.atom(make()) for op, make in CURVED_OPS.items()},
     **dict.fromkeys(_NAMED, _not_convex),
-    "IdentityN": all_unchanged,
     "Inv": reciprocal,
-    "Minimum": minimum,
+    "Log": logarithm,
     "Pow": power,
-    "PreventGradient": unchanged,
     "RealDiv": divide,
     "Reciprocal": reciprocal,
     "SquaredDifference": squared_difference,
-    "StopGradient": unchanged,
-}  # fmt: skip
+}
