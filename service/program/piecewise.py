@@ -172,7 +172,9 @@ class Piecewise:
         if not self.is_convex():
             return None
         if any(piece.curves for piece in self.pieces):
-            return self._left_limit() if self.never_falls() else None
+            if self.never_falls():
+                return self._left_limit()
+            return self._right_limit() if self.negated().never_falls() else None
         first, last = self.pieces[0].polynomial, self.pieces[-1].polynomial
         if (first[2] == 0 and first[1] > 0) or (last[2] == 0 and last[1] < 0):
             return None
@@ -201,6 +203,12 @@ class Piecewise:
             elif curve.parameters[0] < 0:
                 return None
         return c0 if c1 == 0 and c2 == 0 else None
+
+    def _right_limit(self) -> Fraction | None:
+        """Return the limit of the values at plus infinity, where only falling exponentials are left there, or None."""
+        c0, c1, c2 = self.pieces[-1].polynomial
+        falling = all(curve.kind == "exp" and curve.parameters[0] < 0 for curve, _ in self.pieces[-1].curves)
+        return c0 if falling and c1 == 0 and c2 == 0 else None
 
 
 def simplified(breaks: tuple[Fraction, ...], pieces: tuple[Piece, ...]) -> Piecewise:

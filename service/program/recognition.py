@@ -45,11 +45,15 @@ class Recognition:
 
     Args:
         nodes: the list.
+
+    Attributes:
+        written: of a node that stands for another one, the number of that: how the graph writes what it is.
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
         self.knowledge = Knowledge(nodes)
+        self.written: dict[int, int] = {}
         self._effort = 0
 
     def is_curved(self, position: int) -> bool:

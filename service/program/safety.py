@@ -39,9 +39,13 @@ PURE |= {
     "Rank", "ReverseV2", "Rsqrt", "RsqrtGrad", "ShapeN", "Size", "SpaceToBatchND", "Split", "SplitV", "Sqrt",
     "SqrtGrad", "SquaredDifference", "Tanh", "TanhGrad", "UnsortedSegmentSum",
 }  # fmt: skip
+PURE |= {
+    "Cosh", "Expm1", "Inv", "InvGrad", "IsFinite", "IsNan", "Log", "Log1p", "Pow", "ReciprocalGrad", "Relu6",
+    "Relu6Grad", "Selu", "SeluGrad", "Sinh", "Softsign", "SoftsignGrad", "Xdivy", "Xlogy",
+}  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
 
-STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax", "Relu6", "Selu", "Softsign"})
+STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax"})
 """Ops without an effect that no rule of the proof knows. Where the score needs one, it is the proof that refuses, and
 says so; where it does not, as in the loss that Keras leaves beside it, there is nothing to refuse."""
 

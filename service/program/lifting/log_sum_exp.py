@@ -6,8 +6,6 @@ so that what s is need not be known: it must be the same node, in the same place
 functions max(a, b) + log(1 + exp(-|a - b|)) = log(exp(a) + exp(b)). Beside the other families of `lifting`.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +24,7 @@ Places = NDArray[np.int64]
 
 def recognized(builder: Builder, node: GraphNode, output: Rows) -> Rows | None:
     """Return log-sum-exp, if the last program node is that, or None."""
-    last = builder.nodes[output.node]
+    last = _written(builder, output.node)
     if not isinstance(last, AffineNode) or last.bias is not None or len(last.terms) != 2:
         return None
     if not all(isinstance(term.operator, Identity) for term in last.terms):
@@ -39,36 +37,37 @@ def recognized(builder: Builder, node: GraphNode, output: Rows) -> Rows | None:
     return None
 
 
-def is_maximum(nodes: Sequence[Node], position: int) -> bool:
+def is_maximum(builder: Builder, position: int) -> bool:
     """Whether a node is a maximum, or features chosen of one."""
-    while (term := _only_term(nodes, position)) is not None:
+    while (term := _only_term(builder, position)) is not None:
         position = term.argument
-    return isinstance(nodes[position], MaximumNode)
+    return isinstance(_written(builder, position), MaximumNode)
 
 
-def is_sum_and_difference(nodes: Sequence[Node], total: int, difference: int) -> bool:
+def is_sum_and_difference(builder: Builder, total: int, difference: int) -> bool:
     """Whether two nodes are a + b and a - b of the same two: where the second is no number, the first is none."""
-    node = nodes[total]
+    node = _written(builder, total)
     if not isinstance(node, AffineNode) or node.bias is not None or len(node.terms) != 2:
         return False
     first, second = (term.argument for term in node.terms)
-    return all(isinstance(term.operator, Identity) for term in node.terms) and _differ(nodes, difference, first, second)
+    return all(isinstance(term.operator, Identity) for term in node.terms) and _differ(
+        builder, difference, first, second
+    )
 
 
 def _of_a_sum(builder: Builder, node: GraphNode, logarithm: int, shift: int) -> int | None:
     """Return a node of which runs of features are what the exponentials sum up, with the shift put back."""
-    nodes = builder.nodes
-    total = _argument(nodes, logarithm, Log)
-    summed = None if total is None else _only_term(nodes, total)
-    shifted = None if summed is None else _argument(nodes, summed.argument, Exp)
+    total = _argument(builder, logarithm, Log)
+    summed = None if total is None else _only_term(builder, total)
+    shifted = None if summed is None else _argument(builder, summed.argument, Exp)
     if summed is None or shifted is None:
         return None
-    groups = _groups(summed.operator, nodes[summed.argument].width, nodes[logarithm].width)
-    whole = nodes[shifted]
+    groups = _groups(summed.operator, builder.nodes[summed.argument].width, builder.nodes[logarithm].width)
+    whole = _written(builder, shifted)
     if groups is None or not isinstance(whole, AffineNode) or whole.bias is not None or len(whole.terms) != 2:
         return None
     for plain, other in (whole.terms, whole.terms[::-1]):
-        taken = _sources(nodes, other, shift, whole.width)
+        taken = _sources(builder, other, shift, whole.width)
         if isinstance(plain.operator, Identity) and taken is not None:
             places, signs = taken
             wanted = np.repeat(np.arange(len(groups)), groups.shape[1])
@@ -79,18 +78,17 @@ def _of_a_sum(builder: Builder, node: GraphNode, logarithm: int, shift: int) -> 
 
 def _of_two(builder: Builder, node: GraphNode, logarithm: int, largest: int) -> int | None:
     """Return a node that holds a and b in turns, for max(a, b) + log1p(exp(-|a - b|))."""
-    nodes = builder.nodes
-    exponential = _argument(nodes, logarithm, Log1p)
-    falling = None if exponential is None else _argument(nodes, exponential, Exp)
-    negated = None if falling is None else _only_term(nodes, falling)
-    distance = None if negated is None else _argument(nodes, negated.argument, Abs)
-    maximum = nodes[largest]
+    exponential = _argument(builder, logarithm, Log1p)
+    falling = None if exponential is None else _argument(builder, exponential, Exp)
+    negated = None if falling is None else _only_term(builder, falling)
+    distance = None if negated is None else _argument(builder, negated.argument, Abs)
+    maximum = _written(builder, largest)
     if negated is None or distance is None or not isinstance(maximum, MaximumNode):
         return None
     first, second = maximum.arguments
     width = maximum.width
     diagonal = negated.operator.exact_diagonal(width)
-    if diagonal is None or any(factor != -1 for factor in diagonal) or not _differ(nodes, distance, first, second):
+    if diagonal is None or any(factor != -1 for factor in diagonal) or not _differ(builder, distance, first, second):
         return None
     empty = np.full((width, 2), -1, np.int64)
     places = [empty.copy(), empty.copy()]
@@ -104,9 +102,9 @@ def _of_two(builder: Builder, node: GraphNode, logarithm: int, largest: int) -> 
     return builder.append(joined, Rows(first, (2 * width,)), (2 * width,)).node
 
 
-def _differ(nodes: Sequence[Node], position: int, first: int, second: int) -> bool:
+def _differ(builder: Builder, position: int, first: int, second: int) -> bool:
     """Whether a node is the difference of two, in either order."""
-    node = nodes[position]
+    node = _written(builder, position)
     if not isinstance(node, AffineNode) or node.bias is not None or len(node.terms) != 2:
         return False
     factors = {term.argument: term.operator.exact_diagonal(node.width) for term in node.terms}
@@ -116,13 +114,18 @@ def _differ(nodes: Sequence[Node], position: int, first: int, second: int) -> bo
     return all(abs(a) == 1 and a == -b and a == one[0] for a, b in zip(one, other, strict=True))
 
 
-def _argument(nodes: Sequence[Node], position: int, kind: type) -> int | None:
-    node = nodes[position]
+def _written(builder: Builder, position: int) -> Node:
+    """Return a node as the graph writes it, if it was recognised as an atom."""
+    return builder.nodes[builder.recognition.written.get(position, position)]
+
+
+def _argument(builder: Builder, position: int, kind: type) -> int | None:
+    node = _written(builder, position)
     return node.argument if isinstance(node, AtomNode) and type(node.atom) is kind else None
 
 
-def _only_term(nodes: Sequence[Node], position: int) -> Term | None:
-    node = nodes[position]
+def _only_term(builder: Builder, position: int) -> Term | None:
+    node = _written(builder, position)
     return node.terms[0] if isinstance(node, AffineNode) and node.bias is None and len(node.terms) == 1 else None
 
 
@@ -141,11 +144,11 @@ def _groups(operator: Operator, width: int, outputs: int) -> Places | None:
     return np.array(groups, np.int64) if len(sizes) == 1 and sizes != {0} and different else None
 
 
-def _sources(nodes: Sequence[Node], term: Term, wanted: int, width: int) -> tuple[Places, Places] | None:
+def _sources(builder: Builder, term: Term, wanted: int, width: int) -> tuple[Places, Places] | None:
     """Return the feature of node `wanted` that each of a term's outputs is, and its sign, or None."""
     places, signs = np.arange(width), np.ones(width, np.int64)
     while True:
-        inner = nodes[term.argument].width
+        inner = builder.nodes[term.argument].width
         found = _single_entries(term.operator, inner)
         if found is None or len(found[0]) <= int(places.max(initial=0)):
             return None
@@ -154,7 +157,7 @@ def _sources(nodes: Sequence[Node], term: Term, wanted: int, width: int) -> tupl
             return None
         if term.argument == wanted:
             return places, signs
-        following = _only_term(nodes, term.argument)
+        following = _only_term(builder, term.argument)
         if following is None:
             return None
         term = following
@@ -177,7 +180,7 @@ def _single_entries(operator: Operator, width: int) -> tuple[Places, Places] | N
 
 def _arranged(builder: Builder, node: GraphNode, position: int, groups: Places) -> int:
     """Return a node whose runs of features are the groups."""
-    width = builder.nodes[position].width
+    width = _written(builder, position).width
     flat = groups.reshape(-1)
     if flat.size == width and (flat == np.arange(width)).all():
         return position

@@ -101,7 +101,9 @@ def settled(builder: Builder, node: GraphNode, output: Tensor) -> Tensor:
     match = builder.recognition.node(output.node)
     if match is None:
         return log_sum_exp.recognized(builder, node, output) or output
-    return builder.append(AtomNode(output.width, match.argument, match.atom, node.name), output, output.shape)
+    atom = builder.append(AtomNode(output.width, match.argument, match.atom, node.name), output, output.shape)
+    builder.recognition.written[atom.node] = output.node
+    return atom
 
 
 def materialized(builder: Builder, tensor: Lifted) -> Tensor:
@@ -134,9 +136,9 @@ def _unguarded(builder: Builder, inputs: Sequence[Lifted]) -> Lifted | None:
             if isinstance(second, Rows):
                 constant = constant_of(builder.nodes[second.node])
                 is_zero = constant is not None and not constant.values.any()
-            return first if is_zero and log_sum_exp.is_maximum(builder.nodes, position) else None
+            return first if is_zero and log_sum_exp.is_maximum(builder, position) else None
         case Call("is_nan", (Leaf(position),)):
-            sums = log_sum_exp.is_sum_and_difference(builder.nodes, first.node, position)
+            sums = log_sum_exp.is_sum_and_difference(builder, first.node, position)
             same_shape = isinstance(second, Rows | Pending) and second.shape == first.shape
             return second if sums and same_shape else None
     return None

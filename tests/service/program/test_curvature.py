@@ -155,7 +155,7 @@ def test_square_of_a_sum_that_only_rounds_to_zero_is_refused() -> None:
 
 
 def test_atom_that_is_not_convex_is_refused() -> None:
-    """A leaky ReLU of alpha above 1 is refused, on affine arguments as well; where it is never negative it is linear."""
+    """A leaky ReLU of alpha above 1 is refused, on affine arguments too; on [0, inf) it is linear."""
     assert "atom-convex" == refused(atoms_after(leaky_relu(1.5))).rule
     assert "atom-convex" == refused(atoms_after(Elu(), leaky_relu(1.0000001))).rule
     prove(atoms_after(Elu(), leaky_relu(1.0)))
