@@ -33,6 +33,13 @@ def rank_of(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tens
     return sizes(np.asarray(tensor.rank if isinstance(tensor, Rows) else tensor.array.ndim, np.object_))
 
 
+def size_of(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
+    """Return the number of the tensor's entries."""
+    del builder, node
+    (tensor,) = inputs
+    return sizes(np.asarray(RowCount(tensor.width) if isinstance(tensor, Rows) else tensor.array.size, np.object_))
+
+
 def range_of(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
     """Return the integers from a first one to before a last one."""
     del builder
@@ -83,4 +90,5 @@ OPS: Mapping[str, Lift] = {
     "Range": range_of,
     "Rank": rank_of,
     "Shape": shape_of,
+    "Size": size_of,
 }
