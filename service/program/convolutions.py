@@ -43,7 +43,7 @@ class Convolution(Operator):
     windows: Windows = dataclasses.field(kw_only=True)
     groups: int = dataclasses.field(default=1, kw_only=True)
     is_transposed: bool = dataclasses.field(default=False, kw_only=True)
-    rule: ClassVar[str] = "nonneg-convolution"
+    rule: ClassVar[str] = "nonneg-matmul"
 
     @property
     def _channels(self) -> tuple[int, int]:

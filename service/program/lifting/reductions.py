@@ -58,7 +58,7 @@ def _places(rows: Rows, axes: Sequence[int]) -> NDArray[np.int64]:
 
 def _sum(builder: Builder, node: GraphNode, rows: Rows, places: NDArray[np.int64]) -> Rows:
     plain = rows.plain
-    if places.shape[0] == 1 and rows.width > 1:
+    if places.shape[0] == 1:
         return builder.affine(node.name, plain, Dense(np.ones((rows.width, 1), np.float32), "a sum"), (1,))
     return builder.sums(node.name, plain, places, (places.shape[0],), "a sum")
 
