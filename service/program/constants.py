@@ -215,8 +215,9 @@ def folded_reduction(node: GraphNode, constant: Constant, axes: tuple[int, ...],
     functions: Mapping[str, Callable[..., Any]] = {"Sum": np.sum, "Mean": np.mean, "Max": np.max, "Min": np.min}
     if node.op not in functions:
         raise refused("not-lifted", node, "is not understood of constants")
-    value = functions[node.op](array.astype(np.float64), axis=axes, keepdims=keep_axes)
-    result = floats(node, np.asarray(value).astype(array.dtype))
+    value = np.asarray(functions[node.op](array.astype(np.float64), axis=axes, keepdims=keep_axes))
+    with np.errstate(over="ignore"):  # infinity is refused
+        result = floats(node, value.astype(array.dtype))
     if not np.array_equal(result, _flushed(result)):
         raise refused("not-lifted", node, "computes a denormal constant, which TensorFlow takes for zero")
     sizes = np.abs(array).astype(np.float64) if constant.size is None else constant.size

@@ -44,7 +44,7 @@ CASES = {
         lambda v: np.maximum(v, 0) * np.arange(1.0, 25).reshape(2, 12).mean(0),
     ),
     "weights divided by their sum": Case(
-        lambda x: tf.nn.relu(x) * (tf.constant(np.arange(1.0, 13, dtype="f4")) / tf.reduce_sum(tf.range(1.0, 13.0))),
+        lambda x: tf.nn.relu(x) * (tf.constant(np.arange(1.0, 13, dtype="f4")) / tf.reduce_sum(np.arange(1.0, 13, dtype="f4"))),
         lambda v: np.maximum(v, 0) * np.arange(1.0, 13) / 78,
     ),
     "product of sizes": Case(
