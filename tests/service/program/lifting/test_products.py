@@ -46,24 +46,53 @@ CASES = {
         lambda x: tf.matmul(grid(x), LEFT.T.copy(), transpose_a=True), lambda v: v.reshape(3, 4).T @ exact(LEFT).T
     ),
     "both transposed": Case(
-        lambda x: tf.matmul(grid(x), LEFT, transpose_a=True, transpose_b=True), lambda v: v.reshape(3, 4).T @ exact(LEFT).T
+        lambda x: tf.matmul(grid(x), LEFT, transpose_a=True, transpose_b=True),
+        lambda v: v.reshape(3, 4).T @ exact(LEFT).T
     ),
     "a matrix for each block": Case(
         lambda x: tf.matmul(tf.reshape(x, [-1, 3, 1, 4]), STACK), lambda v: v.reshape(3, 1, 4) @ exact(STACK)
     ),
-    "a matrix for each block of one": Case(lambda x: tf.matmul(cube(x)[:, :, :1], STACK), lambda v: v.reshape(3, 4)[:1] @ exact(STACK)),
-    "one matrix with a block axis": Case(lambda x: tf.matmul(grid(x), STACK[:1]), lambda v: v.reshape(3, 4) @ exact(STACK[0])),
-    "tensordot as Keras' Dense writes it": Case(lambda x: tf.tensordot(grid(x), SMALL, [[2], [0]]), lambda v: v.reshape(3, 4) @ exact(SMALL)),
+    "a matrix for each block of one": Case(
+        lambda x: tf.matmul(cube(x)[:, :, :1], STACK),
+        lambda v: v.reshape(3, 4)[:1] @ exact(STACK),
+    ),
+    "one matrix with a block axis": Case(
+        lambda x: tf.matmul(grid(x), STACK[:1]),
+        lambda v: v.reshape(3, 4) @ exact(STACK[0]),
+    ),
+    "tensordot as Keras' Dense writes it": Case(
+        lambda x: tf.tensordot(grid(x), SMALL, [[2], [0]]),
+        lambda v: v.reshape(3, 4) @ exact(SMALL),
+    ),
     "tensordot over two axes": Case(
-        lambda x: tf.tensordot(grid(x), STACK, [[1, 2], [0, 1]]), lambda v: np.tensordot(v.reshape(3, 4), exact(STACK), 2)
+        lambda x: tf.tensordot(grid(x), STACK, [[1, 2], [0, 1]]),
+        lambda v: np.tensordot(v.reshape(3, 4), exact(STACK), 2)
     ),
     "einsum of a matrix": Case(lambda x: tf.einsum("bi,io->bo", x, MATRIX), lambda v: v @ exact(MATRIX)),
-    "einsum, constant first": Case(lambda x: tf.einsum("pt,btc->bcp", LEFT, grid(x)), lambda v: (exact(LEFT) @ v.reshape(3, 4)).T),
-    "einsum by blocks": Case(lambda x: tf.einsum("bhi,hio->boh", grid(x), STACK), lambda v: np.einsum("hi,hio->oh", v.reshape(3, 4), exact(STACK))),
-    "einsum over all": Case(lambda x: tf.einsum("bhi,hio->bo", grid(x), STACK), lambda v: np.einsum("hi,hio->o", v.reshape(3, 4), exact(STACK))),
-    "einsum with dots": Case(lambda x: tf.einsum("...i,io->...o", grid(x), SMALL), lambda v: v.reshape(3, 4) @ exact(SMALL)),
-    "einsum, outer": Case(lambda x: tf.einsum("bi,o->boi", x[:, :3], MATRIX[0]), lambda v: np.outer(exact(MATRIX[0]), v[:3])),
-    "einsum, one for one": Case(lambda x: tf.einsum("bhi,hi->bih", grid(x), STACK[..., 0]), lambda v: (v.reshape(3, 4) * exact(STACK[..., 0])).T),
+    "einsum, constant first": Case(
+        lambda x: tf.einsum("pt,btc->bcp", LEFT, grid(x)),
+        lambda v: (exact(LEFT) @ v.reshape(3, 4)).T,
+    ),
+    "einsum by blocks": Case(
+        lambda x: tf.einsum("bhi,hio->boh", grid(x), STACK),
+        lambda v: np.einsum("hi,hio->oh", v.reshape(3, 4), exact(STACK)),
+    ),
+    "einsum over all": Case(
+        lambda x: tf.einsum("bhi,hio->bo", grid(x), STACK),
+        lambda v: np.einsum("hi,hio->o", v.reshape(3, 4), exact(STACK)),
+    ),
+    "einsum with dots": Case(
+        lambda x: tf.einsum("...i,io->...o", grid(x), SMALL),
+        lambda v: v.reshape(3, 4) @ exact(SMALL),
+    ),
+    "einsum, outer": Case(
+        lambda x: tf.einsum("bi,o->boi", x[:, :3], MATRIX[0]),
+        lambda v: np.outer(exact(MATRIX[0]), v[:3]),
+    ),
+    "einsum, one for one": Case(
+        lambda x: tf.einsum("bhi,hi->bih", grid(x), STACK[..., 0]),
+        lambda v: (v.reshape(3, 4) * exact(STACK[..., 0])).T,
+    ),
     "einsum that transposes": Case(lambda x: tf.einsum("bhi->bih", grid(x)), lambda v: v.reshape(3, 4).T),
 }  # fmt: skip
 
@@ -98,8 +127,14 @@ REFUSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "matrices for each row": ("row-axis", lambda x: total(total(tf.matmul(grid(x), np.ones((7, 4, 2), "f4"))))),
     "attention": ("not-lifted", lambda x: total(total(tf.matmul(grid(x), grid(x), transpose_b=True)))),
     "bilinear form": ("not-lifted", lambda x: tf.einsum("bi,bi->b", x @ MATRIX, x[:, :5])),
-    "dot of two layers": ("not-lifted", lambda x: tf.squeeze(tf.matmul(grid(x)[:, :1], tf.transpose(grid(x)[:, 1:2], [0, 2, 1])), [1, 2])),
-    "a negative matrix over positions": ("nonneg-matmul", lambda x: total(total(tf.matmul(tf.nn.softplus(grid(x)), SMALL)))),
+    "dot of two layers": (
+        "not-lifted",
+        lambda x: tf.squeeze(tf.matmul(grid(x)[:, :1], tf.transpose(grid(x)[:, 1:2], [0, 2, 1])), [1, 2]),
+    ),
+    "a negative matrix over positions": (
+        "nonneg-matmul",
+        lambda x: total(total(tf.matmul(tf.nn.softplus(grid(x)), SMALL))),
+    ),
 }  # fmt: skip
 
 
