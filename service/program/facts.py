@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.program.atoms import Atom, Exp, Square
 from service.program.intervals import Ranges
-from service.program.operators import Divide, Operator, is_negative
+from service.program.operators import Dense, Divide, Operator, is_negative
 from service.program.partial_atoms import Log, Log1p, Sqrt
 from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Node
 
@@ -153,13 +153,15 @@ class Knowledge:
 
 def spread(operator: Operator, mask: Mask, *, positive: bool) -> Mask:
     """Return the outputs of an operator in which a feature of the mask has a positive (or negative) coefficient."""
-    negative = operator.negative_entries()
-    if not mask.any() or not (positive or negative.any()):
+    if not mask.any() or not (positive or operator.has_negative):
         return np.zeros(operator.output_width(mask.size), np.bool_)
+    negative = operator.negative_entries()
     if isinstance(operator, Divide):
         return np.asarray(mask & (negative != positive))
     if operator.has_weights:
         chosen = is_negative(-operator.coefficients) if positive else negative
+        if isinstance(operator, Dense):
+            return np.asarray((chosen if mask.all() else chosen[mask]).any(axis=0))
         operator = dataclasses.replace(operator, coefficients=chosen.astype(np.float64))
     return np.asarray(operator.apply(mask[None, :].astype(np.float64), np.float64, np)[0] > 0)
 

@@ -172,6 +172,11 @@ class Operator(abc.ABC):
         """Return which coefficients have a negative sign in the map."""
         return is_negative(self.coefficients)
 
+    @functools.cached_property
+    def has_negative(self) -> bool:
+        """Whether a coefficient has a negative sign in the map, looked up once."""
+        return bool(self.negative_entries().any())
+
     def smallest(self) -> tuple[float, tuple[int, ...]]:
         """Return the smallest coefficient, and its place in the shape of the variable that it comes from."""
         index = int(np.argmin(np.where(self.negative_entries(), self.coefficients, np.abs(self.coefficients))))
