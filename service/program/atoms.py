@@ -20,7 +20,7 @@ _ULPS = 8
 """Outward rounding of exp, expm1 and log1p: no NumPy build errs by more than 4 ulp in float64."""
 
 
-def _outward(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def outward(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Widen [lower, upper] by `_ULPS` units in the last place and the smallest normal number.
 
     A lower end that left float64 is its largest number, and an upper end its smallest: infinity would be no bound.
@@ -55,6 +55,26 @@ class Atom(abc.ABC):
     def is_nondecreasing_from(self, lower: float) -> bool:
         """Whether phi is non-decreasing on [lower, inf)."""
 
+    def convex_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where phi is known to be convex on the feature's interval [lower, upper]."""
+        del upper
+        return np.full(lower.shape, self.is_convex)
+
+    def concave_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where phi is known to be concave on the feature's interval."""
+        del upper
+        return np.zeros(lower.shape, np.bool_)
+
+    def rises_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where phi is known never to fall on the feature's interval."""
+        del upper
+        return np.array([self.is_nondecreasing_from(float(end)) for end in lower], np.bool_)
+
+    def falls_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where phi is known never to rise on the feature's interval."""
+        del upper
+        return np.zeros(lower.shape, np.bool_)
+
     @abc.abstractmethod
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
@@ -64,6 +84,15 @@ class Atom(abc.ABC):
     def kink(self) -> float | None:
         """Return the argument at which the slope jumps, or None for a smooth atom."""
         return None
+
+    def kinks(self) -> list[tuple[Any, Any]]:
+        """Return features (an index of the last axis) and for each a place where its slope jumps."""
+        place = self.kink()
+        return [] if place is None else [(slice(None), place)]
+
+    def objection(self) -> str:
+        """Return in words what speaks against the atom's being convex; empty where its name says enough."""
+        return ""
 
     @property
     def modulus(self) -> Fraction:
@@ -95,7 +124,7 @@ class IncreasingAtom(Atom):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the values at the ends, never below `lowest`."""
         with np.errstate(over="ignore", invalid="ignore"):
-            low, high = _outward(self.value_and_slope(lower, np)[0], self.value_and_slope(upper, np)[0])
+            low, high = outward(self.value_and_slope(lower, np)[0], self.value_and_slope(upper, np)[0])
         return np.maximum(low, self.lowest), high
 
 
@@ -142,13 +171,29 @@ class LeakyRelu(Atom):
         """Where alpha >= 0, or the argument is never below 0."""
         return self.alpha >= 0.0 or lower >= 0.0
 
+    def convex_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where alpha <= 1, or on one side of 0, where phi is linear."""
+        return np.asarray((self.alpha <= 1.0) | (lower >= 0) | (upper <= 0))
+
+    def concave_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where alpha >= 1, or on one side of 0."""
+        return np.asarray((self.alpha >= 1.0) | (lower >= 0) | (upper <= 0))
+
+    def falls_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where alpha <= 0 and the argument is never above 0."""
+        return np.asarray((self.alpha <= 0.0) & (upper <= 0) & (lower <= 0))
+
+    def objection(self) -> str:
+        """Return that the slope falls."""
+        return f"its slope falls from {self.alpha:g} to 1 at 0" if self.alpha > 1.0 else ""
+
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return bounds from the ends, and from 0 where it is inside and alpha < 0."""
         with np.errstate(invalid="ignore"):
             ends = np.stack([np.where(v > 0, v, _scaled(self.alpha, v)) for v in (lower, upper)])
-        low, high = _outward(ends.min(axis=0), ends.max(axis=0))
+        low, high = outward(ends.min(axis=0), ends.max(axis=0))
         if self.alpha < 0:
             low = np.where((lower < 0) & (upper > 0), np.minimum(low, 0.0), low)
         return (np.maximum(low, 0.0), high) if self.alpha == 0 else (low, high)
@@ -213,6 +258,10 @@ class Square(Atom):
         """Where the argument is never below 0."""
         return lower >= 0.0
 
+    def falls_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where the argument is never above 0."""
+        return np.asarray((lower <= upper) & (upper <= 0))
+
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -243,6 +292,10 @@ class SquaredLeaky(Atom):
     def is_nondecreasing_from(self, lower: float) -> bool:
         """Where the argument is never below 0, or phi is 0 there."""
         return self.alpha == 0.0 or lower >= 0.0
+
+    def falls_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where the argument is never above 0."""
+        return np.asarray((lower <= upper) & (upper <= 0))
 
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
@@ -275,6 +328,14 @@ class Abs(Atom):
         """Where the argument is never below 0."""
         return lower >= 0.0
 
+    def falls_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Where the argument is never above 0."""
+        return np.asarray((lower <= upper) & (upper <= 0))
+
+    def concave_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """On one side of 0, where phi is linear."""
+        return np.asarray((lower >= 0) | (upper <= 0))
+
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -292,7 +353,7 @@ def _bowl_image(
     """Return bounds of a `value` that falls to 0 at 0 and rises from there."""
     with np.errstate(over="ignore"):
         ends = np.stack([value(lower), value(upper)])
-    low, high = _outward(ends.min(axis=0), ends.max(axis=0))
+    low, high = outward(ends.min(axis=0), ends.max(axis=0))
     inside = (lower <= 0) & (upper >= 0)
     return np.maximum(np.where(inside, 0.0, low), 0.0), high
 

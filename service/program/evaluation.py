@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from service.program.operators import Identity
-from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Node, Program
+from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Node, Program
 
 Array = Any
 
@@ -73,6 +73,9 @@ def operations(program: Program) -> Iterator[tuple[int, Callable[[Array], tuple[
                     yield node.width, functools.partial(_map_alone, operator.pull_back)
         elif isinstance(node, AtomNode):
             yield node.width, functools.partial(node.atom.value_and_slope, namespace=np)
+        elif isinstance(node, LogSumExpNode):
+            width = program.nodes[node.argument].width
+            yield width, functools.partial(_log_sum_exp, node, namespace=np)
 
 
 def _map_alone(linear: Callable[..., Array], values: Array) -> tuple[Array, ...]:
@@ -121,7 +124,20 @@ def _forward(program: Program, rows: Array, namespace: ModuleType, *, keep: bool
                 first, second = (values[argument] for argument in node.arguments)
                 values.append(namespace.maximum(first, second))
                 slopes[position] = first >= second if keep else None
+            case LogSumExpNode():
+                value, slope = _log_sum_exp(node, values[node.argument], namespace)
+                values.append(value)
+                slopes[position] = slope if keep else None
     return values, slopes
+
+
+def _log_sum_exp(node: LogSumExpNode, values: Array, namespace: ModuleType) -> tuple[Array, Array]:
+    """Return the logarithms of sums [n, width] and the slopes, each run's softmax [n, width, k]."""
+    runs = values.reshape(values.shape[0], node.width, -1)
+    largest = runs.max(axis=-1, keepdims=True)
+    parts = namespace.exp(runs - largest)
+    total = parts.sum(axis=-1, keepdims=True)
+    return (largest + namespace.log(total))[:, :, 0], parts / total
 
 
 def _affine(node: AffineNode, values: list[Array], dtype: Any, namespace: ModuleType) -> Array:
@@ -145,24 +161,28 @@ def _add(total: Array, image: Array, *, in_place: bool) -> Array:
 def _reverse(program: Program, rows: Array, slopes: list[Array], namespace: ModuleType) -> Array:
     adjoints: list[Array] = [None] * len(program.nodes)
     adjoints[-1] = namespace.ones((rows.shape[0], 1), dtype=rows.dtype)
-
-    def add(argument: int, contribution: Array) -> None:
-        present = adjoints[argument]
-        adjoints[argument] = contribution if present is None else present + contribution
-
     for position in range(len(program.nodes) - 1, 0, -1):
         node, adjoint = program.nodes[position], adjoints[position]
         if adjoint is None:
             continue
-        match node:
-            case AffineNode():
-                for term in node.terms:
-                    add(term.argument, term.operator.pull_back(adjoint, rows.dtype, namespace))
-            case AtomNode():
-                add(node.argument, adjoint * slopes[position])
-            case MaximumNode():
-                zero = namespace.zeros_like(adjoint)
-                add(node.arguments[0], namespace.where(slopes[position], adjoint, zero))
-                add(node.arguments[1], namespace.where(slopes[position], zero, adjoint))
+        for argument, contribution in _contributions(node, adjoint, slopes[position], namespace):
+            present = adjoints[argument]
+            adjoints[argument] = contribution if present is None else present + contribution
         adjoints[position] = None
     return namespace.zeros_like(rows) if adjoints[0] is None else adjoints[0]
+
+
+def _contributions(node: Node, adjoint: Array, slope: Array, namespace: ModuleType) -> Iterator[tuple[int, Array]]:
+    """Yield what a node's adjoint adds to the adjoint of each node that it reads."""
+    match node:
+        case AffineNode():
+            for term in node.terms:
+                yield term.argument, term.operator.pull_back(adjoint, adjoint.dtype, namespace)
+        case AtomNode():
+            yield node.argument, adjoint * slope
+        case MaximumNode():
+            zero = namespace.zeros_like(adjoint)
+            yield node.arguments[0], namespace.where(slope, adjoint, zero)
+            yield node.arguments[1], namespace.where(slope, zero, adjoint)
+        case LogSumExpNode():
+            yield node.argument, (adjoint[:, :, None] * slope).reshape(adjoint.shape[0], -1)

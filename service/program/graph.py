@@ -6,6 +6,7 @@ checkpoint reader. Below: `safety`, `object_graph`, `inlining`; above: `certific
 """
 
 import dataclasses
+import hashlib
 import math
 import tempfile
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
     _check_configurations(meta_graph.graph_def)
     object_graph.check(meta_graph.object_graph_def, _RESERVED)
     handles, keys = _variables(meta_graph.object_graph_def, folder / "variables" / "variables")
-    table = SignatureTable(meta_graph, keys)
+    table = SignatureTable(meta_graph, keys, _aliases(handles, keys))
     bound = tuple(
         _bind(name, meta_graph.object_graph_def.nodes[position], table, handles, skipped)
         for name, position in sorted(_signature_nodes(meta_graph.object_graph_def).items())
@@ -172,6 +173,17 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
             variable.name, "Handle", value=_restored(reader, keys.get(position), variable), label=variable.name
         )
     return handles, keys
+
+
+def _aliases(handles: Mapping[int, GraphNode], keys: Mapping[int, str]) -> dict[str, str]:
+    """Return for each checkpoint key the first one whose value has the same type, shape and bits."""
+    first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    aliases = {}
+    for position, handle in handles.items():
+        value = np.asarray(handle.value)
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
+        aliases[keys[position]] = first.setdefault((value.dtype.name, value.shape, digest), keys[position])
+    return aliases
 
 
 def _restored(reader: Any, key: str | None, variable: Any) -> NDArray[Any]:

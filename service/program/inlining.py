@@ -75,6 +75,28 @@ def decode_attribute(value: Any) -> Any:
             return getattr(value, kind)
 
 
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
+        ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2", "reserve_space_3"),
+    ),
+    "BroadcastGradientArgs": ("r0", "r1"),
+    "Unique": ("y", "idx"),
+    "TopKV2": ("values", "indices"),
+}
+"""The names of the outputs of ops that have several, one tensor each, in order. Any other op has one name."""
+
+
+def output_number(op: str, argument: str, index: int) -> int:
+    """Return which output of an op `argument:index` is."""
+    names = OUTPUTS.get(op)
+    if names is None:
+        return index
+    if argument not in names or index != 0:
+        raise VersionRefusedError("function-missing", f"output {argument}:{index} of an op {op} is not defined")
+    return names.index(argument)
+
+
 class Inliner:
     """Inlines calls while it walks back from an output; only what the output needs is visited.
 
@@ -195,7 +217,7 @@ class _Frame:
         if node is None or len(parts) != 3 or not parts[2].isdigit():
             reason = f"tensor {tensor[:80]} of function {self._definition.signature.name} is not defined"
             raise VersionRefusedError("function-missing", reason)
-        return node, int(parts[2])
+        return node, output_number(node.op, parts[1], int(parts[2]))
 
     def _emit(self, node: Any, output: int) -> Reference:
         inputs = tuple(self._known[name] for name in _data_inputs(node))

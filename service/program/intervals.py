@@ -1,16 +1,59 @@
 """Program to value ranges over a box, rounded outward: what the proof knows about an argument's sign.
 
-Reads `program`, `operators` and `atoms`; `curvature` uses it on the unbounded box.
+Reads `program`, `operators` and `atoms`; `facts` uses it on the unbounded box.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program
+from service.program.program import (
+    AffineNode,
+    AtomNode,
+    InputNode,
+    LogSumExpNode,
+    MaximumNode,
+    Node,
+    Program,
+    arguments,
+)
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _EPSILON = float(np.finfo(np.float64).eps)
+
+
+class Ranges:
+    """Float64 bounds [width] of each node's values for every row, each computed when it is asked for, and once.
+
+    Args:
+        nodes: a list of nodes that may still grow.
+        box: lower and upper ends [dim] of the rows; the unbounded box by default.
+    """
+
+    def __init__(self, nodes: Sequence[Node], box: Range | None = None) -> None:
+        dim = nodes[0].width
+        self._nodes = nodes
+        self._known: dict[int, Range] = {0: box or (np.full(dim, -np.inf), np.full(dim, np.inf))}
+
+    def of(self, position: int) -> Range:
+        """Return the bounds of a node."""
+        waiting = [position]
+        while waiting:
+            node = self._nodes[waiting[-1]]
+            missing = [argument for argument in arguments(node) if argument not in self._known]
+            if missing:
+                waiting.extend(missing)
+                continue
+            last = waiting.pop()
+            if last not in self._known:
+                self._known[last] = _range(node, self._known)
+        return self._known[position]
+
+    def forget(self, position: int) -> None:
+        """Forget everything from a node on."""
+        self._known = {number: found for number, found in self._known.items() if number < position}
 
 
 def ranges(program: Program, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> list[Range]:
@@ -29,19 +72,8 @@ def ranges(program: Program, lower: NDArray[np.float64], upper: NDArray[np.float
     if not (lower <= upper).all():
         message = "the box is empty or has a NaN end"
         raise ValueError(message)
-    found: list[Range] = []
-    for node in program.nodes:
-        match node:
-            case InputNode():
-                found.append((lower.astype(np.float64), upper.astype(np.float64)))
-            case AffineNode():
-                found.append(_affine(node, found))
-            case AtomNode():
-                found.append(node.atom.image(*found[node.argument]))
-            case MaximumNode():
-                first, second = (found[argument] for argument in node.arguments)
-                found.append((np.maximum(first[0], second[0]), np.maximum(first[1], second[1])))
-    return found
+    found = Ranges(program.nodes, (lower.astype(np.float64), upper.astype(np.float64)))
+    return [found.of(position) for position in range(len(program.nodes))]
 
 
 def unbounded(program: Program) -> list[Range]:
@@ -49,7 +81,29 @@ def unbounded(program: Program) -> list[Range]:
     return ranges(program, np.full(program.dim, -np.inf), np.full(program.dim, np.inf))
 
 
-def _affine(node: AffineNode, found: list[Range]) -> Range:
+def _range(node: Node, found: dict[int, Range]) -> Range:
+    match node:
+        case AffineNode():
+            return _affine(node, found)
+        case AtomNode():
+            return node.atom.image(*found[node.argument])
+        case MaximumNode():
+            first, second = (found[argument] for argument in node.arguments)
+            return np.maximum(first[0], second[0]), np.maximum(first[1], second[1])
+        case LogSumExpNode():
+            return _log_sum_exp(node, *found[node.argument])
+        case InputNode():
+            return found[0]
+
+
+def _log_sum_exp(node: LogSumExpNode, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Range:
+    """Return bounds from max(v) <= log sum exp(v) <= max(v) + log k, rounded outward."""
+    low, high = (end.reshape(node.width, -1).max(axis=1) for end in (lower, upper))
+    high = high + float(np.nextafter(np.log(upper.size // node.width), np.inf))
+    return low, np.where(np.isfinite(high), np.nextafter(high, np.inf), high)
+
+
+def _affine(node: AffineNode, found: dict[int, Range]) -> Range:
     contributions = [term.operator.interval(*found[term.argument]) for term in node.terms]
     if node.bias is not None:
         bias = node.bias.astype(np.float64)

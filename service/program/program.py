@@ -60,7 +60,19 @@ class MaximumNode:
     name: str = ""
 
 
-Node = InputNode | AffineNode | AtomNode | MaximumNode
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogSumExpNode:
+    """log(sum of exp(v_i)) over each run of k features, k = the argument's width / `width`.
+
+    Convex in v and non-decreasing in each v_i: its Hessian is a covariance, its gradient the softmax of the run.
+    """
+
+    width: int
+    argument: int
+    name: str = ""
+
+
+Node = InputNode | AffineNode | AtomNode | MaximumNode | LogSumExpNode
 
 
 def arguments(node: Node) -> tuple[int, ...]:
@@ -70,7 +82,7 @@ def arguments(node: Node) -> tuple[int, ...]:
             return ()
         case AffineNode():
             return tuple(term.argument for term in node.terms)
-        case AtomNode():
+        case AtomNode() | LogSumExpNode():
             return (node.argument,)
         case MaximumNode():
             return node.arguments
@@ -120,8 +132,11 @@ class Program:
     def weights_sha256(self) -> str:
         """SHA-256 over the fingerprints of all weights in program order."""
         digest = hashlib.sha256()
-        for array in self.weights():
-            digest.update(fingerprint(array).encode())
+        for node in self.nodes:
+            if isinstance(node, AffineNode):
+                for term in node.terms:
+                    digest.update(term.operator.fingerprint.encode() if term.operator.has_weights else b"")
+                digest.update(b"" if node.bias is None else fingerprint(node.bias).encode())
         return digest.hexdigest()
 
     def weights(self) -> Iterator[NDArray[np.floating]]:
@@ -129,7 +144,7 @@ class Program:
         for node in self.nodes:
             if isinstance(node, AffineNode):
                 for term in node.terms:
-                    if not isinstance(term.operator, Identity):
+                    if term.operator.has_weights:
                         yield term.operator.coefficients
                 if node.bias is not None:
                     yield node.bias
@@ -147,6 +162,8 @@ def _line(node: Node) -> str:
             return f"atom {node.width} {node.atom.text} %{node.argument}"
         case MaximumNode():
             return f"maximum {node.width} %{node.arguments[0]} %{node.arguments[1]}"
+        case LogSumExpNode():
+            return f"log_sum_exp {node.width} %{node.argument}"
 
 
 def fuse(program: Program) -> Program:
@@ -195,7 +212,7 @@ def renumbered(nodes: Sequence[Node], dropped: set[int]) -> tuple[Node, ...]:
             case AffineNode():
                 terms = tuple(Term(number[term.argument], term.operator) for term in node.terms)
                 kept.append(dataclasses.replace(node, terms=terms))
-            case AtomNode():
+            case AtomNode() | LogSumExpNode():
                 kept.append(dataclasses.replace(node, argument=number[node.argument]))
             case MaximumNode():
                 first, second = node.arguments

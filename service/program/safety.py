@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
-PURE = frozenset(
+PURE: frozenset[str] = frozenset(
     {
         "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
         "ConcatV2", "Const", "DynamicStitch", "Elu", "EluGrad", "Equal", "Exp", "ExpandDims", "Fill", "FloorDiv",
@@ -28,7 +28,26 @@ PURE = frozenset(
         "Transpose", "Unpack", "ZerosLike",
     }
 )  # fmt: skip
+PURE |= {
+    "AvgPool", "AvgPool3D", "AvgPool3DGrad", "AvgPoolGrad", "BatchMatMul", "BatchMatMulV2", "BatchToSpaceND",
+    "BroadcastArgs", "ConcatOffset", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput", "Conv3D",
+    "Conv3DBackpropFilterV2", "Conv3DBackpropInputV2", "DepthwiseConv2dNative",
+    "DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput", "DivNoNan", "Einsum",
+    "FusedBatchNorm", "FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3", "FusedBatchNormV2",
+    "FusedBatchNormV3", "GatherV2", "InvertPermutation", "LogicalAnd", "LogicalOr", "MaxPool", "MaxPool3D",
+    "MaxPool3DGrad", "MaxPoolGrad", "MirrorPad", "MirrorPadGrad", "NotEqual", "Pad", "PadV2", "PreventGradient",
+    "Rank", "ReverseV2", "Rsqrt", "RsqrtGrad", "ShapeN", "Size", "SpaceToBatchND", "Split", "SplitV", "Sqrt",
+    "SqrtGrad", "SquaredDifference", "Tanh", "TanhGrad", "UnsortedSegmentSum",
+}  # fmt: skip
+PURE |= {
+    "Cosh", "Expm1", "Inv", "InvGrad", "IsFinite", "IsNan", "Log", "Log1p", "Pow", "ReciprocalGrad", "Relu6",
+    "Relu6Grad", "Selu", "SeluGrad", "Sinh", "Softsign", "SoftsignGrad", "Xdivy", "Xlogy",
+}  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
+
+STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax"})
+"""Ops without an effect that no rule of the proof knows. Where the score needs one, it is the proof that refuses, and
+says so; where it does not, as in the loss that Keras leaves beside it, there is nothing to refuse."""
 
 SAVER = PURE | {
     "AssignVariableOp", "DisableCopyOnRead", "MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename",
@@ -38,6 +57,10 @@ SAVER = PURE | {
 
 MAIN = PURE | CALLS | {"VarHandleOp"}
 """Ops allowed in the main graph."""
+
+IDLE = MAIN | {"AssignVariableOp", "VarIsInitializedOp"}
+"""Ops allowed in the part of the main graph that nothing which is ever run reaches: Keras leaves the initialization of
+a copy of each variable there."""
 
 FUNCTION_ATTRIBUTES = frozenset(
     {
@@ -188,9 +211,39 @@ def _check_ops(meta_graph: Any) -> None:
     other_roots.extend(meta_graph.object_graph_def.concrete_functions)
     reachable_otherwise = _reachable(other_roots, functions)
     saver_only = _reachable(saver_roots, functions) - reachable_otherwise
-    _require_ops("the main graph", graph.node, MAIN)
+    run = _run_nodes(meta_graph)
+    _require_ops("the main graph", (node for node in graph.node if node.name in run), MAIN)
+    _require_ops("the main graph", (node for node in graph.node if node.name not in run), IDLE)
     for name, function in functions.items():
-        _require_ops(f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | CALLS)
+        _require_ops(
+            f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | STRANGE | CALLS
+        )
+
+
+def _run_nodes(meta_graph: Any) -> set[str]:
+    """Return the nodes of the main graph that a signature, the init op, a collection or the saver may let run."""
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    saver = meta_graph.saver_def
+    waiting = [saver.save_tensor_name, saver.restore_op_name, saver.filename_tensor_name]
+    for signature in meta_graph.signature_def.values():
+        for information in (*signature.inputs.values(), *signature.outputs.values()):
+            waiting.extend([information.name, *_parts(information)])
+    for collection in meta_graph.collection_def.values():
+        waiting.extend(nodes if collection.WhichOneof("kind") != "node_list" else collection.node_list.value)
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop().lstrip("^").split(":")[0]
+        if name in nodes and name not in found:
+            found.add(name)
+            waiting.extend(nodes[name].input)
+    return found
+
+
+def _parts(information: Any) -> list[str]:
+    """Return the further tensors that an entry of a signature may name."""
+    sparse = information.coo_sparse
+    names = [sparse.values_tensor_name, sparse.indices_tensor_name, sparse.dense_shape_tensor_name]
+    return [*names, *(part.name for part in information.composite_tensor.components)]
 
 
 def _require_ops(where: str, nodes: Iterable[Any], allowed: frozenset[str] | set[str]) -> None:

@@ -22,16 +22,19 @@ class SignatureTable:
     Args:
         meta_graph: the parsed meta graph.
         keys: checkpoint key of each variable, by its number in the object graph.
+        aliases: checkpoint key -> another one under which the same value is saved, bit for bit. Keras saves each
+            variable twice, and the two readers take one each.
     """
 
-    def __init__(self, meta_graph: Any, keys: Mapping[int, str]) -> None:
+    def __init__(self, meta_graph: Any, keys: Mapping[int, str], aliases: Mapping[str, str] | None = None) -> None:
         """Index functions and nodes, and find which checkpoint key each variable handle is restored from."""
         self.functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
         self._meta_graph = meta_graph
         self._concrete = meta_graph.object_graph_def.concrete_functions
         self._nodes = {node.name: node for node in meta_graph.graph_def.node}
-        self._keys = keys
-        self._restored = self._restored_keys()
+        same = aliases or {}
+        self._keys = {position: same.get(key, key) for position, key in keys.items()}
+        self._restored = {name: same.get(key, key) for name, key in self._restored_keys().items()}
 
     def concrete_function(self, name: str) -> Any:
         """Return the saved concrete function of that name.
@@ -81,9 +84,22 @@ class SignatureTable:
         if placeholder not in self._nodes or self._nodes[placeholder].op != "Placeholder":
             return False
         return all(
-            name in self._restored and self._restored[name] == self._keys.get(position)
+            self._restored[name] == self._keys.get(position) if name in self._restored else self._is_never_set(name)
             for name, position in zip(names[1:], bound, strict=True)
         )
+
+    def _is_never_set(self, name: str) -> bool:
+        """Whether a handle is of a variable that nothing sets where TensorFlow Serving loads the model.
+
+        So `tf.saved_model.save` leaves a Keras model's: TensorFlow Serving answers with an error then, and never with
+        another function than the one that the object graph binds.
+        """
+        node = self._nodes.get(name)
+        if node is None or node.op != "VarHandleOp" or not node.attr["shared_name"].s:
+            return False
+        names = [other.attr["shared_name"].s or other.name.encode() for other in self._nodes.values()
+                 if other.op == "VarHandleOp"]  # fmt: skip
+        return names.count(node.attr["shared_name"].s) == 1
 
     def _restored_keys(self) -> dict[str, str]:
         """Return the checkpoint key that the saver's restore function assigns to each handle of the main graph."""

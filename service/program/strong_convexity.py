@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.program.operators import Divide, Identity, Operator, Scale
+from service.program.operators import Dense, Operator
 from service.program.program import AffineNode, AtomNode, Program, Term, arguments
 
 _LARGEST = Fraction(float(np.finfo(np.float64).max))
@@ -155,7 +154,8 @@ def _mixed_products(operator: Operator, functionals: list[Functional], dim: int)
         return sum(len(functional) for functional in functionals if len(functional) > 1)
     if dim > _MAX_MIXED_DIM:
         return _MAX_PRODUCTS + 1
-    return operator.output_width(len(functionals)) * sum(map(len, functionals))
+    width = len(functionals)
+    return -(-operator.num_entries(width) // width) * sum(map(len, functionals))
 
 
 def _image(operator: Operator, functionals: list[Functional], width: int) -> list[Functional]:
@@ -165,10 +165,9 @@ def _image(operator: Operator, functionals: list[Functional], width: int) -> lis
         pairs = zip(functionals, diagonal, strict=True)
         return [{j: value * factor for j, value in functional.items()} for functional, factor in pairs]
     images: list[Functional] = [{} for _ in range(width)]
-    for functional, weights in zip(functionals, operator.coefficients.astype(np.float64).tolist(), strict=True):
-        for image, weight in zip(images, weights, strict=True):
-            for j, value in functional.items():
-                image[j] = image.get(j, Fraction(0)) + value * Fraction(weight)
+    for i, j, weight in operator.exact_entries(len(functionals)):
+        for feature, value in functionals[i].items():
+            images[j][feature] = images[j].get(feature, Fraction(0)) + value * weight
     return images
 
 
@@ -200,13 +199,19 @@ def _score_weights(program: Program) -> dict[int, list[Fraction]]:
 
 
 def _pulled_back(term: Term, outer: list[Fraction], width: int) -> list[Fraction] | None:
+    """Return a node's coefficients in the score through one term, None where they are unknown or grow too long."""
     operator = term.operator
-    if isinstance(operator, Scale | Divide | Identity):
-        return _products(outer, operator.exact_diagonal(width))
-    if len(outer) != 1:
+    diagonal = operator.exact_diagonal(width)
+    if diagonal is not None:
+        return _products(outer, diagonal)
+    if isinstance(operator, Dense) and len(outer) != 1:
         return None
-    column: NDArray[np.floating] = operator.coefficients[:, 0]
-    return _products([outer[0]] * width, [Fraction(float(value)) for value in column])
+    if operator.num_entries(width) > _MAX_PRODUCTS or any(_bits(a) > _MAX_BITS for a in outer):
+        return None
+    inner = [Fraction(0)] * width
+    for i, j, weight in operator.exact_entries(width):
+        inner[i] += weight * outer[j]
+    return inner
 
 
 def _products(left: list[Fraction], right: list[Fraction] | None) -> list[Fraction] | None:

@@ -7,7 +7,7 @@ Above: `service.loader` and training; below: `evaluation`. NumPy only: the Saved
 import dataclasses
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,36 +265,29 @@ def _near_kink(program: Program, rows: Floats) -> NDArray[np.bool_]:
     """Return which rows bring some piecewise node within `KINK` of its scale to where its slope jumps."""
     values = node_values(program, rows.astype(np.float64))
     near = np.zeros(rows.shape[0], bool)
-    for distance in _kink_distances(program, values):
+    for _, distance in _kink_distances(program, values):
         scale = np.abs(distance).max(axis=1, keepdims=True)
         near |= (np.abs(distance) <= KINK * scale).any(axis=1)
     return near
 
 
-def _kink_distances(program: Program, values: list[Floats]) -> list[Floats]:
-    distances = []
+def _kink_distances(program: Program, values: list[Floats]) -> Iterator[tuple[str, Floats]]:
+    """Yield the name of each piecewise node and how far its features are from where their slope jumps."""
     for node in program.nodes:
-        kink = node.atom.kink() if isinstance(node, AtomNode) else None
-        if isinstance(node, AtomNode) and kink is not None:
-            distances.append(values[node.argument] - kink)
+        if isinstance(node, AtomNode):
+            for features, place in node.atom.kinks():
+                yield node.name, values[node.argument][:, features] - place
         elif isinstance(node, MaximumNode):
-            distances.append(values[node.arguments[0]] - values[node.arguments[1]])
-    return distances
+            yield node.name, values[node.arguments[0]] - values[node.arguments[1]]
 
 
 def _untaken(program: Program, rows: Floats) -> tuple[str, ...]:
     """Return the piecewise nodes some unit of which took one branch only."""
-    names = [
-        node.name
-        for node in program.nodes
-        if isinstance(node, MaximumNode) or (isinstance(node, AtomNode) and node.atom.kink() is not None)
-    ]
     distances = _kink_distances(program, node_values(program, rows.astype(np.float64)))
-    return tuple(
-        name
-        for name, distance in zip(names, distances, strict=True)
-        if not ((distance > 0).any(axis=0) & (distance <= 0).any(axis=0)).all()
+    untaken = (
+        name for name, distance in distances if not ((distance > 0).any(axis=0) & (distance <= 0).any(axis=0)).all()
     )
+    return tuple(dict.fromkeys(untaken))
 
 
 def _check_subgradient(rows: Floats, score: Floats, gradient: Floats, seed: str) -> None:

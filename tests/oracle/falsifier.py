@@ -17,6 +17,9 @@ Gradient = Callable[[Array], Array]
 
 ULPS = 16
 FLOAT32_ULP = 2.0**-23
+FLOAT64_ULP = 2.0**-44
+"""The unit of a score computed in float64, less eight bits: terms a few hundred times as large as it may cancel."""
+
 DISTANCES = (1e-4, 1e3)
 STEPS = 33
 CLIMBS = 12
@@ -27,7 +30,7 @@ class Refutation:
     """A place where the function is not convex.
 
     Args:
-        kind: `midpoint`, `hyperplane` or `line`.
+        kind: `midpoint`, `hyperplane`, `monotonicity` or `line`.
         rows: the rows of the counterexample.
         gap: by how much the inequality fails, beyond the slack.
     """
@@ -44,10 +47,11 @@ def falsify(
 
     .. math::
         f((a+b)/2) \le (f(a)+f(b))/2 + \tau, \quad f(b) \ge f(a) + \langle g(a), b-a \rangle - \tau, \quad
-        f(x_{k-1}) - 2 f(x_k) + f(x_{k+1}) \ge -\tau
+        \langle g(b) - g(a), b-a \rangle \ge -\tau, \quad f(x_{k-1}) - 2 f(x_k) + f(x_{k+1}) \ge -\tau
 
-    with tau = 16 * 2^-23 * max(|f|, 1), for random midpoints, supporting hyperplanes, and second differences along
-    lines, the worst of which are searched again more finely.
+    with tau = 16 * 2^-23 * max(|f|, 1), for random midpoints, supporting hyperplanes, pairs of gradients, and second
+    differences along lines, the worst of which are searched again more finely. Lines run through anchors along single
+    features, at random, and along the difference of two gradients, where the slope changes most.
 
     Args:
         score: rows [n, d] float64 to scores [n].
@@ -58,14 +62,15 @@ def falsify(
         exact: whether the scores are float64 all the way; then tau has float64's unit.
     """
     generator = np.random.default_rng(seed)
-    ulp = 2.0**-52 if exact else FLOAT32_ULP
-    for a, b in _pairs(anchors, pairs, generator):
-        found = _midpoint(score, a, b, ulp)
-        if found is None and gradient is not None:
-            found = _hyperplane(score, gradient, a, b, ulp)
-        if found is not None:
-            return found
-    return _lines(score, anchors, generator, ulp)
+    ulp = FLOAT64_ULP if exact else FLOAT32_ULP
+    with np.errstate(over="ignore", invalid="ignore"):  # rows on which a score is not finite say nothing
+        for a, b in _pairs(anchors, pairs, generator):
+            found = _midpoint(score, a, b, ulp)
+            if found is None and gradient is not None:
+                found = _hyperplane(score, gradient, a, b, ulp) or _monotonicity(gradient, a, b, ulp)
+            if found is not None:
+                return found
+        return _lines(score, gradient, anchors, generator, ulp)
 
 
 def _pairs(anchors: Array, count: int, generator: np.random.Generator) -> Iterator[tuple[Array, Array]]:
@@ -120,13 +125,45 @@ def _hyperplane(score: Score, gradient: Gradient, a: Array, b: Array, ulp: float
     return _worst("hyperplane", at_a + terms.sum(axis=1) - at_b - slack, a, b)
 
 
-def _lines(score: Score, anchors: Array, generator: np.random.Generator, ulp: float) -> Refutation | None:
-    """Search lines through anchors for a negative second difference, and zoom in on each line's worst place."""
+def _monotonicity(gradient: Gradient, a: Array, b: Array, ulp: float) -> Refutation | None:
+    at_a, at_b = gradient(a), gradient(b)
+    size = np.abs(at_a).max(axis=1) + np.abs(at_b).max(axis=1)
+    slack = ULPS * ulp * size * np.abs(b - a).sum(axis=1)
+    return _worst("monotonicity", -((at_b - at_a) * (b - a)).sum(axis=1) - slack, a, b)
+
+
+def _differences(score: Score, x: Array, scale: Array) -> Array:
+    """Return central differences of a score that comes without a gradient: good enough for a direction."""
+    steps = 1e-3 * np.diag(scale)
+    ends = [score((x[:, None, :] + sign * steps).reshape(-1, x.shape[1])).reshape(x.shape) for sign in (1, -1)]
+    return (ends[0] - ends[1]) / (2e-3 * scale)
+
+
+def _directions(
+    score: Score, gradient: Gradient | None, anchors: Array, center: Array, generator: np.random.Generator
+) -> Array:
+    """Return a direction for each line: a half along single features, a quarter at random, a quarter by gradients."""
     scale = anchors.std(axis=0) + 1e-12
+    count, dim = center.shape
+    direction = generator.standard_normal(center.shape) * scale
+    direction[: count // 2] = (np.eye(dim) * scale)[generator.integers(dim, size=count // 2)]
+    steep = slice(count // 2, 3 * count // 4)
+    other = anchors[generator.integers(len(anchors), size=count)][steep]
+    slopes = [gradient(x) if gradient is not None else _differences(score, x, scale) for x in (center[steep], other)]
+    change = (slopes[1] - slopes[0]) * scale
+    length = np.linalg.norm(change, axis=1, keepdims=True)
+    usable = (np.isfinite(length) & (length > 0))[:, 0]
+    direction[steep][usable] = (change / np.where(length > 0, length, 1) * scale)[usable]
+    return direction
+
+
+def _lines(
+    score: Score, gradient: Gradient | None, anchors: Array, generator: np.random.Generator, ulp: float
+) -> Refutation | None:
+    """Search lines through anchors for a negative second difference, and zoom in on each line's worst place."""
     count = 64
     center = anchors[generator.integers(len(anchors), size=count)]
-    direction = generator.standard_normal(center.shape) * scale
-    direction[: count // 2] = (np.eye(center.shape[1]) * scale)[generator.integers(center.shape[1], size=count // 2)]
+    direction = _directions(score, gradient, anchors, center, generator)
     middle, radius = np.zeros(count), np.full(count, 30.0)
     count_from_middle = np.arange(STEPS) - STEPS // 2
     for _ in range(CLIMBS):

@@ -155,10 +155,11 @@ def test_square_of_a_sum_that_only_rounds_to_zero_is_refused() -> None:
 
 
 def test_atom_that_is_not_convex_is_refused() -> None:
-    """A leaky ReLU of alpha above 1 is refused, on affine arguments as well."""
+    """A leaky ReLU of alpha above 1 is refused, on affine arguments too; on [0, inf) it is linear."""
     assert "atom-convex" == refused(atoms_after(leaky_relu(1.5))).rule
-    assert "atom-convex" == refused(atoms_after(Softplus(), leaky_relu(1.0000001))).rule
-    prove(atoms_after(Softplus(), leaky_relu(1.0)))
+    assert "atom-convex" == refused(atoms_after(Elu(), leaky_relu(1.0000001))).rule
+    prove(atoms_after(Elu(), leaky_relu(1.0)))
+    prove(atoms_after(Softplus(), leaky_relu(1.5)))
 
 
 def test_maximum_of_convex_functions_is_convex_and_its_negation_is_refused() -> None:

@@ -9,7 +9,7 @@ from tensorflow.core.framework import function_pb2
 
 from service.errors import VersionRefusedError
 from service.program import inlining
-from service.program.inlining import GraphNode, Inliner, Reference, decode_attribute
+from service.program.inlining import GraphNode, Inliner, Reference, decode_attribute, output_number
 
 
 def define(name: str, nodes: list[tuple[str, str, list[str]]], result: str, arguments: tuple[str, ...] = ("x",)) -> Any:
@@ -165,3 +165,13 @@ def test_attributes_come_as_python_values() -> None:
     called = value()
     called.func.name = "g"
     assert "g" == decode_attribute(called)
+
+
+def test_output_is_told_by_its_name_where_an_op_has_several() -> None:
+    """The variance of a batch normalisation is its third output, not its first; an unknown name is no output."""
+    assert [0, 2] == [output_number("FusedBatchNormV3", name, 0) for name in ("y", "batch_variance")]
+    assert 3 == output_number("Split", "output", 3)
+    for argument, index in (("batch_variance", 1), ("z", 0)):
+        with pytest.raises(VersionRefusedError) as caught:
+            output_number("FusedBatchNormV3", argument, index)
+        assert "function-missing" == caught.value.rule

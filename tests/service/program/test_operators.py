@@ -1,12 +1,15 @@
 """Operators: the sign bit, fingerprints, values against NumPy, exact diagonals and enclosing products."""
 
+import functools
 import pickle
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from service.program.constants import Constant
 from service.program.operators import Dense, Divide, Identity, Operator, Scale, fingerprint, is_negative
+from service.program.selections import selection
 
 MATRIX = np.array([[1.0, -2.0], [0.5, 3.0], [0.0, 0.25]], np.float32)
 FACTORS = np.array([3.0, -0.1, 7.0], np.float32)
@@ -40,6 +43,7 @@ def test_fingerprint_tells_values_shapes_and_types_apart() -> None:
     ("operator", "matrix"),
     [
         (Dense(MATRIX), MATRIX.astype(np.float64)),
+        (selection(np.array([[2, -1], [0, 2]]), 3), np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])),
         (Scale(FACTORS), np.diag(FACTORS.astype(np.float64))),
         (Divide(FACTORS), np.diag(1 / FACTORS.astype(np.float64))),
         (Identity(), np.eye(3)),
@@ -74,33 +78,60 @@ def test_exact_diagonal_is_rational() -> None:
     assert Dense(MATRIX).exact_diagonal(3) is None
 
 
-@pytest.mark.parametrize("operator", [Dense(MATRIX), Scale(FACTORS), Divide(FACTORS), Identity()])
-def test_interval_encloses_every_exact_product(operator: Operator) -> None:
-    """Products of the box's corners, in rational arithmetic, lie between the bounds or next to them."""
+@pytest.mark.parametrize(
+    "operator",
+    [Dense(MATRIX), Scale(FACTORS), Divide(FACTORS), Identity(), selection(np.array([[2, 0], [1, -1]]), 3)],
+)
+def test_interval_encloses_every_exact_image(operator: Operator) -> None:
+    """The least and largest of each output over the box's corners, in rational arithmetic, lie between the bounds."""
     lower, upper = np.array([-1.0, 0.5, -0.3]), np.array([2.0, 0.75, 0.0])
-    below, above = operator.interval(lower, upper)
-    diagonal = operator.exact_diagonal(3)
-    for i in range(3):
-        for end in (lower[i], upper[i]):
-            if diagonal is None:
-                products = [Fraction(float(w)) * Fraction(float(end)) for w in MATRIX[i]]
-                bounds = list(zip(below[i], above[i], strict=True))
-            else:
-                products, bounds = [diagonal[i] * Fraction(float(end))], [(below[0, i], above[0, i])]
-            for product, (low, high) in zip(products, bounds, strict=True):
-                assert (
-                    Fraction(float(np.nextafter(low, -np.inf)))
-                    <= product
-                    <= Fraction(float(np.nextafter(high, np.inf)))
-                )
+    below, above = (ends.sum(axis=0) for ends in operator.interval(lower, upper))
+    for j in range(operator.output_width(3)):
+        ends = [
+            sorted(factor * Fraction(float(end[i])) for end in (lower, upper))
+            for i, k, factor in operator.exact_entries(3)
+            if k == j
+        ]
+        assert Fraction(float(np.nextafter(below[j], -np.inf))) <= sum(low for low, _ in ends)
+        assert sum(high for _, high in ends) <= Fraction(float(np.nextafter(above[j], np.inf)))
+        assert above[j] - below[j] <= float(sum(high - low for low, high in ends)) + 1e-12
+
+
+def test_interval_of_products_keeps_the_sign_of_zero() -> None:
+    """Where no product lies below 0, neither does the bound, whatever the rounding; and the same above."""
+    rising = Dense(np.array([[1e-30, 0.1], [3.0, -0.0]], np.float32))
+    below, above = rising.interval(np.zeros(2), np.array([0.1, np.inf]))
+    assert ([0.0, 0.0], np.inf) == (below[0].tolist(), above[0, 0])
+    below, above = rising.interval(np.array([-np.inf, -1.0]), np.zeros(2))
+    assert [0.0, 0.0] == above[0].tolist()
+    assert np.isneginf(below[0]).all()
+
+
+def test_interval_sees_denormal_coefficients() -> None:
+    """The smallest denormal number, times a row without bounds, is without bounds."""
+    tiny = np.array([[5e-324], [-5e-324]])
+    below, above = Dense(tiny).interval(np.array([0.0, 0.0]), np.array([np.inf, 0.0]))
+    assert (0.0, np.inf) == (below[0, 0], above[0, 0])
+    below, above = Dense(tiny).interval(np.array([0.0, 0.0]), np.array([0.0, np.inf]))
+    assert (-np.inf, 0.0) == (below[0, 0], above[0, 0])
+
+
+def test_smallest_entry_is_placed_in_the_variable_that_it_comes_from() -> None:
+    """An entry of a transposed, reshaped kernel is named where it stands in the variable."""
+    variable = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    variable[1, 0, 2] = -5.0
+    constant = Constant.read(variable, "kernel").moved(functools.partial(np.transpose, axes=(2, 0, 1))).reshaped((4, 6))
+    assert (-5.0, (1, 0, 2)) == Dense(constant.array, constant.label, constant.origin).smallest()
+    assert (-5.0, (2, 3)) == Dense(constant.array).smallest()
 
 
 def test_interval_of_an_unbounded_box_has_no_nan() -> None:
     """0 times infinity is 0, a denormal divisor gives infinity, a product too small to write keeps its sign."""
     free = np.full(3, np.inf)
-    below, above = Dense(MATRIX).interval(-free, free)
-    assert (below[2, 0], above[2, 0]) == (0.0, 0.0)
-    assert np.isneginf(below[0]).all()
+    masked = Dense(MATRIX * np.array([[0.0, 1.0]], np.float32))
+    below, above = masked.interval(-free, free)
+    assert (below[0, 0], above[0, 0]) == (0.0, 0.0)
+    assert (below[0, 1], above[0, 1]) == (-np.inf, np.inf)
     below, above = Divide(np.array([1.0, 5e-324, -5e-324])).interval(np.zeros(3), np.ones(3))
     assert (above[0, 1], below[0, 2]) == (np.inf, -np.inf)
     below, above = Scale(np.full(3, -1e-300)).interval(np.full(3, 1e-300), np.full(3, 1e-200))
