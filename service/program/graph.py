@@ -30,6 +30,7 @@ MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 _RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
 _UNREADABLE = (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError, LookupError)
 """What TensorFlow's checkpoint reader raises on damaged files; IndexError where one is cut short."""
+_UNREAD = "saved_model.pb is missing or cannot be read. Name the folder of one version, MODELS/MODEL/VERSION."
 _OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
@@ -111,13 +112,13 @@ def _parse(folder: Path) -> Any:
         if (folder / name).exists():
             reason = f"{name} lies beside saved_model.pb: readers differ on which of them they take"
             raise VersionRefusedError("saved-model", reason)
+    path = folder / "saved_model.pb"
     try:
-        data = (folder / "saved_model.pb").read_bytes()
+        data = path.read_bytes() if path.is_file() else None  # a pipe would never end
     except OSError as err:
-        raise VersionRefusedError(
-            "saved-model",
-            "saved_model.pb is missing or cannot be read. Name the folder of one version, MODELS/MODEL/VERSION.",
-        ) from err
+        raise VersionRefusedError("saved-model", _UNREAD) from err
+    if data is None:
+        raise VersionRefusedError("saved-model", _UNREAD)
     if len(data) > MAX_GRAPH_BYTES:
         raise VersionRefusedError("size-limit", f"saved_model.pb is over {MAX_GRAPH_BYTES} bytes")
     saved_model = saved_model_pb2.SavedModel()
