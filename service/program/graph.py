@@ -73,8 +73,9 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
     object_graph.check(meta_graph.object_graph_def, _RESERVED)
     handles, keys = _variables(meta_graph.object_graph_def, folder / "variables" / "variables")
     table = SignatureTable(meta_graph, keys, _aliases(handles, keys))
+    captured = {**handles, **_captured_constants(meta_graph)}
     bound = tuple(
-        _bind(name, meta_graph.object_graph_def.nodes[position], table, handles, skipped)
+        _bind(name, meta_graph.object_graph_def.nodes[position], table, captured, skipped)
         for name, position in sorted(_signature_nodes(meta_graph.object_graph_def).items())
     )
     if not bound:
@@ -176,6 +177,22 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
     return handles, keys
 
 
+def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:
+    """Return for each constant of the object graph a `Constant` node: the loader takes it from the main graph by name."""
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    found: dict[int, GraphNode] = {}
+    for position, item in enumerate(meta_graph.object_graph_def.nodes):
+        if item.WhichOneof("kind") != "constant":
+            continue
+        node = nodes.get(item.constant.operation)
+        if node is None or node.op != "Const":
+            reason = f"object {position} of the model is a constant that the main graph does not hold"
+            raise VersionRefusedError("object-graph", reason)
+        value = _decode_constant(node.attr["value"].tensor)
+        found[position] = GraphNode(node.name, "Constant", value=value, label=node.name)
+    return found
+
+
 def _aliases(handles: Mapping[int, GraphNode], keys: Mapping[int, str]) -> dict[str, str]:
     """Return for each checkpoint key the first one whose value has the same type, shape and bits."""
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -252,7 +269,9 @@ def _shape(information: Any) -> tuple[int, ...]:
 
 def _bound_input(inliner: Inliner, position: int, handles: Mapping[int, GraphNode]) -> Reference:
     if position not in handles:
-        raise VersionRefusedError("variable", f"a signature captures object {position}, which is not a variable")
+        raise VersionRefusedError(
+            "variable", f"a signature captures object {position}, neither a variable nor a constant"
+        )
     return inliner.add(handles[position])
 
 

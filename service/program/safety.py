@@ -46,7 +46,7 @@ PURE |= {
 }  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
 
-STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax"})
+STRANGE = frozenset({"Atan", "Cos", "DivNoNan", "Erf", "Erfc", "EuclideanNorm", "LogSoftmax", "Min", "Sin"})
 """Ops without an effect that no rule of the proof knows. Where the score needs one, it is the proof that refuses, and
 says so; where it does not, as in the loss that Keras leaves beside it, there is nothing to refuse."""
 

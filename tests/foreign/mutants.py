@@ -330,4 +330,8 @@ def _disagreement(mutant: Mutant, certified: Certified, anchors: Any) -> str:
     with np.errstate(invalid="ignore"):
         apart = abs(received - expected)
     apart = apart[np.isfinite(expected)]
-    return "another function" if apart.size and apart.max() > 1e-5 * (1 + abs(expected[np.isfinite(expected)]).max()) else ""
+    return (
+        "another function"
+        if apart.size and apart.max() > 1e-5 * (1 + abs(expected[np.isfinite(expected)]).max())
+        else ""
+    )
