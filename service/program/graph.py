@@ -178,7 +178,7 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
 
 
 def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:
-    """Return for each constant of the object graph a `Constant` node: the loader takes it from the main graph by name."""
+    """Return for each constant of the object graph a `Constant` node: a Const of the main graph of that name."""
     nodes = {node.name: node for node in meta_graph.graph_def.node}
     found: dict[int, GraphNode] = {}
     for position, item in enumerate(meta_graph.object_graph_def.nodes):

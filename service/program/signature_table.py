@@ -87,7 +87,10 @@ class SignatureTable:
 
     def _is_bound_to(self, name: str, position: int) -> bool:
         """Whether a node of the main graph has the value of an object of the object graph, for both readers."""
-        bound = self._meta_graph.object_graph_def.nodes[position]
+        objects = self._meta_graph.object_graph_def.nodes
+        if not 0 <= position < len(objects):
+            return False
+        bound = objects[position]
         if bound.WhichOneof("kind") == "constant":
             return name == str(bound.constant.operation) and name in self._nodes and self._nodes[name].op == "Const"
         return self._restored[name] == self._keys.get(position) if name in self._restored else self._is_never_set(name)

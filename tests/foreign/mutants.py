@@ -87,12 +87,13 @@ def _change_op(mutant: Mutant, ops: Mapping[str, Any] | tuple[str, ...]) -> bool
 
 
 def _rename_output(function: Any, name: str, old: str, new: str) -> None:
+    def translated(source: str) -> str:
+        return f"{name}:{new}:0" if source == f"{name}:{old}:0" else source
+
     for other in function.node_def:
-        other.input[:] = [source.replace(f"{name}:{old}:", f"{name}:{new}:") if source.startswith(f"{name}:") else source
-                          for source in other.input]  # fmt: skip
-    for key, source in function.ret.items():
-        if source.startswith(f"{name}:"):
-            function.ret[key] = source.replace(f"{name}:{old}:", f"{name}:{new}:")
+        other.input[:] = [translated(source) for source in other.input]
+    for key, source in list(function.ret.items()):
+        function.ret[key] = translated(source)
 
 
 def activation(mutant: Mutant) -> bool:

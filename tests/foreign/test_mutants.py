@@ -23,9 +23,8 @@ def judgements(zoo: SavedZoo, folder: Path, seeds: range, *, pairs: int = 400) -
         copy = Path(shutil.copytree(zoo[name].folder, folder / name))
         message, tensors = read_message(copy), read_variables(copy)
         anchors = zoo[name].rows(24, seed=1).astype(float)
-        for seed in seeds:
-            if seed % len(BASES) == place:
-                found.append(judge(mutate(message, tensors, seed), copy, anchors, pairs=pairs))
+        own = [seed for seed in seeds if seed % len(BASES) == place]
+        found.extend(judge(mutate(message, tensors, seed), copy, anchors, pairs=pairs) for seed in own)
     return found
 
 

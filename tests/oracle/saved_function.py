@@ -4,7 +4,7 @@ The second opinion of the zoo: scores without float32's rounding, so that the fa
 that were changed in memory, without loading each into TensorFlow. `test_saved_function` holds it against TensorFlow.
 """
 
-# ruff: noqa: ARG005 - every op is given its attributes, and few read them
+# ruff: noqa: ARG001, ARG005 - every op is given its attributes, and few read them
 
 import functools
 import math
@@ -339,7 +339,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "SplitV": lambda attr, x, sizes, axis: list(np.split(x, np.cumsum(sizes)[:-1], int(axis))),
     "SpaceToBatchND": _space_to_batch, "BatchToSpaceND": _batch_to_space,
     "GatherV2": lambda attr, x, index, axis: np.take(x, index, int(axis)),
-    "Tile": _plain(lambda x, times: np.tile(x, [int(t) for t in times])), "Pad": _plain(lambda x, pads: np.pad(x, pads)),
+    "Tile": _plain(lambda x, times: np.tile(x, [int(t) for t in times])),
+    "Pad": _plain(lambda x, pads: np.pad(x, pads)),
     "ReverseV2": _plain(lambda x, axes: np.flip(x, _axes(axes))),
     "Roll": _plain(lambda x, shift, axis: np.roll(x, _axes(shift), _axes(axis))),
     "BroadcastTo": _plain(lambda x, shape: np.broadcast_to(x, [int(s) for s in shape])),
