@@ -30,6 +30,7 @@ MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 _RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
 _UNREADABLE = (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError, LookupError)
 """What TensorFlow's checkpoint reader raises on damaged files; IndexError where one is cut short."""
+_UNREAD = "saved_model.pb is missing or cannot be read. Name the folder of one version, MODELS/MODEL/VERSION."
 _OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
@@ -72,8 +73,9 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
     object_graph.check(meta_graph.object_graph_def, _RESERVED)
     handles, keys = _variables(meta_graph.object_graph_def, folder / "variables" / "variables")
     table = SignatureTable(meta_graph, keys, _aliases(handles, keys))
+    captured = {**handles, **_captured_constants(meta_graph)}
     bound = tuple(
-        _bind(name, meta_graph.object_graph_def.nodes[position], table, handles, skipped)
+        _bind(name, meta_graph.object_graph_def.nodes[position], table, captured, skipped)
         for name, position in sorted(_signature_nodes(meta_graph.object_graph_def).items())
     )
     if not bound:
@@ -111,13 +113,13 @@ def _parse(folder: Path) -> Any:
         if (folder / name).exists():
             reason = f"{name} lies beside saved_model.pb: readers differ on which of them they take"
             raise VersionRefusedError("saved-model", reason)
+    path = folder / "saved_model.pb"
     try:
-        data = (folder / "saved_model.pb").read_bytes()
+        data = path.read_bytes() if path.is_file() else None  # a pipe would never end
     except OSError as err:
-        raise VersionRefusedError(
-            "saved-model",
-            "saved_model.pb is missing or cannot be read. Name the folder of one version, MODELS/MODEL/VERSION.",
-        ) from err
+        raise VersionRefusedError("saved-model", _UNREAD) from err
+    if data is None:
+        raise VersionRefusedError("saved-model", _UNREAD)
     if len(data) > MAX_GRAPH_BYTES:
         raise VersionRefusedError("size-limit", f"saved_model.pb is over {MAX_GRAPH_BYTES} bytes")
     saved_model = saved_model_pb2.SavedModel()
@@ -173,6 +175,22 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
             variable.name, "Handle", value=_restored(reader, keys.get(position), variable), label=variable.name
         )
     return handles, keys
+
+
+def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:
+    """Return for each constant of the object graph a `Constant` node: a Const of the main graph of that name."""
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    found: dict[int, GraphNode] = {}
+    for position, item in enumerate(meta_graph.object_graph_def.nodes):
+        if item.WhichOneof("kind") != "constant":
+            continue
+        node = nodes.get(item.constant.operation)
+        if node is None or node.op != "Const":
+            reason = f"object {position} of the model is a constant that the main graph does not hold"
+            raise VersionRefusedError("object-graph", reason)
+        value = _decode_constant(node.attr["value"].tensor)
+        found[position] = GraphNode(node.name, "Constant", value=value, label=node.name)
+    return found
 
 
 def _aliases(handles: Mapping[int, GraphNode], keys: Mapping[int, str]) -> dict[str, str]:
@@ -251,7 +269,9 @@ def _shape(information: Any) -> tuple[int, ...]:
 
 def _bound_input(inliner: Inliner, position: int, handles: Mapping[int, GraphNode]) -> Reference:
     if position not in handles:
-        raise VersionRefusedError("variable", f"a signature captures object {position}, which is not a variable")
+        raise VersionRefusedError(
+            "variable", f"a signature captures object {position}, neither a variable nor a constant"
+        )
     return inliner.add(handles[position])
 
 

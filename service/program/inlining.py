@@ -14,6 +14,7 @@ from service.errors import VersionRefusedError
 from service.program.safety import CALLS, MAX_DEPTH, MAX_NODES
 
 MAX_INLINED_BYTES = 2 * 1024 * 1024 * 1024
+MAX_CALLS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,8 @@ class Inliner:
     def _call(self, name: str) -> tuple[Any, Mapping[str, Any]]:
         """Return a function's definition and its nodes by name, and count the call."""
         self._calls += 1
-        if self._calls > MAX_NODES:
-            raise VersionRefusedError("size-limit", f"over {MAX_NODES} calls of functions")
+        if self._calls > MAX_CALLS:
+            raise VersionRefusedError("size-limit", f"over {MAX_CALLS} calls of functions")
         if name not in self._functions:
             raise VersionRefusedError("function-missing", f"function {name} is called but not defined")
         definition = self._functions[name]

@@ -20,6 +20,9 @@ USER_OBJECTS = frozenset(
 )  # fmt: skip
 """Plain objects of the object graph. Anything else (hash table, asset, Keras 2 object) has behaviour of its own."""
 
+CONSTANT = "tf.TrackableConstant"
+"""The one registered class that is let through: a constant that a function has captured, as TensorFlow writes it."""
+
 _NUMBERED = frozenset({"trackable_list_wrapper", "trackable_tuple_wrapper"})
 _ATTRIBUTES = "/.ATTRIBUTES/"
 _VALUE = "VARIABLE_VALUE"
@@ -52,7 +55,8 @@ def _check_kind(position: int, node: Any) -> None:
     plain = kind in {"variable", "function", "bare_concrete_function", "constant"} or (
         kind == "user_object" and node.user_object.identifier in USER_OBJECTS
     )
-    if not plain or node.registered_name or node.HasField("serialized_user_proto"):
+    named = node.registered_name and not (kind == "constant" and node.registered_name == CONSTANT)
+    if not plain or named or node.HasField("serialized_user_proto"):
         what = node.registered_name or (node.user_object.identifier if kind == "user_object" else kind)
         reason = f"object {position} of the model is a {what}, not a variable, function, constant or plain object"
         raise VersionRefusedError("object-graph", reason)

@@ -13,6 +13,7 @@ MAX_NODES = 100_000
 MAX_RANK = 254
 MAX_CONSTANT_BYTES = 256 * 1024 * 1024
 MAX_DEPTH = 64
+MAX_SIGNATURES = 32
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
@@ -45,7 +46,7 @@ PURE |= {
 }  # fmt: skip
 """Ops without an effect: arithmetic, shapes, reading a variable. Any other op is refused wherever it can be reached."""
 
-STRANGE = frozenset({"DivNoNan", "Erf", "Erfc", "LogSoftmax"})
+STRANGE = frozenset({"Atan", "Cos", "DivNoNan", "Erf", "Erfc", "EuclideanNorm", "LogSoftmax", "Min", "Sin"})
 """Ops without an effect that no rule of the proof knows. Where the score needs one, it is the proof that refuses, and
 says so; where it does not, as in the loss that Keras leaves beside it, there is nothing to refuse."""
 
@@ -93,6 +94,9 @@ def check(saved_model: Any) -> None:
     if meta_graph.asset_file_def or "saved_model_assets" in meta_graph.collection_def:
         raise VersionRefusedError("asset", "the model reads asset files. Keep everything in variables and constants.")
     _check_sizes(meta_graph.graph_def)
+    if len(meta_graph.signature_def) > MAX_SIGNATURES:  # each is lifted and proved
+        reason = f"{len(meta_graph.signature_def)} signatures, at most {MAX_SIGNATURES} are read"
+        raise VersionRefusedError("size-limit", reason)
     _check_names(meta_graph)
     _check_init_op(meta_graph)
     _check_ops(meta_graph)

@@ -83,10 +83,17 @@ class SignatureTable:
             return False
         if placeholder not in self._nodes or self._nodes[placeholder].op != "Placeholder":
             return False
-        return all(
-            self._restored[name] == self._keys.get(position) if name in self._restored else self._is_never_set(name)
-            for name, position in zip(names[1:], bound, strict=True)
-        )
+        return all(self._is_bound_to(name, position) for name, position in zip(names[1:], bound, strict=True))
+
+    def _is_bound_to(self, name: str, position: int) -> bool:
+        """Whether a node of the main graph has the value of an object of the object graph, for both readers."""
+        objects = self._meta_graph.object_graph_def.nodes
+        if not 0 <= position < len(objects):
+            return False
+        bound = objects[position]
+        if bound.WhichOneof("kind") == "constant":
+            return name == str(bound.constant.operation) and name in self._nodes and self._nodes[name].op == "Const"
+        return self._restored[name] == self._keys.get(position) if name in self._restored else self._is_never_set(name)
 
     def _is_never_set(self, name: str) -> bool:
         """Whether a handle is of a variable that nothing sets where TensorFlow Serving loads the model.

@@ -157,6 +157,14 @@ def keras_series_with_maxima(v):
     )  # fmt: skip
 
 
+@provable(dim=8)
+def keras_dilated_series(v):
+    return keras.Sequential(
+        [keras.Input((8,)), layers.Reshape((4, 2)), layers.Conv1D(3, 2, dilation_rate=2, activation="relu"),
+         layers.GlobalMaxPooling1D(), positive(1)]
+    )  # fmt: skip
+
+
 @provable(dim=36)
 def keras_picture(v):
     return keras.Sequential(

@@ -101,14 +101,6 @@ def keras_steep_leaky(v):
     return keras.Sequential([keras.Input((4,)), layers.Dense(6), layers.LeakyReLU(1.5), positive(1)])
 
 
-@refused("op-not-allowed", "row-axis", "not-lifted", convex=True, dim=8)
-def keras_dilated_series(v):
-    return keras.Sequential(
-        [keras.Input((8,)), layers.Reshape((4, 2)), layers.Conv1D(3, 2, dilation_rate=2, activation="relu"),
-         layers.GlobalMaxPooling1D(), positive(1)]
-    )  # fmt: skip
-
-
 @refused(*CURVED, *SIGN)
 def keras_steep_prelu(v):
     steep = keras.initializers.Constant(1.25)

@@ -38,7 +38,7 @@ def indefinite_quadratic_form(v):
     return lambda x: tf.reduce_sum((x @ p) * x, axis=1)
 
 
-@refused(*CURVED, convex=True)
+@refused(*CURVED, "row-axis", convex=True)
 def quadratic_form_without_factors(v):
     p = v.keep([[2, 1, 0, 0], [1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 3]])
     return lambda x: tf.einsum("bi,ij,bj->b", x, p, x)
@@ -452,18 +452,13 @@ def two_functions(v):
     return {"serving_default": lambda x: tf.nn.softplus(x @ w), "other": lambda x: tf.nn.softplus(x @ a)}
 
 
-@refused("output-shape", "signature-outputs", convex=True)
-def constant_score(v):
-    return lambda x: tf.zeros_like(x[:, 0]) + 3.0
-
-
 @refused("finite-weights")
 def infinite_weight(v):
     w = v.keep([[1.0], [float("inf")], [0.0], [1.0]])
     return lambda x: tf.nn.softplus(x @ w)
 
 
-@refused("signature-outputs", "output-shape", convex=True)
+@refused("signature-outputs", "output-shape", "op-not-allowed", convex=True)
 def text_answer(v):
     w = v.normal(4, 1)
     return lambda x: tf.strings.as_string(tf.nn.softplus(x @ w))

@@ -15,7 +15,7 @@ from tests.service.program.foreign_models import edited
 def test_verdict_is_the_same_when_everything_has_another_name_order_and_wrapping(
     zoo: SavedZoo, tmp_path: Path, part: int
 ) -> None:
-    """Every fourth specimen, wrapped twice, renamed and reordered: the same hash is proved, or the same rule refuses."""
+    """Every fourth specimen, wrapped, renamed and reordered: the same hash is proved, or the same rule refuses."""
     for name in sorted(ZOO)[part::4]:
         other = edited(zoo[name].folder, tmp_path / name, all_three)
         assert summary(zoo[name].verdict) == summary(verdict(other)), name

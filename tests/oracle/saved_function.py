@@ -4,6 +4,8 @@ The second opinion of the zoo: scores without float32's rounding, so that the fa
 that were changed in memory, without loading each into TensorFlow. `test_saved_function` holds it against TensorFlow.
 """
 
+# ruff: noqa: ARG001, ARG005 - every op is given its attributes, and few read them
+
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -251,6 +253,20 @@ def _average_pool(attr: Any, x: Array) -> Array:
     return sum(p for _, _, p in _patches(attr, x, size, 0.0)) / count
 
 
+def _space_to_batch(attr: Any, x: Array, block: Array, paddings: Array) -> Array:
+    """Return a dilated convolution's rearrangement, for one spatial axis, as TensorFlow's page spells it out."""
+    if len(block) != 1:
+        raise NotInterpretedError("SpaceToBatchND")
+    padded = np.pad(x, [(0, 0), tuple(paddings[0]), *[(0, 0)] * (x.ndim - 2)])
+    return np.concatenate([padded[:, offset :: int(block[0])] for offset in range(int(block[0]))])
+
+
+def _batch_to_space(attr: Any, x: Array, block: Array, crops: Array) -> Array:
+    parts = np.stack(np.split(x, int(block[0])), axis=2)
+    merged = parts.reshape(parts.shape[0], -1, *x.shape[2:])
+    return merged[:, int(crops[0][0]) : merged.shape[1] - int(crops[0][1])]
+
+
 def _cast(attr: Any, x: Array) -> Array:
     if attr["DstT"].type in _FLOATS and np.asarray(x).dtype.kind in "fib":
         return np.asarray(x, np.float64)
@@ -321,8 +337,10 @@ OPS: dict[str, Callable[..., Any]] = {
     "Unpack": lambda attr, x: [np.take(x, i, attr["axis"].i) for i in range(attr["num"].i)],
     "Split": lambda attr, axis, x: list(np.split(x, attr["num_split"].i, int(axis))),
     "SplitV": lambda attr, x, sizes, axis: list(np.split(x, np.cumsum(sizes)[:-1], int(axis))),
+    "SpaceToBatchND": _space_to_batch, "BatchToSpaceND": _batch_to_space,
     "GatherV2": lambda attr, x, index, axis: np.take(x, index, int(axis)),
-    "Tile": _plain(lambda x, times: np.tile(x, [int(t) for t in times])), "Pad": _plain(lambda x, pads: np.pad(x, pads)),
+    "Tile": _plain(lambda x, times: np.tile(x, [int(t) for t in times])),
+    "Pad": _plain(lambda x, pads: np.pad(x, pads)),
     "ReverseV2": _plain(lambda x, axes: np.flip(x, _axes(axes))),
     "Roll": _plain(lambda x, shift, axis: np.roll(x, _axes(shift), _axes(axis))),
     "BroadcastTo": _plain(lambda x, shape: np.broadcast_to(x, [int(s) for s in shape])),
