@@ -14,6 +14,9 @@ from service.model_version import ModelVersion
 
 __all__ = ["ModelStatus", "Registry", "VersionState", "VersionStatus"]
 
+_SHOWN_STEPS = 16
+"""Steps of a proof in a version's status, which the page asks for again and again; the version itself tells more."""
+
 
 class _Life:
     """One life of one version: its status, the live object, and the number of requests that hold it."""
@@ -169,6 +172,7 @@ class Registry:
             ValueError: it was not LOADING.
         """
         signature = model_version.signature
+        proof = model_version.proof(_SHOWN_STEPS) or {"num_steps": 0, "steps": []}
         with self._changed:
             model = self._models[signature.model]
             life = model.lives[signature.version]
@@ -181,6 +185,9 @@ class Registry:
                 tile_rows=model_version.tile_rows,
                 created=model_version.created,
                 metrics=model_version.metrics,
+                made_elsewhere=signature.made_elsewhere,
+                num_steps=proof["num_steps"],
+                steps=tuple(proof["steps"]),
             )
             newest = model.live_versions()[-1] == signature.version
         self._tell()

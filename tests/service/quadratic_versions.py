@@ -100,7 +100,7 @@ def make_version(  # noqa: PLR0913  (each has its usual value)
         convexity="proved" if proved else "unproved",
         manifest=SimpleNamespace(**(said | manifest)),
         certificate=Certificate((step,), strong, "0" * 64, "1" * 64) if proved else None,
-        verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6) if proved else None,
+        verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6, untaken=()) if proved else None,
         unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
     return ModelVersion(loaded, engine or QuadraticEngine(version), batching or Batching())
