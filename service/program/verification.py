@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
-from service.program.evaluation import evaluate, evaluate_both, node_values
+from service.program.evaluation import evaluate, node_values
 from service.program.probe import PROBE_AGREEMENT, SCALES, Floats, answers, verification_groups
 from service.program.probe import Probe as Probe  # exported: what a version is verified with
 from service.program.probe import Run as Run
@@ -20,6 +20,7 @@ from service.program.probe import derived_probe as derived_probe
 from service.program.probe import unproved_probe as unproved_probe
 from service.program.probe import verification_rows as verification_rows
 from service.program.program import AtomNode, MaximumNode, Program
+from service.program.tiles import TILE_ROWS
 
 AGREEMENT = 1e-6
 PAIRS = 10_000
@@ -77,14 +78,15 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
         check_probe(run, probe, program.dim)
     rows = verification_rows(program.dim, probe, program.weights_sha256)
     score, gradient = answers(run, rows)
-    own_score, own_gradient = evaluate_both(program, rows)
-    exact_score, exact_gradient = evaluate_both(program, rows.astype(np.float64))
+    own_score, own_gradient = _evaluated(program, rows)
+    exact_score, exact_gradient = _evaluated(program, rows.astype(np.float64))
     comparable = _comparable(score, gradient, own_score, own_gradient, exact_score, exact_gradient)
     groups = verification_groups(probe)[comparable]
     rows, own_score, own_gradient, exact_score, exact_gradient = (
         array[comparable] for array in (rows, own_score, own_gradient, exact_score, exact_gradient)
     )
     score = score[comparable]
+    near, untaken = branches(program, rows)
     score_scale = float(np.abs(own_score).max())
     score_difference = float(np.abs(score - own_score).max())
     if score_difference > AGREEMENT * score_scale:
@@ -95,7 +97,7 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
     gradient_difference = 0.0
     if gradient is not None:
         gradient = gradient[comparable]
-        smooth = ~_near_kink(program, rows)
+        smooth = ~near
         if smooth.any():
             gradient_difference = float(np.abs(gradient - own_gradient)[smooth].max())
         if gradient_difference > AGREEMENT * gradient_scale:
@@ -113,7 +115,7 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
         gradient_difference=gradient_difference / gradient_scale if gradient_scale else 0.0,
         rounding_margin=_margin(rounding, exact_score),
         gradient="derived" if gradient is None else "checked",
-        untaken=_untaken(program, rows),
+        untaken=untaken,
     )
 
 
@@ -157,14 +159,31 @@ def _comparable(
     return both
 
 
-def _near_kink(program: Program, rows: Floats) -> NDArray[np.bool_]:
-    """Return which rows bring some piecewise node within `KINK` of its scale to where its slope jumps."""
-    values = node_values(program, rows.astype(np.float64))
+def branches(program: Program, rows: Floats) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Return which rows are next to a kink, and the piecewise nodes some unit of which took one branch only.
+
+    Next to a kink is a row that brings some piecewise node within `KINK` of its scale to where its slope jumps.
+
+    Args:
+        program: the program.
+        rows: [n, dim].
+    """
     near = np.zeros(rows.shape[0], bool)
-    for _, distance in _kink_distances(program, values):
-        scale = np.abs(distance).max(axis=1, keepdims=True)
-        near |= (np.abs(distance) <= KINK * scale).any(axis=1)
-    return near
+    names: list[str] = []
+    taken: list[NDArray[np.bool_]] = []
+    for start in range(0, rows.shape[0], TILE_ROWS):
+        piece = slice(start, start + TILE_ROWS)
+        values = node_values(program, rows[piece].astype(np.float64))
+        for number, (name, distance) in enumerate(_kink_distances(program, values)):
+            scale = np.abs(distance).max(axis=1, keepdims=True)
+            near[piece] |= (np.abs(distance) <= KINK * scale).any(axis=1)
+            sides = np.stack([(distance > 0).any(axis=0), (distance <= 0).any(axis=0)])
+            if number == len(names):
+                names.append(name)
+                taken.append(sides)
+            taken[number] = taken[number] | sides
+    untaken = (name for name, sides in zip(names, taken, strict=True) if not sides.all())
+    return near, tuple(dict.fromkeys(untaken))
 
 
 def _kink_distances(program: Program, values: list[Floats]) -> Iterator[tuple[str, Floats]]:
@@ -177,13 +196,14 @@ def _kink_distances(program: Program, values: list[Floats]) -> Iterator[tuple[st
             yield node.name, values[node.arguments[0]] - values[node.arguments[1]]
 
 
-def _untaken(program: Program, rows: Floats) -> tuple[str, ...]:
-    """Return the piecewise nodes some unit of which took one branch only."""
-    distances = _kink_distances(program, node_values(program, rows.astype(np.float64)))
-    untaken = (
-        name for name, distance in distances if not ((distance > 0).any(axis=0) & (distance <= 0).any(axis=0)).all()
-    )
-    return tuple(dict.fromkeys(untaken))
+def _evaluated(program: Program, rows: Floats, *, gradient: bool = True) -> tuple[Floats, Floats]:
+    """Return scores and gradients in the dtype of the rows, a tile at a time: a large network has large values."""
+    parts = [
+        evaluate(program, rows[start : start + TILE_ROWS], gradient=gradient)
+        for start in range(0, rows.shape[0], TILE_ROWS)
+    ]
+    scores = np.concatenate([score for score, _ in parts])
+    return scores, np.concatenate([slopes for _, slopes in parts]) if gradient else np.zeros((0, program.dim))
 
 
 def _check_subgradient(rows: Floats, score: Floats, gradient: Floats, rounding: Floats, seed: str) -> None:
@@ -214,13 +234,15 @@ def _check_subgradient(rows: Floats, score: Floats, gradient: Floats, rounding: 
         raise VersionRefusedError("gradient", reason)
 
 
-def rounding_margin(program: Program, probe: Probe | None) -> float:
-    """Return what `verify` records as the rounding margin, from the program alone."""
-    rows = verification_rows(program.dim, probe, program.weights_sha256)
-    score, exact = (
-        evaluate(program, rows, gradient=False)[0],
-        evaluate(program, rows.astype(np.float64), gradient=False)[0],
-    )
+def rounding_margin(program: Program, rows: Floats) -> float:
+    """Return what `verify` records as the rounding margin, of a program alone.
+
+    Args:
+        program: the program.
+        rows: float32 [n, dim], the verification rows.
+    """
+    score = _evaluated(program, rows, gradient=False)[0]
+    exact = _evaluated(program, rows.astype(np.float64), gradient=False)[0]
     finite = np.isfinite(score) & np.isfinite(exact)
     return _margin(np.abs(score[finite].astype(np.float64) - exact[finite]), exact[finite])
 
