@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
 from service.manifest import Manifest, VersionRefusedError
@@ -92,8 +93,9 @@ def prove(path: Path) -> Proof:
     if probe is not None and probe.x.shape[1] != program.dim:
         raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {program.dim}")
     rows = verification_rows(program.dim, probe, program.weights_sha256)
-    lower, upper = gradient_ranges(program)
-    return Proof(certified, manifest, rounding_margin(program, rows), branches(program, rows)[1], lower, upper)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # its threads wait for each other where others compute
+        lower, upper = gradient_ranges(program)
+        return Proof(certified, manifest, rounding_margin(program, rows), branches(program, rows)[1], lower, upper)
 
 
 def to_document(proof: Proof) -> dict[str, Any]:

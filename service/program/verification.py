@@ -19,13 +19,15 @@ from service.program.probe import check_probe as check_probe
 from service.program.probe import derived_probe as derived_probe
 from service.program.probe import unproved_probe as unproved_probe
 from service.program.probe import verification_rows as verification_rows
-from service.program.program import AtomNode, MaximumNode, Program
+from service.program.program import AtomNode, MaximumNode, Node, Program
 from service.program.tiles import TILE_ROWS
 
 AGREEMENT = 1e-6
 PAIRS = 10_000
 KINK = 1e-5
 _PAIRS_AT_ONCE = 1_000
+_NUMBERS_AT_ONCE = 1 << 26
+"""Values of nodes that are held at a time: half a gigabyte in float64."""
 ROUNDINGS = 8
 """At one scale, two float32 evaluations may differ by this many times the rounding error seen in one of them."""
 
@@ -171,8 +173,9 @@ def branches(program: Program, rows: Floats) -> tuple[NDArray[np.bool_], tuple[s
     near = np.zeros(rows.shape[0], bool)
     names: list[str] = []
     taken: list[NDArray[np.bool_]] = []
-    for start in range(0, rows.shape[0], TILE_ROWS):
-        piece = slice(start, start + TILE_ROWS)
+    if not any(isinstance(node, MaximumNode) or _has_kink(node) for node in program.nodes):
+        return near, ()
+    for piece in _pieces(program, rows.shape[0]):
         values = node_values(program, rows[piece].astype(np.float64))
         for number, (name, distance) in enumerate(_kink_distances(program, values)):
             scale = np.abs(distance).max(axis=1, keepdims=True)
@@ -196,12 +199,19 @@ def _kink_distances(program: Program, values: list[Floats]) -> Iterator[tuple[st
             yield node.name, values[node.arguments[0]] - values[node.arguments[1]]
 
 
+def _has_kink(node: Node) -> bool:
+    return isinstance(node, AtomNode) and node.atom.kink() is not None
+
+
+def _pieces(program: Program, num_rows: int) -> Iterator[slice]:
+    """Yield slices of rows whose values in all nodes together are not too many."""
+    size = max(TILE_ROWS, _NUMBERS_AT_ONCE // sum(node.width for node in program.nodes))
+    yield from (slice(start, start + size) for start in range(0, num_rows, size))
+
+
 def _evaluated(program: Program, rows: Floats, *, gradient: bool = True) -> tuple[Floats, Floats]:
-    """Return scores and gradients in the dtype of the rows, a tile at a time: a large network has large values."""
-    parts = [
-        evaluate(program, rows[start : start + TILE_ROWS], gradient=gradient)
-        for start in range(0, rows.shape[0], TILE_ROWS)
-    ]
+    """Return scores and gradients in the dtype of the rows."""
+    parts = [evaluate(program, rows[piece], gradient=gradient) for piece in _pieces(program, rows.shape[0])]
     scores = np.concatenate([score for score, _ in parts])
     return scores, np.concatenate([slopes for _, slopes in parts]) if gradient else np.zeros((0, program.dim))
 
