@@ -80,6 +80,7 @@ def make_version(  # noqa: PLR0913  (each has its usual value)
     dim: int = DIM,
     engine: QuadraticEngine | None = None,
     signature: Signature | None = None,
+    certificate: Certificate | None = None,
     batching: Batching | None = None,
     **manifest: object,
 ) -> ModelVersion:
@@ -101,7 +102,7 @@ def make_version(  # noqa: PLR0913  (each has its usual value)
         signature=signature or Signature(model=model, version=version, dim=dim, features=features),
         convexity="proved" if proved else "unproved",
         manifest=None if signature is not None and signature.made_elsewhere else SimpleNamespace(**(said | manifest)),
-        certificate=Certificate((step,), strong, "0" * 64, "1" * 64) if proved else None,
+        certificate=(certificate or Certificate((step,), strong, "0" * 64, "1" * 64)) if proved else None,
         verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6, untaken=()) if proved else None,
         unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
