@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from service.engines import Engine
     from service.loader import LoadedVersion
 
+_SHOWN_STEPS = 16
+"""Steps of a proof in a version's status, which is asked for again and again; the version's own route tells more."""
+
 _TURN_ROWS = 32
 """Most rows of one request in a batch while others wait too, in a tile of the engine as large as that."""
 
@@ -107,7 +110,7 @@ class ModelVersion:
         """Return the manifest's metrics; none for a version made elsewhere."""
         return {} if self.loaded.manifest is None else self.loaded.manifest.metrics
 
-    def proof(self, max_steps: int) -> dict[str, Any] | None:
+    def proof(self, max_steps: int = _SHOWN_STEPS) -> dict[str, Any] | None:
         """Return the certificate of the proof made at load, or None where there is none.
 
         Args:

@@ -14,9 +14,6 @@ from service.model_version import ModelVersion
 
 __all__ = ["ModelStatus", "Registry", "VersionState", "VersionStatus"]
 
-_SHOWN_STEPS = 16
-"""Steps of a proof in a version's status, which the page asks for again and again; the version itself tells more."""
-
 
 class _Life:
     """One life of one version: its status, the live object, and the number of requests that hold it."""
@@ -172,7 +169,7 @@ class Registry:
             ValueError: it was not LOADING.
         """
         signature = model_version.signature
-        proof = model_version.proof(_SHOWN_STEPS) or {"num_steps": 0, "steps": []}
+        proof = model_version.proof() or {"num_steps": 0, "steps": []}
         with self._changed:
             model = self._models[signature.model]
             life = model.lives[signature.version]
