@@ -174,7 +174,7 @@ def _describe(repository: "Repository", folder: "VersionFolder") -> tuple[str, .
     try:
         manifest = read_version(folder.path).manifest
         if manifest is None:
-            return (*known, "", "not said (no manifest)", "")
+            return (*known, "", "made elsewhere", "no manifest; a server proves it when it loads it")
         check_identity(manifest, folder.model, folder.version)
     except VersionRefusedError as error:
         return (*known, "", f"refused: {error.rule}", error.reason)

@@ -50,6 +50,9 @@ class VersionStatus:
         tile_rows: sizes of tiles that its engine cuts batches into, ascending; empty where it was never loaded.
         created: the manifest's time of creation; empty where there is no manifest.
         metrics: the manifest's metrics.
+        made_elsewhere: whether it is a SavedModel that came without a manifest.
+        num_steps: steps of its proof; 0 where it was never loaded, or is not proved.
+        steps: the first of them.
     """
 
     model: str
@@ -62,6 +65,9 @@ class VersionStatus:
     tile_rows: tuple[int, ...] = ()
     created: str = ""
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    made_elsewhere: bool = False
+    num_steps: int = 0
+    steps: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

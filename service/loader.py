@@ -4,25 +4,36 @@ Above: `loading_process`, `engines`, `model_version`; below: `program`, `reposit
 pickles: the server loads in a child process.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from service.errors import VersionRefusedError
-from service.manifest import Manifest
+from service.manifest import Manifest, sha256_hex
 from service.program.curvature import Certificate
 from service.program.kernel.compiled import is_trusted
 from service.program.program import Program
-from service.program.verification import Probe, Verification, check_probe, verify
+from service.program.verification import (
+    Probe,
+    Run,
+    Verification,
+    check_probe,
+    derived_probe,
+    unproved_probe,
+    verify,
+)
 from service.repository import VersionFiles, check_identity, read_version
-from service.signature import OUTPUTS, Signature
+from service.signature import OUTPUTS, OWN_SIGNATURES, FileSignature, Signature
 
-_NEEDED = ("saved_model.pb", "fingerprint.pb")
+if TYPE_CHECKING:
+    from service.program.certification import Certified
+
+_NEEDED = ("saved_model.pb", "fingerprint.pb", "saved_model.cpb", "saved_model.pbtxt")
+"""The last two are other forms of the first, beside which none may lie."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,18 +42,19 @@ class LoadedVersion:
 
     Args:
         signature: what it takes and gives.
-        manifest: its manifest.
+        manifest: its manifest, or None for a SavedModel made elsewhere.
         saved_model: relative path -> bytes of the SavedModel, as they were hashed.
         program: the lifted program, or None where the version is served unproved.
         certificate: the proof made now, or None.
-        probe: rows with the answers that an engine must give again before it serves them.
+        probe: rows with the answers that an engine must give again before it serves them; of a SavedModel made
+            elsewhere some of the verification rows, with its own scores.
         verification: the comparison made now, or None.
         unproved_reason: why there is no proof; empty where there is one.
         kernel_agrees: whether the compiled kernel computes the program on this machine, as far as was tried now.
     """
 
     signature: Signature
-    manifest: Manifest
+    manifest: Manifest | None
     saved_model: Mapping[str, bytes]
     probe: Probe
     program: Program | None
@@ -72,12 +84,12 @@ def prepare() -> bool:
 
 
 def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = False) -> LoadedVersion:
-    """Read, prove and verify the version in `folder`.
+    """Read, prove and verify the version in `folder`: one of training's, or, without a manifest, one made elsewhere.
 
     Args:
         folder: `models/<model>/<version>`.
-        model: the model's name, which the manifest must repeat.
-        version: the version's number, which the manifest must repeat.
+        model: the model's name, which a manifest must repeat.
+        version: the version's number, which a manifest must repeat.
         allow_uncertified: whether a model that the prover cannot prove is loaded all the same. Hashes, the op rules
             and the probe are demanded in any case.
 
@@ -86,14 +98,14 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
     """
     files = read_version(folder)
     if files.manifest is None:
-        raise VersionRefusedError("manifest-missing", "the folder has no manifest.json. Publish it with training.")
+        return _load_foreign(files, model, version, allow_uncertified=allow_uncertified)
     check_identity(files.manifest, model, version)
     manifest = files.manifest
     signature = Signature(model, version, manifest.dim, manifest.features)
     saved_model = _saved_model(files)
     certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
     probe = _probe(files)
-    run = _runner(saved_model)
+    run = _runner(saved_model, OWN_SIGNATURES[0])
     if certified is None:
         check_probe(run, probe, manifest.dim)
         return LoadedVersion(signature, manifest, saved_model, probe, None, None, None, refusal)
@@ -109,6 +121,33 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
         verification,
         kernel_agrees=is_trusted(certified.program, probe),
     )
+
+
+def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncertified: bool) -> LoadedVersion:
+    """Prove and verify a SavedModel that came without a manifest, and make its probe."""
+    saved_model = _saved_model(files)
+    certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
+    dim, has_gradient, found = _description(saved_model) if certified is None else certified.interface
+    signature = Signature(
+        model,
+        version,
+        dim,
+        made_elsewhere=True,
+        file_signatures=tuple(
+            each
+            if each.input_dtype == "string" or each.gradient_dtype
+            else dataclasses.replace(each, gradient_dtype=each.input_dtype)
+            for each in found
+        ),
+    )
+    if certified is None:
+        run = _runner(saved_model, found[0], derive=not has_gradient)
+        probe = unproved_probe(run, dim, _digest(saved_model))
+        return LoadedVersion(signature, None, saved_model, probe, None, None, None, refusal)
+    run = _runner(saved_model, found[0])
+    verification = verify(certified.program, run, None)
+    probe = derived_probe(certified.program, run)
+    return LoadedVersion(signature, None, saved_model, probe, certified.program, certified.certificate, verification)
 
 
 def _saved_model(files: VersionFiles) -> Mapping[str, bytes]:
@@ -127,56 +166,59 @@ def _probe(files: VersionFiles) -> Probe:
     return Probe.from_bytes(files.contents["probe.npz"])
 
 
-def _certified(saved_model: Mapping[str, bytes], *, allow_uncertified: bool) -> tuple[Any, str]:
+def _certified(saved_model: Mapping[str, bytes], *, allow_uncertified: bool) -> "tuple[Certified | None, str]":
     """Return the certified model, or None and the reason where the proof fails and that is allowed."""
     from service.program.certification import UNPROVED_RULES, certify  # TensorFlow comes with the first version
-    from service.program.graph import materialize
 
-    with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
-        materialize(saved_model, Path(name))
+    with _folder(saved_model) as folder:
         try:
-            return certify(Path(name)), ""
+            return certify(folder), ""
         except VersionRefusedError as err:
             if allow_uncertified and err.rule in UNPROVED_RULES:
                 return None, str(err)
             raise
 
 
-def _runner(saved_model: Mapping[str, bytes]) -> Any:
-    """Return the SavedModel's `serving_default` as a plain function of rows, on the CPU."""
-    from service.program.graph import restore  # see _certified
+def _description(saved_model: Mapping[str, bytes]) -> tuple[int, bool, tuple[FileSignature, ...]]:
+    """Return what the signatures of a model take and answer that is not proved."""
+    from service.program.certification import describe  # see _certified
 
-    try:
-        model = restore(saved_model, "/CPU:0")
-        function = model.signatures["serving_default"]
-    except Exception as err:  # TensorFlow raises eight kinds of exceptions on damaged files
-        raise VersionRefusedError("saved-model", "TensorFlow cannot load the model") from err
-
-    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        try:
-            answer = {name: value.numpy() for name, value in function(x=_tensor(rows)).items()}
-        except Exception as err:  # as above; a graph that loads need not run
-            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
-        missing = [name for name in OUTPUTS if name not in answer]
-        if missing:
-            raise VersionRefusedError("signature-outputs", f"serving_default does not answer {', '.join(missing)}")
-        return answer["score"].reshape(-1), answer["gradient"]
-
-    run.model = model  # type: ignore[attr-defined]  # keeps the loaded variables alive as long as the function
-    return run
+    with _folder(saved_model) as folder:
+        return describe(folder)
 
 
-def _tensor(rows: NDArray[np.float32]) -> Any:
-    import tensorflow as tf  # see _certified
+@contextlib.contextmanager
+def _folder(saved_model: Mapping[str, bytes]) -> Iterator[Path]:
+    """Give a folder that holds exactly these bytes, for as long as they are read."""
+    from service.program.graph import materialize  # see _certified
 
-    return tf.constant(rows)
+    with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
+        materialize(saved_model, Path(name))
+        yield Path(name)
 
 
-def _compare(manifest: Manifest, certified: Any) -> None:
+def _digest(saved_model: Mapping[str, bytes]) -> str:
+    """Return one hash of all files."""
+    digest = hashlib.sha256()
+    for name in sorted(saved_model):
+        digest.update(f"{name} {sha256_hex(saved_model[name])}\n".encode())
+    return digest.hexdigest()
+
+
+def _runner(saved_model: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Run:
+    """Return a signature of the SavedModel as a plain function of rows, on the CPU."""
+    from service.program.graph import bind  # see _certified
+
+    return bind(saved_model, signature, derive=derive)
+
+
+def _compare(manifest: Manifest, certified: "Certified") -> None:
     """Require that the manifest speaks of the very program that was proved."""
     if certified.dim != manifest.dim or certified.input_name != "x" or certified.score_name != "score":
         reason = f"the model takes {certified.input_name} [n, {certified.dim}] and answers {certified.score_name}"
         raise VersionRefusedError("manifest-signature", f"{reason}; the manifest says x [n, {manifest.dim}] and score")
+    if certified.file_signatures[0].input_dtype != "float32":
+        raise VersionRefusedError("manifest-signature", "serving_default takes float64; the manifest says float32")
     if not certified.has_gradient:
         raise VersionRefusedError("manifest-signature", "serving_default answers no gradient")
     if manifest.outputs != OUTPUTS:

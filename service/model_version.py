@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from service.engines import Engine
     from service.loader import LoadedVersion
 
+_SHOWN_STEPS = 16
+"""Steps of a proof in a version's status, which is asked for again and again; the version's own route tells more."""
+
 _TURN_ROWS = 32
 """Most rows of one request in a batch while others wait too, in a tile of the engine as large as that."""
 
@@ -99,13 +102,28 @@ class ModelVersion:
 
     @property
     def created(self) -> str:
-        """Return the manifest's time of creation."""
-        return self.loaded.manifest.created
+        """Return the manifest's time of creation; empty for a version made elsewhere."""
+        return "" if self.loaded.manifest is None else self.loaded.manifest.created
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """Return the manifest's metrics."""
-        return self.loaded.manifest.metrics
+        """Return the manifest's metrics; none for a version made elsewhere."""
+        return {} if self.loaded.manifest is None else self.loaded.manifest.metrics
+
+    def proof(self, max_steps: int = _SHOWN_STEPS) -> dict[str, Any] | None:
+        """Return the certificate of the proof made at load, or None where there is none.
+
+        Args:
+            max_steps: most steps of it; `num_steps` tells how many there are, `untaken` the piecewise nodes of which
+                no verification row took one branch, as many at most.
+        """
+        certificate, verification = self.loaded.certificate, self.loaded.verification
+        if certificate is None or verification is None:
+            return None
+        document = dict(certificate.to_document(verification.gradient, verification.rounding_margin))
+        steps = document["steps"]
+        untaken = list(verification.untaken[:max_steps])
+        return {**document, "steps": steps[:max_steps], "num_steps": len(steps), "untaken": untaken}
 
     def run(
         self, rows: NDArray[np.float32], outputs: Sequence[str], *, name: str = "instances"

@@ -19,7 +19,10 @@ _ARRAYS = frozenset(
 _MODULES = frozenset(
     {
         *("service.errors", "service.loader", "service.loading_process", "service.manifest", "service.signature"),
-        *(f"service.program.{name}" for name in ("atoms", "curvature", "operators", "program", "verification")),
+        *(
+            f"service.program.{name}"
+            for name in ("atoms", "curvature", "operators", "probe", "program", "verification")
+        ),
     }
 )
 

@@ -169,6 +169,7 @@ class Registry:
             ValueError: it was not LOADING.
         """
         signature = model_version.signature
+        proof = model_version.proof() or {"num_steps": 0, "steps": []}
         with self._changed:
             model = self._models[signature.model]
             life = model.lives[signature.version]
@@ -181,6 +182,9 @@ class Registry:
                 tile_rows=model_version.tile_rows,
                 created=model_version.created,
                 metrics=model_version.metrics,
+                made_elsewhere=signature.made_elsewhere,
+                num_steps=proof["num_steps"],
+                steps=tuple(proof["steps"]),
             )
             newest = model.live_versions()[-1] == signature.version
         self._tell()

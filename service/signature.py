@@ -16,6 +16,46 @@ OUTPUTS = ("score", "gradient")
 
 
 @dataclasses.dataclass(frozen=True)
+class FileSignature:
+    """One callable signature of a SavedModel, with the names, types and shapes of the file.
+
+    The TensorFlow Serving protocols speak in its names; everything else calls its tensors `x`, `score`, `gradient`.
+
+    Args:
+        name: e.g. `serving_default`.
+        input_name: its one input.
+        input_dtype: `float32` or `float64`; `string` for serialized examples.
+        score_name: its output that is the score.
+        score_dtype: `float32` or `float64`.
+        is_column: whether the score is [n, 1] instead of [n].
+        gradient_dtype: type of its output `gradient` [n, dim], own or added; empty where it answers none.
+    """
+
+    name: str
+    input_name: str = "x"
+    input_dtype: str = "float32"
+    score_name: str = "score"
+    score_dtype: str = "float32"
+    is_column: bool = False
+    gradient_dtype: str = "float32"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of its outputs, the score first."""
+        return (self.score_name, "gradient") if self.gradient_dtype else (self.score_name,)
+
+
+DEFAULT_SIGNATURE = "serving_default"
+
+OWN_SIGNATURES = (
+    FileSignature(DEFAULT_SIGNATURE),
+    FileSignature("score", gradient_dtype=""),
+    FileSignature("regress", "inputs", "string", "outputs", gradient_dtype=""),
+)
+"""What training exports."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Signature:
     """The shape of one version's requests and answers.
 
@@ -24,16 +64,18 @@ class Signature:
         version: version number.
         dim: number of features of a row.
         features: feature names in column order, or empty where the model has none.
-        input_name: name of the input tensor on the TensorFlow Serving protocols.
         outputs: names of the outputs, a subset of `OUTPUTS` in its order.
+        made_elsewhere: whether the SavedModel is none of training's. Its gradient is then the lifted program's.
+        file_signatures: the file's callable signatures, `serving_default` first.
     """
 
     model: str
     version: int
     dim: int
     features: tuple[str, ...] = ()
-    input_name: str = "x"
     outputs: tuple[str, ...] = OUTPUTS
+    made_elsewhere: bool = False
+    file_signatures: tuple[FileSignature, ...] = OWN_SIGNATURES
 
     def __post_init__(self) -> None:
         """Refuse a signature whose feature names do not match its dimension."""

@@ -6,6 +6,7 @@ Nothing but the standard library and click is imported until a command runs, so 
 import contextlib
 import csv
 import dataclasses
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from service.program.certification import Certified
     from training.config import TrainingConfig
 
 FAILED, USAGE, REFUSED, LOCKED = 1, 2, 3, 4
@@ -108,20 +108,28 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None) -> None:
 
 @commands.command()
 @VERSION
-def certify(path: Path) -> None:
-    """Prove (or not) that the SavedModel in PATH is convex, from its files alone. Exit 3: not proved."""
-    certified, features = _certify(path)
-    certificate = certified.certificate
-    names = ", ".join(features[:6]) + (", ..." if len(features) > 6 else "")
-    click.echo(f"inputs: {certified.dim} numbers" + (f" ({names})" if names else ""))
-    click.echo(f"signatures: {', '.join(certified.signatures)}")
-    for number, step in enumerate(certificate.steps, start=1):
-        weight = "" if step.min_weight is None else f"; smallest weight {step.min_weight:g}"
-        click.echo(f"{number:3}. {step.node}: {step.curvature} by {step.rule}: {step.reason}{weight}")
-    click.echo(f"strong convexity: {certificate.strong_convexity:g}")
-    click.echo(f"weights sha256: {certificate.weights_sha256}")
-    click.echo(f"program sha256: {certificate.program_sha256}")
-    click.echo("proved: the score is convex in x")
+@click.option("--json", "as_json", is_flag=True, help="Print the proof, or the refusal, as one JSON object.")
+def certify(path: Path, as_json: bool) -> None:
+    """Prove (or not) that the SavedModel in PATH is convex, from its files alone. Exit 3: not proved.
+
+    PATH is a version of ours, or any SavedModel folder: saved_model.pb and variables/.
+    """
+    from service.manifest import VersionRefusedError
+    from training import proof
+
+    try:
+        proved = proof.prove(path)
+    except VersionRefusedError as error:
+        if as_json:
+            click.echo(json.dumps(proof.refusal_document(error)))
+        for line in proof.refusal_lines(error):
+            click.echo(line, err=True)
+        raise click.exceptions.Exit(REFUSED) from error
+    if as_json:
+        click.echo(json.dumps(proof.to_document(proved)))
+        return
+    for line in proof.lines(proved):
+        click.echo(line)
 
 
 @commands.command()
@@ -200,16 +208,6 @@ def _load(path: Path, models_dir: Path | None, seed: int | None) -> "TrainingCon
         document = {**config.document, "trainer": {**config.document.get("trainer", {}), "seed": seed}}
         config = dataclasses.replace(config, trainer=trainer, document=document)
     return config
-
-
-def _certify(path: Path) -> "tuple[Certified, tuple[str, ...]]":
-    """Return the proof of the bytes that were read (and hashed, where there is a manifest), and the feature names."""
-    from training import export
-
-    with export.opened(path) as (folder, manifest):
-        from service.program.certification import certify as prove
-
-        return prove(folder), manifest.features if manifest is not None else ()
 
 
 def _quiet() -> None:

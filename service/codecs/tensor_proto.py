@@ -23,7 +23,10 @@ _FLOATS: dict[int, tuple[np.dtype[np.floating[Any]], str]] = {
     DATA_TYPES["DT_DOUBLE"]: (np.dtype("<f8"), "double_val"),
 }
 _NAMES = {number: name for name, number in DATA_TYPES.items()}
-_FLOAT_VAL_TAG = b"\x2a"  # field 5, length-delimited: a packed repeated float
+_ENCODED = {
+    "float32": (DATA_TYPES["DT_FLOAT"], b"\x2a"),  # field 5, length-delimited: a packed repeated float
+    "float64": (DATA_TYPES["DT_DOUBLE"], b"\x32"),  # field 6: a packed repeated double
+}
 
 
 def decode(tensor: Any, name: str) -> NDArray[np.floating]:
@@ -65,22 +68,24 @@ def decode(tensor: Any, name: str) -> NDArray[np.floating]:
     )
 
 
-def encode(array: NDArray[np.float32], tensor: Any, *, as_content: bool) -> None:
+def encode(array: NDArray[np.float32], tensor: Any, *, as_content: bool, dtype: str = "float32") -> None:
     """Write an array into an empty `TensorProto`.
 
     Args:
         array: float32, any shape.
         tensor: the message to fill.
-        as_content: whether the values go to `tensor_content` instead of `float_val`, which clients that read
-            `float_val` directly rely on.
+        as_content: whether the values go to `tensor_content` instead of `float_val` (or `double_val`), which clients
+            that read that field directly rely on.
+        dtype: type on the wire, `float32` or `float64`.
     """
-    values = np.ascontiguousarray(array, dtype="<f4").tobytes()
+    number, tag = _ENCODED[dtype]
+    values = np.ascontiguousarray(array, dtype=_FLOATS[number][0]).tobytes()
     if as_content:
         tensor.tensor_content = values
     elif values:
         # A packed field is its length and the bytes of the array: forty times faster than a list of Python floats.
-        tensor.MergeFromString(_FLOAT_VAL_TAG + _varint(len(values)) + values)
-    tensor.dtype = DATA_TYPES["DT_FLOAT"]
+        tensor.MergeFromString(tag + _varint(len(values)) + values)
+    tensor.dtype = number
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
 

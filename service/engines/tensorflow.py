@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from service.program.graph import restore
+from service.engines.program import ProgramEngine
+from service.program.graph import call, restore
 from service.program.ladder import Ladder, admit, overhead_rows, trial_rows
 from service.program.tiles import TILE_ROWS, run_in_tiles
 
@@ -65,6 +66,9 @@ class TensorflowEngine:
     AVX-512, 16 to 1,024 rows gave equal bits in all of 364 products, 4 and 8 rows others in the transposed ones. The
     trial also traces and optimises the functions before a request comes.
 
+    Of a SavedModel made elsewhere the function answers the score; the gradient is the lifted program's, on the CPU, and
+    where there is none (it is served unproved) the function's own, or else the one that TensorFlow derives.
+
     Args:
         loaded: the verified version.
         device: TensorFlow device name; by default the first GPU, or the CPU where there is none.
@@ -91,11 +95,17 @@ class TensorflowEngine:
         on_gpu = "GPU" in self._device.upper()
         self._dim = loaded.signature.dim
         self._model = restore(loaded.saved_model, self._device)
-        self._both = self._model.signatures["serving_default"]
+        self._signature = loaded.signature.file_signatures[0]
+        self._both = self._model.signatures[self._signature.name]
         self._score_only = self._both
         score = self._model.signatures.get("score")
-        if loaded.program is not None and score is not None and _answers_scores(score):
+        is_ours = not loaded.signature.made_elsewhere
+        if is_ours and loaded.program is not None and score is not None and _answers_scores(score):
             self._score_only = score  # proved to be the same function
+        self._derives = not is_ours and loaded.program is None and "gradient" not in self._both.structured_outputs
+        self._gradients: ProgramEngine | None = None
+        if not is_ours and loaded.program is not None:
+            self._gradients = ProgramEngine(loaded.program, loaded.probe)
         fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
         candidates = {fixed, *(usual if sizes is None else sizes)}
         seed = "0" if loaded.program is None else loaded.program.weights_sha256
@@ -111,16 +121,30 @@ class TensorflowEngine:
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
-        return run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))
+        derived: tuple[str, ...] = ()
+        if self._gradients is not None:
+            derived = tuple(name for name in outputs if name != "score")
+            outputs = tuple(name for name in outputs if name == "score")
+        results = {} if not derived or self._gradients is None else self._gradients.run(rows, derived)
+        if outputs:
+            tiles = run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))
+            results = {**tiles, **results}
+        return results
 
     def _tile(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        function = self._both if "gradient" in outputs else self._score_only
+        """Return the outputs that the function answers."""
         size = piece.shape[0]
+        wanted = {"score": self._signature.score_name, "gradient": "gradient"}
         shapes = {"score": (size,), "gradient": (size, self._dim)}  # a score may come as [n, 1]
+        names = [name for name in outputs if name == "score" or self._gradients is None]
+        function = self._both if "gradient" in names else self._score_only
         with tf.device(self._device):
-            answer = function(x=tf.constant(piece))
+            answer = call(function, self._signature, piece, derive=self._derives and "gradient" in names)
         with np.errstate(over="ignore"):  # float64 answers beyond float32 become infinite; the caller checks
-            return {name: answer[name].numpy().reshape(shapes[name]).astype(np.float32, copy=False) for name in outputs}
+            return {
+                name: answer[wanted[name]].numpy().reshape(shapes[name]).astype(np.float32, copy=False)
+                for name in names
+            }
 
 
 def _answers_scores(function: Any) -> bool:

@@ -22,7 +22,9 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2, trackable_obje
 from service.errors import VersionRefusedError
 from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
+from service.program.probe import Run
 from service.program.signature_table import SignatureTable
+from service.signature import FileSignature
 
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
@@ -42,7 +44,7 @@ class BoundSignature:
         name: e.g. `serving_default`.
         input_name: its one argument.
         input_shape: the argument's shape, -1 where it is free.
-        input_dtype: NumPy's name of the argument's type, `object` for strings.
+        input_dtype: name of the argument's type, `string` for serialized examples.
         outputs: for each output name its shape, dtype name and inlined graph.
     """
 
@@ -106,6 +108,54 @@ def restore(files: Mapping[str, bytes], device: str) -> Any:
         materialize(files, Path(name))
         with tf.device(device):
             return tf.saved_model.load(name)
+
+
+def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Run:
+    """Return a signature of the SavedModel in `files` as a plain function of rows, on the CPU.
+
+    Args:
+        files: as for `restore`.
+        signature: names and types of the signature.
+        derive: whether TensorFlow shall derive the gradient of a function that answers none.
+
+    Returns:
+        Rows float32 [n, dim] -> score [n] and gradient [n, dim], or None where there is no gradient. It raises
+        VersionRefusedError, rules `saved-model` and `signature-outputs`, where the model cannot be run or answers
+        something else; so does this function where it cannot be loaded.
+    """
+    try:
+        model = restore(files, "/CPU:0")
+        function = model.signatures[signature.name]
+    except Exception as err:  # TensorFlow raises eight kinds of exceptions on damaged files
+        raise VersionRefusedError("saved-model", "TensorFlow cannot load the model") from err
+
+    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+        try:
+            answer = call(function, signature, rows, derive=derive)
+        except Exception as err:  # as above; a graph that loads need not run
+            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
+        missing = [name for name in signature.outputs if name not in answer]
+        if missing:
+            raise VersionRefusedError("signature-outputs", f"{signature.name} does not answer {', '.join(missing)}")
+        gradient = answer.get("gradient")
+        return answer[signature.score_name].numpy().reshape(-1), None if gradient is None else gradient.numpy()
+
+    run.model = model  # type: ignore[attr-defined]  # keeps the loaded variables alive as long as the function
+    return run
+
+
+def call(
+    function: Any, signature: FileSignature, rows: NDArray[np.float32], *, derive: bool = False
+) -> Mapping[str, Any]:
+    """Return the tensors that a restored function answers to rows, and with `derive` TensorFlow's gradient beside."""
+    x = tf.constant(rows, signature.input_dtype)
+    if not derive:
+        return dict(function(**{signature.input_name: x}))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        answer = dict(function(**{signature.input_name: x}))
+    gradient = tape.gradient(answer[signature.score_name], x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return {**answer, "gradient": gradient}
 
 
 def _parse(folder: Path) -> Any:

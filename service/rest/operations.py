@@ -81,6 +81,8 @@ def _version(status: VersionStatus) -> dict[str, object]:
         "tile_rows": list(status.tile_rows),
         "created": status.created,
         "metrics": dict(status.metrics),
+        "made_elsewhere": status.made_elsewhere,
+        "proof": {"num_steps": status.num_steps, "steps": list(status.steps)},
         "reason": f"{status.rule}: {status.reason}" if status.rule else status.reason,
     }
 

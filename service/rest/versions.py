@@ -14,6 +14,9 @@ from service.errors import InvalidArgumentError
 from service.model_version import ModelVersion
 from service.registry import Registry
 
+_MAX_STEPS = 256
+"""Steps of a proof that are told; a network has a few for each layer."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -35,8 +38,9 @@ def routes(registry: Registry) -> flask.Blueprint:
 
 
 def _describe(live: ModelVersion) -> dict[str, object]:
-    """Return what the manifest and the proof made at load say; no path, no file name, no configuration."""
+    """Return what the proof made at load and a manifest say; no path, no file name, no configuration."""
     manifest, signature = live.loaded.manifest, live.signature
+    data = {} if manifest is None else manifest.data
     return {
         "model": signature.model,
         "version": signature.version,
@@ -46,22 +50,15 @@ def _describe(live: ModelVersion) -> dict[str, object]:
         "convexity": live.convexity,
         "unproved_reason": live.loaded.unproved_reason,
         "engine": live.engine.name,
-        "created": manifest.created,
-        "task": manifest.task,
-        "threshold": manifest.threshold,
-        "certificate": _certificate(live),
-        "metrics": manifest.metrics,
-        "feature_means": _numbers(manifest.data.get("feature_means"), signature.dim),
-        "feature_deviations": _numbers(manifest.data.get("feature_deviations"), signature.dim),
+        "made_elsewhere": signature.made_elsewhere,
+        "created": live.created,
+        "task": None if manifest is None else manifest.task,
+        "threshold": None if manifest is None else manifest.threshold,
+        "certificate": live.proof(_MAX_STEPS),
+        "metrics": live.metrics,
+        "feature_means": _numbers(data.get("feature_means"), signature.dim),
+        "feature_deviations": _numbers(data.get("feature_deviations"), signature.dim),
     }
-
-
-def _certificate(live: ModelVersion) -> dict[str, object] | None:
-    """Return the proof that this server made when it loaded the version, or None where there is none."""
-    certificate, verification = live.loaded.certificate, live.loaded.verification
-    if certificate is None or verification is None:
-        return None
-    return dict(certificate.to_document(verification.gradient, verification.rounding_margin))
 
 
 def _numbers(value: Any, dim: int) -> list[float] | None:

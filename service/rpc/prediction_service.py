@@ -17,13 +17,12 @@ from service.registry import Registry
 from service.rpc.interceptors import current_call
 from service.rpc.model_spec import read_target, reword, write_answerer
 from service.rpc.signature_definitions import METADATA_FIELD, describe
-from service.scorer import Scorer
+from service.scorer import Answer, Scorer
 from service.settings import Settings
-from service.signature import Signature
+from service.signature import DEFAULT_SIGNATURE, FileSignature, Signature
 
 SERVICE = "tensorflow.serving.PredictionService"
 
-_DEFAULT_SIGNATURE = "serving_default"
 _MAX_SHOWN = 40
 _UNOFFERED = ("Classify", "Regress", "MultiInference")
 
@@ -69,28 +68,29 @@ class PredictionService:
         """
         target = read_target(request)
         current_call().model = target.model or ""
-        signature_name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         found: list[Signature] = []
+        outputs: list[str] = []  # in our own names, known once it is known which version answers
 
         def rows_for(signature: Signature) -> NDArray[np.floating]:
             found.append(signature)
             call = current_call()
             call.version = signature.version
-            available = _outputs_of(signature_name, signature)
+            called = _called(signature_name, signature)
             call.signature = signature_name
-            _check_inputs(request, signature)
-            rows = tensor_proto.decode(request.inputs[signature.input_name], signature.input_name)
-            _check_filter(request.output_filter, available)
+            _check_inputs(request, called)
+            rows = tensor_proto.decode(request.inputs[called.input_name], called.input_name)
+            _check_filter(request.output_filter, called.outputs)
+            outputs.extend(_own_name(name, called) for name in request.output_filter or called.outputs)
             return rows
 
-        outputs = list(request.output_filter) or (["score"] if signature_name == "score" else None)
         try:
             answer = self._scorer.score(target, rows_for, outputs, caller=current_call().caller, name="inputs")
         except ScoringError as error:
             if found:
                 raise
             raise reword(error, target) from error
-        return self._respond(answer.signature, signature_name, answer.outputs, answer.convexity)
+        return self._respond(answer.signature, _called(signature_name, answer.signature), answer)
 
     def get_model_metadata(self, request: Any, _context: grpc.ServicerContext) -> Any:
         """Return the signatures of a version as a `SignatureDefMap`.
@@ -116,17 +116,21 @@ class PredictionService:
         response.metadata[METADATA_FIELD].Pack(describe(signature))
         return response
 
-    def _respond(
-        self, signature: Signature, signature_name: str, outputs: dict[str, NDArray[np.float32]], convexity: str
-    ) -> Any:
+    def _respond(self, signature: Signature, called: FileSignature, answer: Answer) -> Any:
         call = current_call()
-        call.num_rows = len(next(iter(outputs.values())))
-        if convexity == "unproved":
-            call.initial_metadata.append(("x-convexity", convexity))
+        call.num_rows = len(next(iter(answer.outputs.values())))
+        if answer.convexity == "unproved":
+            call.initial_metadata.append(("x-convexity", answer.convexity))
         response = protos.PredictResponse()
-        write_answerer(response.model_spec, signature, signature_name)
-        for name, array in outputs.items():
-            tensor_proto.encode(array, response.outputs[name], as_content=self._as_content)
+        write_answerer(response.model_spec, signature, called.name)
+        for name, array in answer.outputs.items():
+            is_score = name == "score"
+            tensor_proto.encode(
+                array[:, None] if is_score and called.is_column else array,
+                response.outputs[called.score_name if is_score else name],
+                as_content=self._as_content,
+                dtype=called.score_dtype if is_score else called.gradient_dtype,
+            )
         return response
 
 
@@ -149,18 +153,22 @@ def _handler(
     return grpc.unary_unary_rpc_method_handler(method, parse, response.SerializeToString)
 
 
-def _outputs_of(signature_name: str, signature: Signature) -> tuple[str, ...]:
-    if signature_name == _DEFAULT_SIGNATURE:
-        return signature.outputs
-    if signature_name == "score":
-        return ("score",)
-    if signature_name == "regress":
-        message = "Predict with the signature 'regress' is not offered. Use 'serving_default' or 'score'."
-        raise UnimplementedError(message)
+def _called(signature_name: str, signature: Signature) -> FileSignature:
+    for called in signature.file_signatures:
+        if called.name == signature_name:
+            if called.input_dtype == "string":
+                offered = [f"'{other.name}'" for other in signature.file_signatures if other.input_dtype != "string"]
+                message = f"Predict with the signature '{signature_name[:_MAX_SHOWN]}' is not offered. "
+                raise UnimplementedError(f"{message}Use {' or '.join(offered)}.")
+            return called
     raise FailedPreconditionError(f'Serving signature key "{signature_name[:_MAX_SHOWN]}" not found.')
 
 
-def _check_inputs(request: Any, signature: Signature) -> None:
+def _own_name(output: str, called: FileSignature) -> str:
+    return "score" if output == called.score_name else output
+
+
+def _check_inputs(request: Any, signature: FileSignature) -> None:
     sent, expected = set(request.inputs), {signature.input_name}
     if len(sent) != len(expected):
         message = (

@@ -10,41 +10,37 @@ from service.signature import Signature
 
 METADATA_FIELD = "signature_def"
 
-_FLOAT = protos.DATA_TYPES["DT_FLOAT"]
-_STRING = protos.DATA_TYPES["DT_STRING"]
+_TYPES = {
+    "float32": protos.DATA_TYPES["DT_FLOAT"],
+    "float64": protos.DATA_TYPES["DT_DOUBLE"],
+    "string": protos.DATA_TYPES["DT_STRING"],
+}
 _ANY_NUMBER = -1
 _PREDICT = "tensorflow/serving/predict"
 _REGRESS = "tensorflow/serving/regress"
 
 
 def describe(signature: Signature) -> Any:
-    """Return the `SignatureDefMap` of a version: `serving_default`, `score` and `regress`."""
-    rows = [_ANY_NUMBER, signature.dim]
-    shapes = {"score": [_ANY_NUMBER], "gradient": rows}
+    """Return the `SignatureDefMap` of a version: its file's signatures, with the gradient where that is added."""
     definitions = protos.SignatureDefMap()
-
-    default = definitions.signature_def["serving_default"]
-    default.method_name = _PREDICT
-    _describe_tensor(default.inputs[signature.input_name], f"serving_default_{signature.input_name}:0", _FLOAT, rows)
-    for name in signature.outputs:
-        # TensorFlow orders the results of a function by name.
-        place = sorted(signature.outputs).index(name)
-        _describe_tensor(default.outputs[name], f"StatefulPartitionedCall:{place}", _FLOAT, shapes[name])
-
-    score = definitions.signature_def["score"]
-    score.method_name = _PREDICT
-    _describe_tensor(score.inputs[signature.input_name], f"score_{signature.input_name}:0", _FLOAT, rows)
-    _describe_tensor(score.outputs["score"], "StatefulPartitionedCall_1:0", _FLOAT, shapes["score"])
-
-    regress = definitions.signature_def["regress"]
-    regress.method_name = _REGRESS
-    _describe_tensor(regress.inputs["inputs"], "regress_inputs:0", _STRING, [_ANY_NUMBER])
-    _describe_tensor(regress.outputs["outputs"], "StatefulPartitionedCall_2:0", _FLOAT, [_ANY_NUMBER])
+    for number, described in enumerate(signature.file_signatures):
+        definition = definitions.signature_def[described.name]
+        definition.method_name = _REGRESS if described.name == "regress" else _PREDICT
+        rows = [_ANY_NUMBER] if described.input_dtype == "string" else [_ANY_NUMBER, signature.dim]
+        tensor = definition.inputs[described.input_name]
+        _describe_tensor(tensor, f"{described.name}_{described.input_name}:0", described.input_dtype, rows)
+        call = f"StatefulPartitionedCall_{number}" if number else "StatefulPartitionedCall"
+        for place, name in enumerate(sorted(described.outputs)):  # TensorFlow orders the results of a function by name
+            is_score = name == described.score_name
+            dtype = described.score_dtype if is_score else described.gradient_dtype
+            column = [1] if described.is_column else []
+            shape = [_ANY_NUMBER, *column] if is_score else [_ANY_NUMBER, signature.dim]
+            _describe_tensor(definition.outputs[name], f"{call}:{place}", dtype, shape)
     return definitions
 
 
-def _describe_tensor(tensor: Any, name: str, dtype: int, shape: list[int]) -> None:
+def _describe_tensor(tensor: Any, name: str, dtype: str, shape: list[int]) -> None:
     tensor.name = name
-    tensor.dtype = dtype
+    tensor.dtype = _TYPES[dtype]
     for size in shape:
         tensor.tensor_shape.dim.add(size=size)

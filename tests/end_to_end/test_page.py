@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from service.program.curvature import Certificate, Step
+from service.signature import Signature
 from tests.end_to_end.page_tab import CHROMIUM, DESKTOP, Tab, digits, printed
 from tests.end_to_end.server_process import ROOT
 from tests.service.quadratic_versions import make_service
@@ -404,3 +406,24 @@ def test_one_feature_is_drawn_as_a_curve_and_an_unproved_version_is_named(open_t
     assert float(tab.text("score")) == 0.5 * np.float32(0.6) ** 2
     assert "Not proved convex: node quadratic/Cos" in tab.text("certificate")
     assert "all 200 points" in tab.text("hyperplane")
+
+
+def test_version_made_elsewhere_shows_a_collapsed_table_of_a_bounded_number_of_steps(open_tab, quadratic):
+    """The list says that it was made elsewhere; the table is closed at first, has 60 steps and the count of all."""
+    step = Step("node", "nonneg-matmul", "convex", "a sum of convex functions is convex", 0.25)
+    service = make_service()
+    signature = Signature("strange", 1, 2, made_elsewhere=True)
+    service.publish("strange", 1, signature=signature, certificate=Certificate((step,) * 300, 0.0, "0" * 64, "1" * 64))
+    tab = open_tab(f"127.0.0.1:{quadratic(service).port}")
+    tab.open()
+    assert "elsewhere" == tab.page.locator(".model.chosen dd").last.inner_text()
+    assert "The model was made elsewhere" in tab.text("certificate")
+    assert "proved convex in 300 steps" in tab.text("certificate")
+    table = tab.page.locator("#certificate .steps table")
+    assert not table.is_visible()
+    tab.page.locator("#certificate summary").click()
+    assert "The first 60 of 300 steps" == table.locator("caption").inner_text()
+    assert 60 == table.locator("tbody tr").count()
+    assert ["1", "node", "nonneg-matmul", "convex", "0.25"] == table.locator("tbody tr").first.locator(
+        "td"
+    ).all_inner_texts()

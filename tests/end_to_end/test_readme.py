@@ -6,13 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import WaitUntil
+from tests.end_to_end.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -107,3 +109,38 @@ def test_own_csv_of_the_readme_becomes_a_published_version(tmp_path: Path) -> No
     published = run([sys.executable, *words[1:]], tmp_path).splitlines()[-1]
     assert "models/prices/1" == published
     assert (tmp_path / "models" / "prices" / "1" / "report.html").is_file()
+
+
+def bowl(weights: list[NDArray[np.float64]], row: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Return score and gradient of the README's network by its formula, in float64."""
+    kernel, bias = weights[:2]
+    u = row @ kernel + bias
+    z, slope = np.logaddexp(0, u), (1 / (1 + np.exp(-u))) * kernel  # slope: [3, width]
+    for kept, free, shift in (weights[2:5], weights[5:8]):
+        u = z @ kept + row @ free + shift
+        z, slope = np.logaddexp(0, u), (1 / (1 + np.exp(-u))) * (slope @ kept + free)
+    return float((z @ weights[8] + weights[9])[0]), (slope @ weights[8])[:, 0]
+
+
+def test_model_of_plain_keras_is_certified_dropped_into_the_folder_and_served(
+    tmp_path: Path, serve: Callable[..., ServerProcess], wait_until: WaitUntil
+) -> None:
+    """The README's Keras code and commands, as they stand: proved, copied, and answered with score and gradient."""
+    told = "\nimport json; print(json.dumps([weight.tolist() for weight in model.get_weights()]))"
+    code = block("python", holding="keras.constraints.NonNeg")
+    assert not re.search("convex_scoring|training|service", code)
+    printed = run([sys.executable, "-c", code + told], tmp_path).splitlines()[-1]
+    weights = [np.array(array, np.float64) for array in json.loads(printed)]
+    (tmp_path / "models").mkdir()
+    server = serve(tmp_path / "models")
+    certify, copy, curl = block("bash", holding="bowl").replace(".venv/bin/python", sys.executable).splitlines()
+    assert "proved: the score is convex in x" == run(["sh", "-c", certify], tmp_path).splitlines()[-1]
+    address = wait_until(lambda: server.address("rest"), deadline_seconds=60)
+    run(["sh", "-c", copy], tmp_path)
+    assert wait_until(lambda: server.versions("bowl").get(1, ("", ""))[0] == "AVAILABLE", deadline_seconds=60)
+    curl = replaced(curl, {"127.0.0.1:8501": address})
+    answer = json.loads(run(["sh", "-c", curl if shutil.which("curl") else f"{CURL}\n{curl}"]))
+    score, gradient = bowl(weights, np.array([0.5, -1.0, 2.0]))
+    assert ("bowl", 1) == (answer["model"], answer["version"])
+    np.testing.assert_allclose(answer["score"], [score], rtol=TOLERANCE)
+    np.testing.assert_allclose(answer["gradient"], [gradient], rtol=0, atol=TOLERANCE * np.abs(gradient).max())

@@ -39,6 +39,8 @@ def make_version(model: str = "m", version: int = 1, *, dim: int = 3, proved: bo
     loaded = SimpleNamespace(
         signature=Signature(model=model, version=version, dim=dim),
         convexity="proved" if proved else "unproved",
+        certificate=None,
+        verification=None,
         manifest=SimpleNamespace(created="2026-11-20T03:00:12Z", metrics={"held_out": {"rows": 112}}),
     )
     return ModelVersion(loaded, LinearEngine(version))

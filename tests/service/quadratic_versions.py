@@ -79,12 +79,15 @@ def make_version(  # noqa: PLR0913  (each has its usual value)
     proved: bool = True,
     dim: int = DIM,
     engine: QuadraticEngine | None = None,
+    signature: Signature | None = None,
+    certificate: Certificate | None = None,
     batching: Batching | None = None,
     **manifest: object,
 ) -> ModelVersion:
     """Return a live version of a closed-form convex function; `manifest` changes what its manifest says.
 
-    Without an `engine` it is QuadraticEngine(version).
+    Without an `engine` it is QuadraticEngine(version). One whose `signature` says that it was made elsewhere has no
+    manifest.
     """
     strong = float(np.float32(version))
     step = Step("quadratic/Square", "convex-of-affine", "convex", "a square of an affine function is convex")
@@ -96,11 +99,11 @@ def make_version(  # noqa: PLR0913  (each has its usual value)
         "data": {},
     }
     loaded = SimpleNamespace(
-        signature=Signature(model=model, version=version, dim=dim, features=features),
+        signature=signature or Signature(model=model, version=version, dim=dim, features=features),
         convexity="proved" if proved else "unproved",
-        manifest=SimpleNamespace(**(said | manifest)),
-        certificate=Certificate((step,), strong, "0" * 64, "1" * 64) if proved else None,
-        verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6) if proved else None,
+        manifest=None if signature is not None and signature.made_elsewhere else SimpleNamespace(**(said | manifest)),
+        certificate=(certificate or Certificate((step,), strong, "0" * 64, "1" * 64)) if proved else None,
+        verification=SimpleNamespace(gradient="checked", rounding_margin=1e-6, untaken=()) if proved else None,
         unproved_reason="" if proved else "node quadratic/Cos: no rule knows the operation Cos",
     )
     return ModelVersion(loaded, engine or QuadraticEngine(version), batching or Batching())

@@ -164,6 +164,15 @@ def test_models_lists_versions_with_proof_and_metrics(models_dir):
     assert "refused: manifest-missing" in second
 
 
+def test_models_lists_a_version_made_elsewhere(models_dir):
+    """A SavedModel without a manifest is named as what it is."""
+    folder = models_dir / "strange" / "7"
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"")
+    answer = run("models", "--models-dir", models_dir)
+    assert ["strange", "7", "made", "elsewhere"] == answer.stdout.splitlines()[-1].split()[:4]
+
+
 def test_models_lists_a_version_whose_metrics_are_not_ours(models_dir):
     """What is under `held_out` is the publisher's matter: numbers of ours are shown where they are."""
     path = models_dir / "m" / "1" / "manifest.json"

@@ -83,7 +83,7 @@ def test_certify_prints_the_steps_and_exits_0(trained_once, capsys):
     assert 0 == main(["certify", str(trained_once / "models" / "small" / "1")])
     out = capsys.readouterr().out
     assert "proved: the score is convex in x" == out.splitlines()[-1]
-    assert all(words in out for words in ("nonneg-matmul", "hidden_1", "(left, right, height)", "smallest weight"))
+    assert all(words in out for words in ("nonneg-matmul", "hidden_1", "(left, right, height)", "least weight"))
 
 
 def test_certify_exits_3_with_the_rule_when_a_file_is_broken(trained, capsys):
@@ -92,6 +92,18 @@ def test_certify_exits_3_with_the_rule_when_a_file_is_broken(trained, capsys):
     (path / "saved_model.pb").write_bytes(b"")
     assert 3 == main(["certify", str(path)])
     assert capsys.readouterr().err.startswith("refused: file-hash: saved_model.pb")
+
+
+def test_certify_prints_one_json_object(trained_once, capsys):
+    """--json: the certificate, the bounds of each gradient entry with null for none; a refusal likewise, and exit 3."""
+    assert 0 == main(["certify", "--json", str(trained_once / "models" / "small" / "1")])
+    document = json.loads(capsys.readouterr().out)
+    recorded = json.loads((trained_once / "models" / "small" / "1" / "manifest.json").read_text())["certificate"]
+    assert {**recorded, "gradient": "unchecked"} == document["certificate"]
+    assert (True, False, 3) == (document["proved"], document["made_elsewhere"], len(document["gradient_ranges"]))
+    (trained_once / "empty").mkdir()
+    assert 3 == main(["certify", "--json", str(trained_once / "empty")])
+    assert {"proved": False, "rule": "saved-model"}.items() <= json.loads(capsys.readouterr().out).items()
 
 
 def test_evaluate_prints_metrics_and_writes_rows(trained, capsys):

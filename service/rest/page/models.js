@@ -45,6 +45,7 @@ function card(model, chosen, choose) {
     ["State", newest?.state ?? "–"],
     ["Engine", shown?.engine || "–"],
     ["Convexity", shown?.convexity || "–"],
+    ...(shown?.made_elsewhere ? [["Made", "elsewhere"]] : []),
   ]));
   const notes = notesOf(model, newest, shown).map((text) => element("p", { class: "note", text }));
   return element("li", { class: model.name === chosen ? "model chosen" : "model" }, name, facts, ...notes);

@@ -158,13 +158,13 @@ def test_model_without_a_default_signature_is_refused(tmp_path: Path) -> None:
         tf.TensorSpec([None], tf.float32, name="x"),
         tf.TensorSpec([None, DIM, DIM], tf.float32, name="x"),
         tf.TensorSpec(None, tf.float32, name="x"),
-        tf.TensorSpec([None, DIM], tf.float64, name="x"),
+        tf.TensorSpec([None, DIM], tf.float16, name="x"),
         tf.TensorSpec([None, DIM], tf.int32, name="x"),
         tf.TensorSpec([None, 0], tf.float32, name="x"),
     ],
 )
 def test_input_that_is_not_rows_is_refused(tmp_path: Path, spec: tf.TensorSpec) -> None:
-    """A fixed batch, an unknown width, another rank or type: no float32 [n, dim]."""
+    """A fixed batch, an unknown width, another rank or type: no float32 or float64 [n, dim]."""
 
     def answer(x: Any) -> Any:
         return tf.reduce_sum(tf.cast(tf.reshape(x, [-1, DIM]), tf.float32), -1)

@@ -74,6 +74,11 @@ def test_models_lists_what_the_contract_names(service, client):
         "tile_rows": [4],
         "created": "2026-11-20T03:00:12Z",
         "metrics": {"held_out": {"rows": 112}},
+        "made_elsewhere": False,
+        "proof": {
+            "num_steps": 1,
+            "steps": [{"node": "quadratic/Square", "rule": "convex-of-affine", "curvature": "convex"}],
+        },
         "reason": "",
     }
     refused = {
@@ -82,6 +87,8 @@ def test_models_lists_what_the_contract_names(service, client):
         "state": "END",
         "tile_rows": [],
         "metrics": {},
+        "made_elsewhere": False,
+        "proof": {"num_steps": 0, "steps": []},
         "reason": "nonneg-matmul: node dense/kernel has a weight of -0.03",
     }
     model = {

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from service.program.curvature import Certificate, Step
 from service.rest import files
 from service.rest.app import create_app
+from service.signature import Signature
 from tests.service.quadratic_versions import make_service
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8"
@@ -138,6 +140,7 @@ def test_version_is_described_by_its_manifest_and_the_proof_made_at_load(service
         "convexity": "proved",
         "unproved_reason": "",
         "engine": "program",
+        "made_elsewhere": False,
         "created": "2026-11-20T03:00:12Z",
         "task": "classification",
         "threshold": 0.5,
@@ -148,6 +151,8 @@ def test_version_is_described_by_its_manifest_and_the_proof_made_at_load(service
             "strong_convexity": 2.0,
             "rounding_margin": 1e-6,
             "steps": [{"node": "quadratic/Square", "rule": "convex-of-affine", "curvature": "convex"}],
+            "num_steps": 1,
+            "untaken": [],
             "weights_sha256": "0" * 64,
             "program_sha256": "1" * 64,
         },
@@ -155,6 +160,30 @@ def test_version_is_described_by_its_manifest_and_the_proof_made_at_load(service
         "feature_means": [1.5, 2.0, -3.25],
         "feature_deviations": [0.5, 1.0, 2.0],
     } == response.json
+
+
+def test_version_made_elsewhere_is_described_without_a_manifest(service, client):
+    """What only a manifest knows is empty or null, and the proof is there all the same."""
+    signature = Signature("m", 3, 3, made_elsewhere=True)
+    service.publish("m", 3, signature=signature)
+    told = client.get("/models/m/versions/3").json
+    assert (True, "", None, None, {}) == tuple(
+        told[name] for name in ("made_elsewhere", "created", "task", "threshold", "metrics")
+    )
+    assert (None, None, []) == (told["feature_means"], told["feature_deviations"], told["features"])
+    assert 1 == told["certificate"]["num_steps"]
+    (listed,) = client.get("/models").json["models"][0]["versions"]
+    assert (True, "", 1) == (listed["made_elsewhere"], listed["created"], listed["proof"]["num_steps"])
+
+
+def test_steps_of_a_long_proof_are_bounded_and_counted(service, client):
+    """A proof of a thousand steps is told with its count: 16 in the list of models, 256 in the version's route."""
+    step = Step("node", "convex-of-affine", "convex", "a convex function of an affine one is convex")
+    service.publish("m", 1, certificate=Certificate((step,) * 1000, 0.0, "0" * 64, "1" * 64))
+    proof = client.get("/models").json["models"][0]["versions"][0]["proof"]
+    assert (1000, 16) == (proof["num_steps"], len(proof["steps"]))
+    certificate = client.get("/models/m/versions/1").json["certificate"]
+    assert (1000, 256) == (certificate["num_steps"], len(certificate["steps"]))
 
 
 @pytest.mark.parametrize("means", [None, "1,2,3", [1.0, 2.0], [1.0, "2", 3.0], [1.0, True, 3.0], [10**400, 1, 1]])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from service.protos import tensorflow_serving as protos
+from service.signature import FileSignature, Signature
 from tests.service.quadratic_servers import serve
 from tests.service.quadratic_versions import make_service
 
@@ -341,3 +342,98 @@ def test_metadata_is_refused_in_the_words_of_tensorflow_serving(channel, model, 
 def test_method_that_is_not_offered_is_unimplemented(channel, method):
     """Every other method says so, whatever it is sent."""
     assert "UNIMPLEMENTED" == refusal(channel, b"\xff", method)[0]
+
+
+STRANGE = Signature(
+    "strange",
+    1,
+    3,
+    made_elsewhere=True,
+    file_signatures=(
+        FileSignature(
+            "serving_default", "row", "float64", "potential", "float64", is_column=True, gradient_dtype="float64"
+        ),
+        FileSignature("serve", "row", "float32", "out"),
+        FileSignature("parse", "examples", "string", "out", gradient_dtype=""),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def strange_channel():
+    """Return a channel to a service of a version that was made elsewhere, with names and types of its own."""
+    service = make_service(grpc_threads=1)
+    service.publish("strange", 1, signature=STRANGE)
+    with serve(service) as channel:
+        predict(channel, strange_request())  # its one thread is there from now on
+        yield channel
+
+
+def strange_request(name="row", signature="", outputs=(), **tensor):
+    """Return a Predict request in the names of the file."""
+    message = request("strange", signature=signature, outputs=outputs, **tensor)
+    if name != "x":
+        message.inputs[name].CopyFrom(message.inputs["x"])
+        del message.inputs["x"]
+    return message
+
+
+def values(tensor):
+    """Return type, shape and values of a tensor."""
+    field = tensor.double_val if tensor.dtype == DOUBLE else tensor.float_val
+    return tensor.dtype, [dimension.size for dimension in tensor.tensor_shape.dim], list(field)
+
+
+def test_predict_keeps_the_names_and_types_of_a_file_made_elsewhere_and_adds_the_gradient(strange_channel):
+    """The default signature answers a column of doubles under the file's name, and the gradient beside it."""
+    wide = {"rows": ROWS.astype(np.float64), "dtype": DOUBLE}
+    answer = predict(strange_channel, strange_request(**wide))
+    assert {"potential", "gradient"} == set(answer.outputs)
+    assert (DOUBLE, [2, 1], [7.0, 0.625]) == values(answer.outputs["potential"])
+    assert (DOUBLE, [2, 3], ROWS.ravel().tolist()) == values(answer.outputs["gradient"])
+    other = predict(strange_channel, strange_request(signature="serve", outputs=["out"]))
+    assert {"out": (FLOAT, [2], [7.0, 0.625])} == {name: values(tensor) for name, tensor in other.outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"name": "x"}, INVALID, "Signature input alias: row not found in request"),
+        (
+            {"outputs": ["score"]},
+            INVALID,
+            "output tensor alias not found in signature: score Outputs expected to be in",
+        ),
+        ({"signature": "score"}, "FAILED_PRECONDITION", 'Serving signature key "score" not found.'),
+        ({"signature": "parse"}, "UNIMPLEMENTED", "'parse' is not offered. Use 'serving_default' or 'serve'."),
+    ],
+)
+def test_predict_knows_no_name_that_the_file_made_elsewhere_does_not_have(strange_channel, options, code, words):
+    """Our own names, and a signature over serialized examples, are refused in TensorFlow Serving's words."""
+    found = refusal(strange_channel, strange_request(**options))
+    assert code == found[0]
+    assert words in found[1]
+
+
+def test_metadata_describes_the_signatures_of_a_file_made_elsewhere(strange_channel):
+    """GetModelMetadata tells the file's names, types and shapes, and the gradient that is added."""
+    message = protos.GetModelMetadataRequest(metadata_field=["signature_def"])
+    message.model_spec.name = "strange"
+    data = call(strange_channel, "GetModelMetadata", message.SerializeToString())[0]
+    packed = protos.GetModelMetadataResponse.FromString(data).metadata["signature_def"]
+    definitions = protos.SignatureDefMap.FromString(packed.value).signature_def
+    told = {
+        (name, key): (tensor.dtype, [dimension.size for dimension in tensor.tensor_shape.dim])
+        for name, definition in definitions.items()
+        for key, tensor in (*definition.inputs.items(), *definition.outputs.items())
+    }
+    assert {
+        ("serving_default", "row"): (DOUBLE, [-1, 3]),
+        ("serving_default", "potential"): (DOUBLE, [-1, 1]),
+        ("serving_default", "gradient"): (DOUBLE, [-1, 3]),
+        ("serve", "row"): (FLOAT, [-1, 3]),
+        ("serve", "out"): (FLOAT, [-1]),
+        ("serve", "gradient"): (FLOAT, [-1, 3]),
+        ("parse", "examples"): (protos.DATA_TYPES["DT_STRING"], [-1]),
+        ("parse", "out"): (FLOAT, [-1]),
+    } == told

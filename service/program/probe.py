@@ -1,0 +1,172 @@
+"""Rows on which a version is tried, and the answers that it must give again: the probe and the verification rows.
+
+A version of ours brings its probe; one made elsewhere gets one here, of verification rows. Above: `verification`,
+`ladder`, `service.loader`; below: `tiles`. NumPy only: the SavedModel comes as a plain callable.
+"""
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import VersionRefusedError
+from service.program.program import Program
+from service.program.tiles import evaluate_in_tiles
+
+Floats = NDArray[np.floating]
+Run = Callable[[NDArray[np.float32]], tuple[Floats, Floats | None]]
+"""Rows float32 [n, dim] -> score [n] and gradient [n, dim], or None without one."""
+
+ROWS = 256
+SCALES = (0.01, 1.0, 100.0, 1e4)
+PROBE_AGREEMENT = 1e-5
+PROBE_ROWS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """Rows of the training data with the answers that the published version must give again.
+
+    Args:
+        x: float32 [16, dim].
+        score: float32 [16].
+        gradient: float32 [16, dim].
+    """
+
+    x: NDArray[np.float32]
+    score: NDArray[np.float32]
+    gradient: NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of an `.npz` file: equal probes give equal bytes."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for name in ("x", "score", "gradient"):
+                member = io.BytesIO()
+                np.save(member, np.ascontiguousarray(getattr(self, name), np.float32), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Probe":
+        """Read `probe.npz`.
+
+        Raises:
+            VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                arrays = [np.asarray(archive[name]) for name in ("x", "score", "gradient")]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as err:
+            raise VersionRefusedError("probe", "probe.npz cannot be read") from err
+        x, score, gradient = arrays
+        shapes_fit = x.ndim == 2 and score.shape == x.shape[:1] and gradient.shape == x.shape and x.shape[0] > 0
+        if not shapes_fit or any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
+            raise VersionRefusedError(
+                "probe", "probe.npz must hold finite float32 x [n, dim], score [n], gradient [n, dim]"
+            )
+        return cls(x, score, gradient)
+
+
+def verification_rows(dim: int, probe: Probe | None, seed: str) -> NDArray[np.float32]:
+    """Return float32 [256, dim]: the probe's rows, the origin, and normal rows of four scales around the probe's mean.
+
+    Args:
+        dim: number of features.
+        probe: the probe, or None (then the mean is 0).
+        seed: hexadecimal text that fixes the rows; the weights' hash.
+    """
+    generator = np.random.default_rng(int(seed, 16))
+    known = np.zeros((0, dim), np.float32) if probe is None else probe.x[:PROBE_ROWS]
+    center = np.zeros(dim) if probe is None else probe.x.mean(axis=0, dtype=np.float64)
+    count = ROWS - 1 - known.shape[0]
+    scales = np.resize(np.asarray(SCALES), count)[:, None]
+    drawn = center + scales * generator.standard_normal((count, dim))
+    return np.concatenate([known, np.zeros((1, dim), np.float32), drawn.astype(np.float32)])
+
+
+def verification_groups(probe: Probe | None) -> NDArray[np.intp]:
+    """Return the group of each of `verification_rows`: 0 for the probe's and the origin, then one for each scale."""
+    known = 1 if probe is None else 1 + min(PROBE_ROWS, probe.x.shape[0])
+    return np.concatenate([np.zeros(known, np.intp), 1 + np.arange(ROWS - known) % len(SCALES)])
+
+
+def derived_probe(program: Program, run: Run) -> Probe:
+    """Return a probe of a SavedModel made elsewhere: its own scores, and its program's gradients.
+
+    Args:
+        program: the proved program, which was verified against it.
+        run: the SavedModel's function.
+
+    Raises:
+        VersionRefusedError: `probe`, if no verification row has a finite answer.
+    """
+
+    def answer(rows: NDArray[np.float32]) -> tuple[Floats, Floats | None]:
+        return run(rows)[0], evaluate_in_tiles(program, rows, ("gradient",))["gradient"]
+
+    return unproved_probe(answer, program.dim, program.weights_sha256)
+
+
+def unproved_probe(run: Run, dim: int, seed: str) -> Probe:
+    """Return a probe of a SavedModel with its own answers: at most 16 verification rows that it answers in float32.
+
+    Rows of ordinary size come first: beside those of scale 10^4 their differences would not be seen.
+
+    Args:
+        run: the SavedModel's function, with a gradient.
+        dim: number of features.
+        seed: as for `verification_rows`.
+
+    Raises:
+        VersionRefusedError: `probe`, if no verification row has a finite answer; `agreement`, if it does not answer one
+            score and one gradient for each row.
+    """
+    rows = verification_rows(dim, None, seed)
+    groups = verification_groups(None)
+    rows = rows[np.argsort(np.array([1, 2, 0, 3, 4])[groups], kind="stable")]  # scale 1, the origin, 0.01, 100, 10^4
+    score, gradient = answers(run, rows)
+    if gradient is None:
+        raise VersionRefusedError("probe", "the model answers no gradient")
+    with np.errstate(over="ignore"):
+        score, gradient = score.astype(np.float32), gradient.astype(np.float32)
+    finite = np.flatnonzero(np.isfinite(score) & np.isfinite(gradient).all(axis=1))[:PROBE_ROWS]
+    if not finite.size:
+        raise VersionRefusedError("probe", f"none of {ROWS} rows is answered by finite numbers")
+    return Probe(rows[finite], score[finite], gradient[finite])
+
+
+def check_probe(run: Run, probe: Probe, dim: int) -> None:
+    """Require that the probe's answers come out again, within 1e-5 of its largest score and gradient entry.
+
+    Raises:
+        VersionRefusedError: `probe`.
+    """
+    if probe.x.shape[1] != dim:
+        raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {dim}")
+    score, gradient = answers(run, probe.x)
+    pairs = [("score", score, probe.score)]
+    if gradient is not None:
+        pairs.append(("gradient", gradient, probe.gradient))
+    for what, received, expected in pairs:
+        scale = float(np.abs(expected).max())
+        with np.errstate(invalid="ignore"):
+            difference = float(np.abs(received - expected).max())
+        if not difference <= PROBE_AGREEMENT * scale:
+            reason = f"the probe's {what} is not reproduced: off by {difference:.2g}, the largest is {scale:.2g}"
+            raise VersionRefusedError("probe", reason)
+
+
+def answers(run: Run, rows: NDArray[np.float32]) -> tuple[Floats, Floats | None]:
+    """Return a SavedModel's answers in float64, refused where they are not one score and one gradient for each row."""
+    score, gradient = run(rows)
+    score = np.asarray(score, np.float64)
+    gradient = None if gradient is None else np.asarray(gradient, np.float64)
+    if score.shape != rows.shape[:1] or (gradient is not None and gradient.shape != rows.shape):
+        received = f"{list(score.shape)}" + ("" if gradient is None else f" and {list(gradient.shape)}")
+        reason = f"{rows.shape[0]} rows are answered by {received}, expected one score and one gradient for each"
+        raise VersionRefusedError("agreement", reason)
+    return score, gradient
