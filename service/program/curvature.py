@@ -15,7 +15,7 @@ from service.errors import VersionRefusedError
 from service.program.facts import Facts, Knowledge, Mask, spread
 from service.program.operators import Divide
 from service.program.partial_atoms import Log, Log1p, Sqrt
-from service.program.program import AffineNode, AtomNode, LogSumExpNode, MaximumNode, Node, Program, Term, arguments
+from service.program.program import AffineNode, AtomNode, LogSumExpNode, Node, Program, Term, arguments
 from service.program.strong_convexity import strong_convexity
 
 
@@ -88,7 +88,7 @@ def prove(program: Program) -> Certificate:
 
     Raises:
         VersionRefusedError: naming node, rule and weight, where a rule does not hold: `finite-weights`,
-            `nonneg-matmul`, `nonneg-scale`, `atom-convex`, `atom-nondecreasing`, `maximum`.
+            `nonneg-matmul`, `nonneg-scale`, `atom-convex`, `atom-nondecreasing`.
     """
     _require_finite(program)
     proof = _Proof(program)
@@ -237,8 +237,7 @@ def _read(node: Node) -> tuple[int, ...]:
 
 
 def _not_convex(node: Node) -> VersionRefusedError:
-    rule = "maximum" if isinstance(node, MaximumNode) else "atom-convex"
-    return VersionRefusedError(rule, f"node {node.name} is not known to be convex: what it reads is not.")
+    return VersionRefusedError("atom-convex", f"node {node.name} is not known to be convex: what it reads is not.")
 
 
 def _smallest(term: Term, curved: Mask) -> float:

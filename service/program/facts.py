@@ -95,10 +95,10 @@ class Knowledge:
         arguments = [(term.operator, self._facts[term.argument]) for term in node.terms]
         no: Mask = np.zeros(node.width, np.bool_)
 
-        def meets(select: Callable[[Facts], Mask], *, positive: bool) -> Mask:
+        def meets(select: Callable[[Facts], Mask], *, positive: bool, zeros: bool = True) -> Mask:
             found = no
             for operator, facts in arguments:
-                found = found | spread(operator, select(facts), positive=positive)
+                found = found | spread(operator, select(facts), positive=positive, zeros=zeros)
             return found
 
         convex = ~(meets(lambda f: ~f.convex, positive=True) | meets(lambda f: ~f.concave, positive=False))
@@ -107,7 +107,7 @@ class Knowledge:
         if any(facts.log_convex.any() or facts.norm_squared.any() for _, facts in arguments):
             falls = no if node.bias is None else is_negative(node.bias)
             falls = falls | meets(lambda f: np.ones_like(f.convex), positive=False)
-            something = meets(lambda f: f.log_convex, positive=True)
+            something = meets(lambda f: f.log_convex, positive=True, zeros=False)
             logarithmic = something & ~falls & ~meets(lambda f: ~f.log_convex, positive=True)
             norm = ~falls & ~meets(lambda f: ~f.norm_squared, positive=True)
         return Facts(convex, concave, logarithmic, norm)
@@ -151,15 +151,20 @@ class Knowledge:
         )
 
 
-def spread(operator: Operator, mask: Mask, *, positive: bool) -> Mask:
-    """Return the outputs of an operator in which a feature of the mask has a positive (or negative) coefficient."""
+def spread(operator: Operator, mask: Mask, *, positive: bool, zeros: bool = True) -> Mask:
+    """Return the outputs of an operator in which a feature of the mask has a positive (or negative) coefficient.
+
+    A weight of 0 counts as positive unless `zeros` is False: what a trained weight of 0 hides is no part of a proof,
+    which a last step of training may undo.
+    """
     if not mask.any() or not (positive or operator.has_negative):
         return np.zeros(operator.output_width(mask.size), np.bool_)
     negative = operator.negative_entries()
     if isinstance(operator, Divide):
         return np.asarray(mask & (negative != positive))
     if operator.has_weights:
-        chosen = is_negative(-operator.coefficients) if positive else negative
+        above = ~negative if zeros else is_negative(-operator.coefficients)
+        chosen = above if positive else negative
         if isinstance(operator, Dense):
             return np.asarray((chosen if mask.all() else chosen[mask]).any(axis=0))
         operator = dataclasses.replace(operator, coefficients=chosen.astype(np.float64))

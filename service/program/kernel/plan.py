@@ -158,6 +158,8 @@ class _Writer:
                     first, second = (self._values[argument] for argument in node.arguments)
                     slope = self._slope(position, node.width)
                     self._write(Operation.MAXIMUM, node.width, out, first, second=second, slope=slope)
+                case _:
+                    raise UnknownStepError(type(node).__name__)
             self._values.append(out)
 
     def _affine(self, node: AffineNode, out: int) -> None:

@@ -32,22 +32,21 @@ def affine(argument: int, *factors: float, bias: list[float] | None = None) -> A
 
 def test_sign_of_each_coefficient_decides_for_its_own_output() -> None:
     """A row of a matrix meets one feature: where that is convex, only a negative entry turns its outputs."""
-    kernel = Dense(np.array([[1, -1, 0, TINY], [0, 0, -1, -TINY]], np.float32))
+    kernel = Dense(np.array([[1, -1, 0, TINY], [0, 0, -TINY, 1]], np.float32))
     nodes = (InputNode(2), AtomNode(2, 0, Softplus()), AffineNode(4, (Term(1, kernel),)))
-    assert "cvv?" == described(*nodes)
-    joined = AffineNode(4, (Term(1, kernel), Term(0, Dense(np.ones((2, 4), np.float32)))))
-    assert "cvv?" == described(*nodes[:2], joined)
+    assert "c??c" == described(*nodes)
+    joined = AffineNode(4, (Term(1, kernel), Term(0, Dense(-np.ones((2, 4), np.float32)))))
+    assert "c??c" == described(*nodes[:2], joined)
 
 
-def test_feature_with_coefficient_zero_is_not_read() -> None:
-    """Zeros of both signs hide what is not known; the smallest denormal of either sign does not."""
-    unknown = AtomNode(2, 0, Power(3))
-    for zero in (0.0, -0.0):
-        kernel = Dense(np.array([[zero], [zero]], np.float32))
-        assert "a" == described(InputNode(2), unknown, AffineNode(1, (Term(1, kernel),)))
-    for number in (TINY, -TINY):
-        kernel = Dense(np.array([[0], [number]], np.float32))
-        assert "?" == described(InputNode(2), unknown, AffineNode(1, (Term(1, kernel),)))
+def test_feature_with_coefficient_zero_is_read_all_the_same() -> None:
+    """A weight of 0, of either sign, on what is not known leaves the output unknown, and on a convex one convex."""
+    for number in (0.0, -0.0, TINY, -TINY):
+        kernel = Dense(np.array([[number], [number]], np.float32))
+        total = AffineNode(1, (Term(1, kernel),))
+        assert "?" == described(InputNode(2), AtomNode(2, 0, Power(3)), total)
+        expected = "v" if number < 0 else "c"
+        assert expected == described(InputNode(2), AtomNode(2, 0, Softplus()), total)
 
 
 def test_negation_is_carried_and_undone() -> None:
@@ -172,9 +171,11 @@ def test_spread_finds_coefficients_of_one_sign_bit_by_bit(operator: Dense) -> No
     for number in range(2**width):
         mask = np.array([number >> bit & 1 for bit in range(width)], np.bool_)
         for positive in (True, False):
-            entries = (matrix > 0) if positive else (matrix < 0)
-            expected = (entries & mask[:, None]).any(axis=0)
-            np.testing.assert_array_equal(expected, spread(operator, mask, positive=positive))
+            for zeros in (True, False):
+                own = np.eye(width, dtype=bool) if operator.coefficients.ndim == 1 else np.ones_like(matrix, np.bool_)
+                entries = (matrix < 0) if not positive else (matrix > 0) | (own & (matrix == 0) & zeros)
+                expected = (entries & mask[:, None]).any(axis=0)
+                np.testing.assert_array_equal(expected, spread(operator, mask, positive=positive, zeros=zeros))
 
 
 def refusal(*nodes: Node) -> VersionRefusedError:
