@@ -13,7 +13,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-pytest_plugins = ["pytester", "tests.plugins.leaks", "tests.plugins.run_report"]
+pytest_plugins = ["pytester", "tests.plugins.leaks", "tests.plugins.run_report", "tests.plugins.seeds"]
 
 WaitUntil = Callable[..., Any]
 
