@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-# Before anything imports TensorFlow; a process that a test starts inherits them.
+# Before anything imports TensorFlow or NumPy; a process that a test starts inherits them.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads spin while they wait for each other
 
 pytest_plugins = ["pytester", "tests.plugins.leaks", "tests.plugins.run_report", "tests.plugins.seeds"]
 
