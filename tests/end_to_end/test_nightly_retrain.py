@@ -12,6 +12,8 @@ import pytest
 from service import model_version
 from tests.end_to_end.clients import GrpcClient, RestClient
 from tests.end_to_end.server_process import ROOT
+from training import pipeline
+from training.config import load_config
 
 DATA = ROOT / "training" / "examples" / "tumours.csv"
 
@@ -82,8 +84,7 @@ def first_night(tmp_path_factory):
     folder = tmp_path_factory.mktemp("night")
     write_config(folder)
     write_data(folder, 400)
-    code, said = job(folder, "train")
-    assert 0 == code, said
+    pipeline.train(load_config(folder / "config.toml"))
     return folder
 
 
@@ -104,8 +105,8 @@ def test_server_answers_with_the_new_version_when_the_nightly_job_publishes_unde
     wait_until(server.is_ready, 60)
     rows = np.loadtxt(DATA, delimiter=",", skiprows=1, max_rows=3)[:, :30].astype(np.float32)
     rest, rpc = server.address("rest"), server.address("grpc")
-    clients = [RestClient(rest, rows, "night", raw=number % 2 == 0, pause_seconds=0.01) for number in range(4)]
-    clients += [GrpcClient(rpc, rows, "night", pause_seconds=0.01) for _ in range(4)]
+    clients = [RestClient(rest, rows, "night", raw=number % 2 == 0, pause_seconds=0.05) for number in range(4)]
+    clients += [GrpcClient(rpc, rows, "night", pause_seconds=0.05) for _ in range(4)]
     for client in clients:
         client.start()
     try:
