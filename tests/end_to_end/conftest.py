@@ -5,6 +5,7 @@ For the tests of the page: a browser, its tabs, and servers of versions in close
 
 import json
 import shutil
+import signal
 import uuid
 
 import numpy as np
@@ -114,6 +115,17 @@ def browser():
         started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture
+def run_training():
+    """Return the command line of `python -m training`: words in, exit code out; signals get their handlers back."""
+    from training.__main__ import main
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield lambda *words: main([str(word) for word in words])
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 import urllib.request
 
 import grpc
@@ -92,7 +91,9 @@ def test_served_numbers_equal_the_float64_oracle_when_a_thousand_rows_are_sent(s
     assert np.abs(served[:, 1:] - gradient).max() <= 1e-4 * np.abs(gradient).max()
 
 
-def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_stock_stub(shipped_server, tmp_path):
+def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_stock_stub(
+    shipped_server, run_training, tmp_path
+):
     """A row as it stands in the CSV file: plain `curl -d`, `evaluate` and the stock stub agree in every bit."""
     server = shipped_server
     curl = shutil.which("curl")
@@ -119,8 +120,7 @@ def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_
     assert 1 == by_grpc.model_spec.version.value
 
     scores = tmp_path / "scores.csv"
-    command = [sys.executable, "-m", "training", "evaluate", str(SHIPPED), "--data", str(DATA), "--scores", str(scores)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    assert 0 == run_training("evaluate", SHIPPED, "--data", DATA, "--scores", scores)
     with scores.open(newline="") as file:
         evaluated = list(csv.DictReader(file))[: len(lines)]
     features = list(evaluated[0])[-30:]
