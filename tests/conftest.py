@@ -21,12 +21,12 @@ WaitUntil = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
-    """Return `wait_until(condition, deadline_seconds=10.0)`, which returns the condition's first true value.
+    """Return `wait_until(condition, deadline_seconds=30.0)`, which returns the condition's first true value.
 
     It looks every 10 ms and fails the test when the deadline has passed; an exception of the condition is the test's.
     """
 
-    def wait(condition: Callable[[], Any], deadline_seconds: float = 10.0) -> Any:
+    def wait(condition: Callable[[], Any], deadline_seconds: float = 30.0) -> Any:
         deadline = time.monotonic() + deadline_seconds
         while not (value := condition()):
             if time.monotonic() > deadline:

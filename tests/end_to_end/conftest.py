@@ -10,7 +10,7 @@ import uuid
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from service import manifest, model_version
 from service.rest.app import create_app
@@ -111,6 +111,7 @@ def serve():
 @pytest.fixture(scope="module")
 def browser():
     """Start Chromium once for a module."""
+    expect.set_options(timeout=30_000)  # milliseconds; five seconds are little where other work runs beside it
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started

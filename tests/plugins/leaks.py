@@ -38,7 +38,7 @@ class LongLived:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests of this module wait less."""
     parser.addoption(
-        "--leak-grace-seconds", type=float, default=3.0, help="how long a test's leftovers may take to go (default 3)"
+        "--leak-grace-seconds", type=float, default=10.0, help="how long a test's leftovers may take to go (default 10)"
     )
 
 
