@@ -15,6 +15,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # TensorFlow and gRPC write dozens of lines about the machine at the start; errors that matter arrive as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# TensorFlow imports all of Keras along, which takes as long again and a hundred megabytes, unless the old Keras is
+# meant, and that is not installed. Nothing here uses either; the loading process inherits this.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 if __name__ == "__main__":  # an interruption ends without a traceback from the first line on
     for _number in (signal.SIGTERM, signal.SIGINT):

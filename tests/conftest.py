@@ -8,24 +8,25 @@ from typing import Any
 
 import pytest
 
-# Before anything imports TensorFlow; a process that a test starts inherits them.
+# Before anything imports TensorFlow or NumPy; a process that a test starts inherits them.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads spin while they wait for each other
 
-pytest_plugins = ["pytester", "tests.plugins.leaks", "tests.plugins.run_report"]
+pytest_plugins = ["pytester", "tests.plugins.leaks", "tests.plugins.run_report", "tests.plugins.seeds"]
 
 WaitUntil = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
-    """Return `wait_until(condition, deadline_seconds=10.0)`, which returns the condition's first true value.
+    """Return `wait_until(condition, deadline_seconds=30.0)`, which returns the condition's first true value.
 
     It looks every 10 ms and fails the test when the deadline has passed; an exception of the condition is the test's.
     """
 
-    def wait(condition: Callable[[], Any], deadline_seconds: float = 10.0) -> Any:
+    def wait(condition: Callable[[], Any], deadline_seconds: float = 30.0) -> Any:
         deadline = time.monotonic() + deadline_seconds
         while not (value := condition()):
             if time.monotonic() > deadline:

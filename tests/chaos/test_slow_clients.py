@@ -135,7 +135,7 @@ def test_answers_are_quick_beside_a_large_crowd(edge_server, name, wait_until, r
     assert [] == errors_of(edge_server)
 
 
-def test_asker_notes_that_a_server_of_one_thread_is_held_up_by_a_slow_head():
+def test_asker_notes_that_a_server_of_one_thread_is_held_up_by_a_slow_head(wait_until):
     """A server that reads one connection after the other answers nobody beside one slow head, and the asker says so."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         asker = Asker(listener.getsockname()[:2], "/healthz", is_fresh=True, patience_seconds=0.05)
@@ -144,7 +144,7 @@ def test_asker_notes_that_a_server_of_one_thread_is_held_up_by_a_slow_head():
             connection, _ = listener.accept()  # and now it would read, until the head has an end
             with connection:
                 asker.start()
-                asker.join(0.5)
+                wait_until(lambda: len(asker.outcomes) > 2)
                 asker.stopping.set()
                 asker.join(DEADLINE_SECONDS)
     assert {"TimeoutError('timed out')"} == set(asker.outcomes)

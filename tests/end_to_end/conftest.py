@@ -5,15 +5,14 @@ For the tests of the page: a browser, its tabs, and servers of versions in close
 
 import json
 import shutil
-import subprocess
-import sys
+import signal
 import uuid
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
-from service import manifest
+from service import manifest, model_version
 from service.rest.app import create_app
 from service.rest.server import HttpServer
 from tests.end_to_end.page_tab import ARGUMENTS, CHROMIUM, Tab
@@ -34,22 +33,6 @@ steps = 30
 seed = {seed}
 [publish]
 models_dir = "{models_dir}"
-"""
-
-_SCRIPT = """
-import sys
-from pathlib import Path
-import numpy as np
-from service import model_version
-from training.config import load_config
-from training.pipeline import train
-
-folder = Path(sys.argv[1])
-rows = np.load(folder / "rows.npy")
-for number in (1, 2):
-    path = train(load_config(folder / f"{number}.toml"))
-    score, gradient = model_version.load(path).score_and_gradient(rows)
-    np.savez(folder / f"{number}.npz", score=score, gradient=gradient)
 """
 
 
@@ -92,18 +75,22 @@ class Models:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Train two small versions in one process; they differ in their seed and so in every answer."""
+    """Train two small versions; they differ in their seed and so in every answer."""
+    from training import pipeline
+    from training.config import load_config
+
     folder = tmp_path_factory.mktemp("trained")
     data = ROOT / "training" / "examples" / "tumours.csv"
     columns = data.read_text().splitlines()[0].split(",")
     table = np.loadtxt(data, delimiter=",", skiprows=1, max_rows=5)
-    np.save(folder / "rows.npy", np.delete(table, columns.index("malignant"), axis=1).astype(np.float32))
+    rows = np.delete(table, columns.index("malignant"), axis=1).astype(np.float32)
+    np.save(folder / "rows.npy", rows)
     for number in (1, 2):
         config = _CONFIG.format(data=data, seed=number, models_dir=folder / "models")
         (folder / f"{number}.toml").write_text(config)
-    subprocess.run(
-        [sys.executable, "-c", _SCRIPT, folder], cwd=ROOT, check=True, timeout=100, capture_output=True, text=True
-    )
+        trained = model_version.load(pipeline.train(load_config(folder / f"{number}.toml")))
+        score, gradient = trained.score_and_gradient(rows)
+        np.savez(folder / f"{number}.npz", score=score, gradient=gradient)
     return Models(folder)
 
 
@@ -124,21 +111,39 @@ def serve():
 @pytest.fixture(scope="module")
 def browser():
     """Start Chromium once for a module."""
+    expect.set_options(timeout=30_000)  # milliseconds; five seconds are little where other work runs beside it
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
 
 
-@pytest.fixture(scope="module")
-def shipped(wait_until):
-    """Serve the shipped models in a process; return its address."""
-    server = ServerProcess(ROOT / "models", "--default-model", "tumours")
+@pytest.fixture
+def run_training():
+    """Return the command line of `python -m training`: words in, exit code out; signals get their handlers back."""
+    from training.__main__ import main
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield lambda *words: main([str(word) for word in words])
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def shipped_server(wait_until):
+    """Serve the shipped models in a process, by the program engine, to all tests that only ask."""
+    server = ServerProcess(ROOT / "models", "--default-model", "tumours", "--engine", "program")
     try:
         wait_until(server.is_ready, 60)
-        yield server.address("rest")
+        yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def shipped(shipped_server):
+    """Return the address of the server of the shipped models."""
+    return shipped_server.address("rest")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class Tab:
 
     def settle(self):
         """Wait until everything that was asked is answered."""
-        self.page.locator(SETTLED).wait_for(timeout=10_000)
+        self.page.locator(SETTLED).wait_for(timeout=30_000)
 
     def posts(self):
         """Return the recorded POSTs as (path, rows, scores, gradients)."""

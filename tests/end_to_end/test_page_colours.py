@@ -116,7 +116,7 @@ class Holding:
 
 def done(tab):
     """Wait until the picture is recoloured."""
-    tab.page.locator("#recolour[data-phase=done]").wait_for(timeout=10_000)
+    tab.page.locator("#recolour[data-phase=done]").wait_for(timeout=30_000)
 
 
 def canvas(tab, name):

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.conftest import WaitUntil
-from tests.end_to_end.server_process import ServerProcess
+from tests.end_to_end.server_process import ROOT, ServerProcess
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 TOLERANCE = 1e-5
@@ -39,20 +38,9 @@ def numbers(text: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory: pytest.TempPathFactory, wait_until: WaitUntil) -> Iterator[dict[str, str]]:
-    """Serve the shipped models as `make serve` does, on free ports; return the README's addresses and the real ones."""
-    output = tmp_path_factory.mktemp("server") / "output"
-    command = [sys.executable, "-m", "service", "serve", "--models-dir", "models", "--default-model", "tumours"]
-    command += ["--rest-port", "0", "--grpc-port", "0"]
-    with output.open("w") as file:
-        server = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
-    try:
-        pattern = r"REST on http://(127\.0\.0\.1:\d+)/, gRPC on (127\.0\.0\.1:\d+)"
-        found = wait_until(lambda: re.search(pattern, output.read_text()), deadline_seconds=60)
-        yield {"127.0.0.1:8501": found[1], "127.0.0.1:8500": found[2]}
-    finally:
-        server.terminate()
-        server.wait(30)
+def addresses(shipped_server: ServerProcess) -> dict[str, str]:
+    """Return the README's addresses and those at which the shipped models are served."""
+    return {"127.0.0.1:8501": shipped_server.address("rest"), "127.0.0.1:8500": shipped_server.address("grpc")}
 
 
 def run(command: list[str], folder: Path = ROOT) -> str:

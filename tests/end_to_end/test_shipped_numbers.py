@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 import urllib.request
 
 import grpc
@@ -58,27 +57,45 @@ def rows():
     return np.concatenate([data, more]).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def expected(rows):
+    """Return score and gradient of the rows in float64."""
+    network = checkpoint()
+    return icnn.score(network, rows), icnn.central_differences(network, rows)
+
+
+@pytest.fixture
+def server_of(serve, wait_until, shipped_server):
+    """Return a function that returns a server of the shipped models whose rows this engine computes."""
+
+    def start(engine):
+        if engine == "program":
+            return shipped_server
+        server = serve(ROOT / "models", "--default-model", "tumours", "--engine", engine)
+        wait_until(server.is_ready, 60)
+        return server
+
+    return start
+
+
 @pytest.mark.parametrize("engine", ["program", "tensorflow"])
-def test_served_numbers_equal_the_float64_oracle_when_a_thousand_rows_are_sent(serve, wait_until, rows, engine):
+def test_served_numbers_equal_the_float64_oracle_when_a_thousand_rows_are_sent(server_of, rows, expected, engine):
     """Scores lie within 1e-6 S of a float64 forward pass, gradients within 1e-4 G of its central differences."""
-    server = serve(ROOT / "models", "--default-model", "tumours", "--engine", engine)
-    wait_until(server.is_ready, 60)
+    server = server_of(engine)
     headers = {"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"}
     request = urllib.request.Request(f"http://{server.address('rest')}/score", rows.tobytes(), headers)
     with urllib.request.urlopen(request, timeout=30) as response:
         served = np.frombuffer(response.read(), "<f4").reshape(len(rows), 31).astype(np.float64)
-    network = checkpoint()
-    score = icnn.score(network, rows)
-    gradient = icnn.central_differences(network, rows)
+    score, gradient = expected
     assert np.abs(served[:, 0] - score).max() <= 1e-6 * np.abs(score).max()
     assert np.abs(served[:, 1:] - gradient).max() <= 1e-4 * np.abs(gradient).max()
-    assert 0 == server.terminate()
 
 
-def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_stock_stub(serve, wait_until, tmp_path):
+def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_stock_stub(
+    shipped_server, run_training, tmp_path
+):
     """A row as it stands in the CSV file: plain `curl -d`, `evaluate` and the stock stub agree in every bit."""
-    server = serve(ROOT / "models", "--default-model", "tumours")
-    wait_until(server.is_ready, 60)
+    server = shipped_server
     curl = shutil.which("curl")
     lines = texts()[:5]
     body = '{"instances": [' + ", ".join(f"[{', '.join(line)}]" for line in lines) + "]}"
@@ -103,8 +120,7 @@ def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_
     assert 1 == by_grpc.model_spec.version.value
 
     scores = tmp_path / "scores.csv"
-    command = [sys.executable, "-m", "training", "evaluate", str(SHIPPED), "--data", str(DATA), "--scores", str(scores)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    assert 0 == run_training("evaluate", SHIPPED, "--data", DATA, "--scores", scores)
     with scores.open(newline="") as file:
         evaluated = list(csv.DictReader(file))[: len(lines)]
     features = list(evaluated[0])[-30:]

@@ -59,6 +59,6 @@ def test_import_needs_the_standard_library_alone_when_the_module_is_light(module
     assert set() == imported_by(module) & OUTSIDE
 
 
-def test_import_of_tensorflow_is_seen_when_a_module_does_it() -> None:
-    """The probe does see TensorFlow where it is imported."""
-    assert "tensorflow" in imported_by("service.program.graph")
+def test_import_of_tensorflow_is_seen_and_brings_no_keras_along_when_the_service_does_it() -> None:
+    """The probe does see TensorFlow where it is imported; after the service's command line it comes without Keras."""
+    assert {"tensorflow"} == imported_by("service.__main__, service.program.graph") & {"tensorflow", "keras", "sklearn"}

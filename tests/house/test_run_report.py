@@ -82,6 +82,43 @@ def test_run_passes_when_every_skip_is_listed(run) -> None:
     result.stdout.no_fnmatch_line("FAILED*")
 
 
+FAILS = """
+import pytest
+
+@pytest.fixture
+def broken():
+    yield
+    raise OSError("the disk is full")
+
+def test_fails():
+    assert 1 == 2
+
+def test_ends_badly(broken):
+    pass
+"""
+
+
+def test_failures_are_told_at_once_and_stand_at_the_end_when_there_are_lists(run) -> None:
+    """Each has a line when it happens; after the lists come tracebacks, pytest's summary, and nothing but its count."""
+    result = run(FAILS, "", "--run-report", "-q")
+    assert pytest.ExitCode.TESTS_FAILED == result.ret
+    expected = [
+        "FAILED   test_some.py::test_fails (call): assert 1 == 2",
+        "FAILED   test_some.py::test_ends_badly (teardown): OSError: the disk is full",
+        "*the 20 slowest tests*",
+        "*RUN / NOT RUN*",
+        "*= ERRORS =*",
+        "*= FAILURES =*",
+        ">       assert 1 == 2",
+        "*short test summary info*",
+        "FAILED test_some.py::test_fails - assert 1 == 2",
+        "ERROR test_some.py::test_ends_badly - OSError: the disk is full",
+        "1 failed, 1 passed, 1 error in *",
+    ]
+    result.stdout.fnmatch_lines(expected)
+    assert "1 failed" in [line for line in result.outlines if line][-1]
+
+
 def test_report_counts_what_was_left_out_when_tests_are_deselected(run) -> None:
     """Tests that -k or -m leaves out are counted under NOT RUN."""
     result = run(SKIPS, "", "--run-report", "-k", "runs")

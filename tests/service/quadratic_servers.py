@@ -8,7 +8,6 @@ import grpc
 from service.rpc.server import create_server
 from tests.service.quadratic_versions import Service
 
-READY_SECONDS = 10.0
 STOP_SECONDS = 5.0
 
 
@@ -21,8 +20,7 @@ def serve(service: Service) -> Iterator[grpc.Channel]:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-            grpc.channel_ready_future(channel).result(READY_SECONDS)
-            yield channel
+            yield channel  # it connects at the first call, and is closed at once where nobody watches its state
     finally:
         server.stop(None).wait(STOP_SECONDS)
         service.registry.close()

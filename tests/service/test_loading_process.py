@@ -32,6 +32,7 @@ CHILD = "import os, signal, sys; from multiprocessing.connection import Connecti
 @pytest.fixture
 def make_process(monkeypatch):
     """Return `make(program)`, a loading process whose child runs that program; all are ended after the test."""
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")  # as `python -m service` does
     made = []
 
     def make(program=None):

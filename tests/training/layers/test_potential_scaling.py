@@ -9,6 +9,7 @@ from training.layers.potential_scaling import PotentialScaling
 
 RNG = np.random.default_rng(0)
 U = RNG.normal(size=(9, 3)).astype(np.float32)
+POTENTIAL = RNG.normal(size=9).astype(np.float32)
 MEAN, SCALE = np.array([100.0, -3.0, 0.5]), 7.5
 
 
@@ -28,10 +29,9 @@ def model_of(layer: PotentialScaling) -> keras.Model:
 
 def test_scaling_equals_the_formula():
     """The output is s^2 phi + s <u, mean>, in float64 NumPy."""
-    potential = RNG.normal(size=9).astype(np.float32)
     layer = built()
-    found = np.asarray(layer([potential, U]))
-    expected = SCALE**2 * potential.astype(float) + SCALE * (U.astype(float) @ MEAN)
+    found = np.asarray(layer([POTENTIAL, U]))
+    expected = SCALE**2 * POTENTIAL.astype(float) + SCALE * (U.astype(float) @ MEAN)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
     assert (9,) == found.shape == tuple(layer.compute_output_shape([(9,), (9, 3)]))
 
@@ -52,8 +52,7 @@ def test_scaled_potential_maps_raw_rows_to_raw_rows():
 def test_scaling_starts_without_effect_and_no_optimiser_moves_it():
     """Before it is set, mean is 0 and scale 1, and neither is trained."""
     layer = PotentialScaling()
-    potential = RNG.normal(size=9).astype(np.float32)
-    np.testing.assert_array_equal(potential, np.asarray(layer([potential, U])))
+    np.testing.assert_array_equal(POTENTIAL, np.asarray(layer([POTENTIAL, U])))
     assert ([], 2) == (layer.trainable_weights, len(layer.weights))
 
 
@@ -81,7 +80,7 @@ def test_scaling_reads_back_bit_for_bit_and_a_negative_scale_is_refused_by_load(
     again = keras.saving.load_model(tmp_path / "m.keras")
     for left, right in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-    inputs = [RNG.normal(size=9).astype(np.float32), U]
+    inputs = [POTENTIAL, U]
     np.testing.assert_array_equal(np.asarray(model(inputs)), np.asarray(again(inputs)))
     model.layers[-1].scale.assign(-SCALE)
     model.save(tmp_path / "bad.keras")

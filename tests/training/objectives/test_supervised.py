@@ -8,8 +8,7 @@ from training.datasets import Table
 from training.objectives import supervised
 from training.objectives.regression import Regression
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(400, 3))
+X = np.random.default_rng(0).normal(size=(400, 3))
 BOWL = Table(("a", "b", "c"), X, 100.0 + 5.0 * (X**2).sum(axis=1) + X[:, 0], "rows.csv", "", 400)
 TRAIN, VALIDATION = BOWL.take(np.arange(400) < 300), BOWL.take(np.arange(400) >= 300)
 NETWORK = NetworkConfig(hidden=(16, 16), quadratic=0.0)
