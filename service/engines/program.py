@@ -63,6 +63,10 @@ class ProgramEngine:
         self.tile_rows = admit(self._tile, rows, candidates, TILE_ROWS)
         self._ladder = Ladder(self.tile_rows, overhead_rows(program, _NODE_WORK * len(program.nodes)))
 
+    def cut(self, num_rows: int) -> list[int]:
+        """Return the sizes of the tiles of so many rows."""
+        return list((self._compiled or self._ladder).cut(num_rows))
+
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
         if self._compiled is not None:

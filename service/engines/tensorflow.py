@@ -119,6 +119,10 @@ class TensorflowEngine:
         """The device that the engine computes on."""
         return self._device
 
+    def cut(self, num_rows: int) -> list[int]:
+        """Return the sizes of the tiles of so many rows."""
+        return list(self._ladder.cut(num_rows))
+
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
         derived: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ def test_dev_lock_pins_the_same_version_where_it_shares_a_package() -> None:
 def test_requirements_hold_no_address() -> None:
     """The locks install from whatever index the machine is set to."""
     files = [*FOLDER.glob("*.in"), *FOLDER.glob("*.lock"), FOLDER / "overrides.txt"]
-    assert 7 == len(files)
+    assert 9 == len(files)
     assert [] == [path.name for path in files if "://" in path.read_text()]
 
 

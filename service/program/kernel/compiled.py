@@ -43,6 +43,13 @@ class CompiledProgram:
         self._plans = {wants: plan(program, gradient=wants) for wants in (False, True)}
         self._scratch: list[NDArray[np.float32]] = []  # of calls that have ended
 
+    @staticmethod
+    def cut(num_rows: int) -> list[int]:
+        """Return the sizes of the tiles of so many rows."""
+        largest = TILE_ROWS[-1]
+        rest = num_rows % largest
+        return [largest] * (num_rows // largest) + [rest] * (rest > 0)
+
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return `score` [n] and, where asked for, `gradient` [n, dim] of rows [n, dim]; one pass makes both."""
         wants = "gradient" in outputs

@@ -29,7 +29,7 @@ def rows_of(dim: int, count: int = 300) -> NDArray[np.float32]:
 def test_bits_do_not_change_with_batch_place_or_neighbours(
     dim: int, hidden: tuple[int, int], uses_kernel: bool
 ) -> None:
-    """Alone, in batches of eleven sizes, at every place, among other rows: the same bits; NumPy's those of its tiles."""
+    """Alone, in batches of eleven sizes, at every place, among others: the same bits, NumPy's those of its tiles."""
     program = build(draw_weights(1, dim, hidden))
     engine, rows = ProgramEngine(program, uses_kernel=uses_kernel), rows_of(dim)
     expected = (answers if uses_kernel else evaluate_in_tiles)(program, rows, BOTH)
