@@ -162,11 +162,12 @@ def _insert(mutant: Mutant, chain: list[tuple[str, str, dict[str, int]]]) -> boo
     places = [i for i, source in enumerate(node.input) if not source.startswith("^")]
     place = int(mutant.generator.choice(places[:1] if node.op in {"Sum", "Squeeze"} else places))
     source = node.input[place]
-    for i, (op, output, types) in enumerate(chain):
-        planted = function.node_def.add(name=f"planted{i}", op=op, input=[source])
-        for name, dtype in types.items():
-            planted.attr[name].type = dtype
-        source = f"planted{i}:{output}:0"
+    for op, output, types in chain:
+        name = f"planted{len(function.node_def)}"
+        planted = function.node_def.add(name=name, op=op, input=[source])
+        for key, dtype in types.items():
+            planted.attr[key].type = dtype
+        source = f"{name}:{output}:0"
     node.input[place] = source
     return True
 

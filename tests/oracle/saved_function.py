@@ -91,6 +91,10 @@ class SavedFunction:
             inputs = [source for source in node.input if not source.startswith("^")]
             missing = [source.split(":")[0] for source in inputs if source.split(":")[0] not in known]
             if missing:
+                if len(waiting) > len(self._nodes[function]) ** 2 or any(
+                    m not in self._nodes[function] for m in missing
+                ):
+                    raise KeyError(missing[0])  # a name of nothing, or a cycle
                 waiting.extend(missing)
                 continue
             known[node.name] = self._run(node, [_pick(known, source) for source in inputs])
