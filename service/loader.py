@@ -147,7 +147,16 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
     run = _runner(saved_model, found[0])
     verification = verify(certified.program, run, None)
     probe = derived_probe(certified.program, run)
-    return LoadedVersion(signature, None, saved_model, probe, certified.program, certified.certificate, verification)
+    return LoadedVersion(
+        signature,
+        None,
+        saved_model,
+        probe,
+        certified.program,
+        certified.certificate,
+        verification,
+        kernel_agrees=is_trusted(certified.program, probe),
+    )
 
 
 def _saved_model(files: VersionFiles) -> Mapping[str, bytes]:

@@ -16,13 +16,28 @@ _ARRAYS = frozenset(
         ("numpy._core.numeric", "_frombuffer"),
     }
 )
+_NUMBERS = frozenset({("fractions", "Fraction")})
+_MAKERS = frozenset({("service.program.selections", "selection")})
+"""Functions that make an object of a version out of plain data."""
+
+_PROGRAM = (
+    *(
+        "atoms",
+        "convolutions",
+        "curvature",
+        "curves",
+        "operators",
+        "partial_atoms",
+        "piecewise",
+        "piecewise_atom",
+        "probe",
+    ),
+    *("program", "selections", "verification", "windows"),
+)
 _MODULES = frozenset(
     {
         *("service.errors", "service.loader", "service.loading_process", "service.manifest", "service.signature"),
-        *(
-            f"service.program.{name}"
-            for name in ("atoms", "curvature", "operators", "probe", "program", "verification")
-        ),
+        *(f"service.program.{name}" for name in _PROGRAM),
     }
 )
 
@@ -47,7 +62,7 @@ def read(data: bytes) -> Any:
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return a class by its name, which is all that a pickle may ask for."""
-        if (module, name) in _ARRAYS:
+        if (module, name) in _ARRAYS | _NUMBERS | _MAKERS:
             return super().find_class(module, name)
         if module in _MODULES and "." not in name:
             found = super().find_class(module, name)

@@ -105,7 +105,7 @@ class TensorflowEngine:
         self._derives = not is_ours and loaded.program is None and "gradient" not in self._both.structured_outputs
         self._gradients: ProgramEngine | None = None
         if not is_ours and loaded.program is not None:
-            self._gradients = ProgramEngine(loaded.program, loaded.probe)
+            self._gradients = ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees)
         fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
         candidates = {fixed, *(usual if sizes is None else sizes)}
         seed = "0" if loaded.program is None else loaded.program.weights_sha256

@@ -19,7 +19,9 @@ from service.signature import DEFAULT_SIGNATURE, FileSignature
 
 GRADIENT = "gradient"
 
-UNPROVED_RULES = frozenset({"not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "atom-convex", "atom-nondecreasing"})
+UNPROVED_RULES = frozenset(
+    {"not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "selection", "atom-convex", "atom-nondecreasing", "maximum"}
+)
 """Rules that say "not proved", and nothing worse: a server may be told to serve such a model all the same."""
 
 _FLOATS = frozenset({"float32", "float64"})

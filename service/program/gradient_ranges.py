@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from service.program import intervals
 from service.program.atoms import Atom
+from service.program.convolutions import Blocks, Convolution
 from service.program.operators import Dense, Divide, Operator, Scale
-from service.program.program import AffineNode, AtomNode, MaximumNode, Node, Program, arguments
+from service.program.program import AffineNode, AtomNode, LogSumExpNode, MaximumNode, Node, Program, arguments
 
 Ends = NDArray[np.float64]
 Range = tuple[Ends, Ends]
+
+_WEIGHTED = (Dense, Scale, Convolution, Blocks)
+"""Operators each entry of whose map is one of their coefficients, or 0."""
 
 _EPSILON = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
@@ -65,6 +69,10 @@ def _contributions(program: Program, node: Node, adjoint: Range, values: list[Ra
             first, second = (values[argument] for argument in node.arguments)
             yield node.arguments[0], _share(adjoint, first[1] >= second[0], second[1] > first[0])
             yield node.arguments[1], _share(adjoint, second[1] > first[0], first[1] >= second[0])
+        case LogSumExpNode():  # the slopes of a run are its softmax, each between 0 and 1
+            repeated = np.repeat(adjoint, program.nodes[node.argument].width // node.width, axis=1)
+            always = np.ones(repeated.shape[1], np.bool_)
+            yield node.argument, _share((repeated[0], repeated[1]), always, always)
         case _:
             for argument in arguments(node):
                 yield argument, _unbounded(program.nodes[argument].width)
@@ -79,20 +87,25 @@ def _pulled_back(operator: Operator, adjoint: Range, width: int) -> Range:
     if isinstance(operator, Divide):
         return _divided(adjoint, operator.coefficients.astype(np.float64))
     if not operator.negative_entries().any():
-        return _rising(operator, adjoint)
-    if not isinstance(operator, Dense | Scale):
+        return _rising(
+            operator,
+            adjoint,
+            adjoint[0].size if isinstance(operator, _WEIGHTED) else width + operator.num_entries(width),
+        )
+    if not isinstance(operator, _WEIGHTED):
         return _unbounded(width)
     coefficients = operator.coefficients.astype(np.float64)
-    rising = _rising(dataclasses.replace(operator, coefficients=np.maximum(coefficients, 0.0)), adjoint)
-    mirrored = _rising(dataclasses.replace(operator, coefficients=np.maximum(-coefficients, 0.0)), adjoint)
+    positive, negative = (np.maximum(sign * coefficients, 0.0) for sign in (1, -1))
+    rising = _rising(dataclasses.replace(operator, coefficients=positive), adjoint, adjoint[0].size)
+    mirrored = _rising(dataclasses.replace(operator, coefficients=negative), adjoint, adjoint[0].size)
     return _sum(rising, (-mirrored[1], -mirrored[0]))
 
 
-def _rising(operator: Operator, adjoint: Range) -> Range:
+def _rising(operator: Operator, adjoint: Range, num_terms: int) -> Range:
     """Return bounds of the transposed map, of which no entry is negative: the images of the ends.
 
     A sum of k rounded products errs by at most k eps/2 of the sum of their sizes (Higham, Accuracy and Stability,
-    section 3.1), and k is at most the number of features of the adjoint; twice that is used.
+    section 3.1), k at most `num_terms`; twice that is used.
     """
     lower, upper = adjoint
     low, high = (np.where(np.isfinite(end), end, 0.0) for end in adjoint)
@@ -100,7 +113,7 @@ def _rising(operator: Operator, adjoint: Range) -> Range:
     rows = np.concatenate([np.stack([low, high, np.maximum(np.abs(low), np.abs(high))]), marks])
     with np.errstate(all="ignore"):
         images = np.asarray(operator.pull_back(rows, np.float64, np))
-        slack = 2 * (lower.size + 4) * (_EPSILON * images[2] + _TINY)
+        slack = 2 * (num_terms + 4) * (_EPSILON * images[2] + _TINY)
         below, above = images[0] - slack, images[1] + slack
     finite = np.isfinite(images[2])
     below = np.where(finite & (images[3] == 0), below, -np.inf)
@@ -116,17 +129,21 @@ def _divided(adjoint: Range, divisor: Ends) -> Range:
 
 
 def _slopes(atom: Atom, lower: Ends, upper: Ends) -> Range:
-    """Return bounds of an atom's slope on [lower, upper]."""
-    if not atom.is_convex:
-        return _unbounded(lower.size)
-    lower = np.where(lower < -_FAR, -np.inf, np.minimum(lower, _FAR))
-    upper = np.where(upper > _FAR, np.inf, np.maximum(upper, -_FAR))
+    """Return bounds of an atom's slope on [lower, upper]: where phi is convex, its slopes at the ends."""
+    convex, concave = atom.convex_on(lower, upper), atom.concave_on(lower, upper)
+    rises, falls = atom.rises_on(lower, upper), atom.falls_on(lower, upper)
+    ends = (
+        np.where(lower < -_FAR, -np.inf, np.minimum(lower, _FAR)),
+        np.where(upper > _FAR, np.inf, np.maximum(upper, -_FAR)),
+    )
     with np.errstate(all="ignore"):
-        low, high = (np.array(atom.value_and_slope(end, np)[1], np.float64) for end in (lower, upper))
+        first, last = (np.array(atom.value_and_slope(end, np)[1], np.float64) for end in ends)
+        low = np.where(convex, first, np.where(concave, last, -np.inf))
+        high = np.where(convex, last, np.where(concave, first, np.inf))
         low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
         low = low - _ULPS * _EPSILON * np.maximum(1.0, np.abs(low))
         high = high + _ULPS * _EPSILON * np.maximum(1.0, np.abs(high))
-    return (np.maximum(low, 0.0), high) if atom.is_nondecreasing_from(float(lower.min())) else (low, high)
+    return np.where(rises, np.maximum(low, 0.0), low), np.where(falls, np.minimum(high, 0.0), high)
 
 
 def _product(left: Range, right: Range) -> Range:

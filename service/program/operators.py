@@ -137,6 +137,14 @@ class Operator(abc.ABC):
     has_weights: ClassVar[bool] = True
     """Whether the coefficients are numbers of the model, to be hashed with its weights."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what the map is made of: nothing computed from it, and no origin, which messages alone need."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init and field.name != "origin"
+        }
+
     @abc.abstractmethod
     def output_width(self, input_width: int) -> int:
         """Return the number of features of T(v) for v of `input_width` features."""
@@ -208,9 +216,9 @@ class Dense(Operator):
         """The contiguous transpose, made when it is first asked for: a view takes other BLAS paths, with other bits."""
         return np.ascontiguousarray(self.coefficients.T)
 
-    def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str, Origin | None]]:
+    def __reduce__(self) -> tuple[type["Dense"], tuple[NDArray[np.floating], str]]:
         """Pickle W alone: the transpose is made of it again, so that both are under the one hash that was proved."""
-        return Dense, (self.coefficients, self.label, self.origin)
+        return Dense, (self.coefficients, self.label)
 
     def output_width(self, input_width: int) -> int:
         """Return the number of columns of W."""

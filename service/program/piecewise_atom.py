@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,10 @@ class PiecewiseAtom(Atom):
     functions: tuple[Piecewise, ...]
     index: tuple[int, ...]
     name = "piecewise"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the functions alone: the groups are made of them again, so that both are under the one hash."""
+        return {"functions": self.functions, "index": self.index}
 
     @functools.cached_property
     def groups(self) -> tuple[tuple[NDArray[np.intp], Group], ...]:

@@ -200,7 +200,7 @@ def _kink_distances(program: Program, values: list[Floats]) -> Iterator[tuple[st
 
 
 def _has_kink(node: Node) -> bool:
-    return isinstance(node, AtomNode) and node.atom.kink() is not None
+    return isinstance(node, AtomNode) and bool(node.atom.kinks())
 
 
 def _pieces(program: Program, num_rows: int) -> Iterator[slice]:

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 from service.program.atoms import Abs, Elu, Exp, LeakyRelu, Softplus, Square, relu
+from service.program.convolutions import Convolution
 from service.program.evaluation import evaluate_both
 from service.program.gradient_ranges import gradient_ranges
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
-from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
+from service.program.partial_atoms import Sqrt
+from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Program, Term
+from service.program.selections import selection
+from service.program.windows import Windows
 from tests.service.program.programs import DIM, build, draw_weights
 
 W = np.array([[2.0, -1.0, 0.0, 0.5], [0.0, 3.0, -4.0, 0.25], [1.0, 1.0, 1.0, -8.0]], np.float32)
@@ -92,6 +96,42 @@ def test_gradients_of_a_deep_network_lie_within_their_ranges(seed):
     assert np.isfinite(lower).all()
     assert ((lower <= gradient) & (gradient <= upper)).all()
     assert (gradient.max(axis=0) > 0.2 * upper).any()  # the bounds are of the gradients' own size
+
+
+def test_log_sum_exp_shares_its_slope_among_its_run():
+    """The gradient of log(sum of exp) is a softmax: each entry between 0 and 1, times what follows."""
+    nodes = (InputNode(4), LogSumExpNode(2, 0), AffineNode(1, (Term(1, Dense(np.array([[2.0], [3.0]], np.float32))),)))
+    np.testing.assert_allclose(gradient_ranges(Program(nodes)), ([0.0] * 4, [2.0, 2.0, 3.0, 3.0]), rtol=1e-12)
+
+
+def test_slopes_of_a_concave_atom_that_is_subtracted_fall():
+    """-sqrt(1 + softplus(x)) has slopes between -1/2 and 0: those of the root fall from 1/2 to 0."""
+    nodes = (
+        InputNode(1),
+        AtomNode(1, 0, Softplus()),
+        AffineNode(1, (Term(1, Identity()),), np.array([1.0], np.float32)),
+        AtomNode(1, 2, Sqrt()),
+        AffineNode(1, (Term(3, Scale(np.array([-1.0], np.float32))),)),
+    )
+    np.testing.assert_allclose(gradient_ranges(Program(nodes)), ([-0.5], [0.0]), rtol=1e-9, atol=1e-12)
+
+
+def test_convolution_of_mixed_signs_and_sums_of_windows_are_followed():
+    """Float64 gradients of a convolutional network lie inside, and the bounds are those of its kernel's sums."""
+    windows = Windows(1, (5,), (2,), (1,), (1,), ((0, 0),))
+    kernel = np.array([[[1.0, -2.0]], [[-0.5, 3.0]]], np.float32)
+    nodes = (
+        InputNode(5),
+        AffineNode(8, (Term(0, Convolution(kernel, windows=windows)),)),
+        AtomNode(8, 1, Softplus()),
+        AffineNode(1, (Term(2, selection(np.arange(8)[None, :], 8)),)),
+    )
+    program = Program(nodes)
+    lower, upper = gradient_ranges(program)
+    np.testing.assert_allclose(lower, [-2.0, -2.5, -2.5, -2.5, -0.5], rtol=1e-12)
+    np.testing.assert_allclose(upper, [1.0, 4.0, 4.0, 4.0, 3.0], rtol=1e-12)
+    gradient = evaluate_both(program, np.random.default_rng(9).standard_normal((200, 5)) * 10)[1]
+    assert ((lower <= gradient) & (gradient <= upper)).all()
 
 
 class Mirror(Identity):
