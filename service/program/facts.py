@@ -157,9 +157,14 @@ def spread(operator: Operator, mask: Mask, *, positive: bool, zeros: bool = True
     A weight of 0 counts as positive unless `zeros` is False: what a trained weight of 0 hides is no part of a proof,
     which a last step of training may undo.
     """
+    nothing = np.zeros(operator.output_width(mask.size), np.bool_)
+    if not mask.any():
+        return nothing
     negative = operator.negative_entries()
-    if not mask.any() or not (positive or negative.any()):
-        return np.zeros(operator.output_width(mask.size), np.bool_)
+    if not (positive or negative.any()):
+        return nothing
+    if positive and zeros and mask.all() and not negative.any() and operator.has_weights:
+        return ~nothing
     if isinstance(operator, Divide):
         return np.asarray(mask & (negative != positive))
     if operator.has_weights:
