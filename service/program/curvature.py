@@ -141,7 +141,7 @@ class _Proof:
             own = self._negation(node)
             refusal = own if own is not None and (inherited is None or not facts.curved.all()) else inherited
         elif isinstance(node, AtomNode):
-            own = self._objection(node)
+            own = None if facts.convex.all() else self._objection(node)
             refusal = own if inherited is None else inherited
         else:
             own = inherited
@@ -225,7 +225,8 @@ class _Proof:
             return "norm", "the root of a sum of squares is a norm, which is convex and grows with what is not negative"
         if argument.affine.all():
             return f"{curvature}-of-affine", f"{name} is {curvature}, and a {curvature} function of an affine one is so"
-        rises = node.atom.rises_on(*self.knowledge.ranges.of(node.argument)).all()
+        rises = bool(node.atom.is_nondecreasing_from(-np.inf))
+        rises = rises or bool(node.atom.rises_on(*self.knowledge.ranges.of(node.argument)).all())
         inner = "convex" if argument.convex.all() else "concave" if argument.concave.all() else "mixed"
         moves, verb = ("nondecreasing", "falls") if rises else ("nonincreasing", "rises")
         reason = f"{name} is {curvature} and never {verb} on its argument's range, so its composition is {curvature}"
@@ -245,7 +246,7 @@ def _smallest(term: Term, curved: Mask) -> float:
     coefficients = term.operator.coefficients
     if isinstance(term.operator, Divide):
         return float((1.0 / coefficients.astype(np.float64))[curved].min())
-    if coefficients.ndim in (1, 2) and coefficients.shape[0] == curved.size:
+    if not curved.all() and coefficients.ndim in (1, 2) and coefficients.shape[0] == curved.size:
         return float(coefficients[curved].min())
     return float(coefficients.min())
 

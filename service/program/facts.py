@@ -157,8 +157,11 @@ def spread(operator: Operator, mask: Mask, *, positive: bool, zeros: bool = True
     A weight of 0 counts as positive unless `zeros` is False: what a trained weight of 0 hides is no part of a proof,
     which a last step of training may undo.
     """
+    nothing = np.zeros(operator.output_width(mask.size), np.bool_)
     if not mask.any() or not (positive or operator.has_negative):
-        return np.zeros(operator.output_width(mask.size), np.bool_)
+        return nothing
+    if positive and zeros and mask.all() and operator.has_weights and not operator.has_negative:
+        return ~nothing
     negative = operator.negative_entries()
     if isinstance(operator, Divide):
         return np.asarray(mask & (negative != positive))

@@ -244,7 +244,8 @@ def test_program_engine_needs_no_tensorflow() -> None:
         "from types import SimpleNamespace\n"
         "from service import engines\n"
         "from tests.service.program.programs import build, draw_weights\n"
-        "engine = engines.create(SimpleNamespace(program=build(draw_weights()), probe=None, kernel_agrees=True), 'program')\n"
+        "loaded = SimpleNamespace(program=build(draw_weights()), probe=None, kernel_agrees=True)\n"
+        "engine = engines.create(loaded, 'program')\n"
         "engine.run(np.ones((2, 3), np.float32), ('score', 'gradient'))\n"
         "print('tensorflow' in sys.modules)\n"
     )
