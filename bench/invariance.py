@@ -1,10 +1,11 @@
-"""What bits that do not depend on the batch cost: the ladder of tiles against the free batch size and one fixed tile.
+"""What bits that do not depend on the batch cost: with the compiled kernel, and with ladders of tiles.
 
     python -m bench invariance
 
-Prints one JSON document. Free: one call of the same evaluation with all rows, whose bits depend on their number. Fixed:
-tiles of 32 rows. Score and gradient, one thread of BLAS, the three sides taking turns; each figure is the median of the
-rounds, each ratio the median of the rounds' ratios.
+Prints one JSON document. Kernel: the compiled one. Ladder: NumPy in tiles of the sizes that were admitted. Free: one
+call of NumPy's evaluation with all rows, whose bits depend on their number. Fixed: tiles of 32 rows. Products: nothing
+but the matrix products of score and gradient, by BLAS into memory that is there. Score and gradient, one thread, the
+sides taking turns; each figure is the median of the rounds, each ratio the median of the rounds' ratios.
 """
 
 import dataclasses
@@ -22,11 +23,13 @@ from service.engines import Engine
 from service.engines.program import ProgramEngine
 from service.program.atoms import Softplus, Square
 from service.program.evaluation import evaluate_both
+from service.program.kernel.compiled import compiled
 from service.program.operators import Dense
 from service.program.program import AffineNode, AtomNode, InputNode, Node, Program, Term
 
 OUTPUTS = ("score", "gradient")
-FIXED_ROWS = 32
+
+_RATIOS = (("ladder", "free"), ("ladder", "fixed"), ("kernel", "ladder"), ("kernel", "free"), ("kernel", "products"))
 
 Rows = NDArray[np.float32]
 Side = Callable[[Rows], Any]
@@ -48,7 +51,7 @@ class Plan:
     num_rounds: int = 7
     seconds: float = 0.05
     models: tuple[str, ...] = ("models/tumours/1", "models/colours/1")
-    networks: tuple[tuple[str, int, int], ...] = (("S", 16, 64), ("M", 64, 256))
+    networks: tuple[tuple[str, int, int], ...] = (("S", 16, 64), ("M", 64, 256), ("L", 784, 512))
 
 
 def measure(plan: Plan = Plan()) -> dict[str, Any]:
@@ -98,12 +101,46 @@ def network(dim: int, width: int) -> Program:
 
 
 def _program_sides(program: Program) -> tuple[Engine, dict[str, Side]]:
-    ladder, fixed = ProgramEngine(program), ProgramEngine(program, sizes=())
-    return ladder, {
+    ladder, fixed = ProgramEngine(program, uses_kernel=False), ProgramEngine(program, sizes=(), uses_kernel=False)
+    sides: dict[str, Side] = {
         "ladder": lambda rows: ladder.run(rows, OUTPUTS),
         "free": lambda rows: evaluate_both(program, rows),
         "fixed": lambda rows: fixed.run(rows, OUTPUTS),
+        "products": _products(program),
     }
+    kernel = compiled(program)
+    if kernel is not None:
+        sides["kernel"] = lambda rows: kernel.run(rows, OUTPUTS)
+    return ladder, sides
+
+
+def _products(program: Program) -> Side:
+    """Return the products of score and gradient alone: each matrix and its transpose, wide ones only."""
+    matrices = [
+        matrix
+        for node in program.nodes
+        if isinstance(node, AffineNode)
+        for term in node.terms
+        if isinstance(term.operator, Dense) and min(term.operator.coefficients.shape) > 1
+        for matrix in (term.operator.coefficients, term.operator.transposed)
+    ]
+    memory: dict[int, list[tuple[Rows, Rows, Rows]]] = {}
+
+    def multiply(rows: Rows) -> None:
+        if len(rows) not in memory:
+            memory.clear()
+            memory[len(rows)] = [
+                (
+                    np.ones((len(rows), len(matrix)), np.float32),
+                    matrix,
+                    np.empty((len(rows), matrix.shape[1]), np.float32),
+                )
+                for matrix in matrices
+            ]
+        for left, matrix, out in memory[len(rows)]:
+            np.matmul(left, matrix, out=out)
+
+    return multiply
 
 
 def _tensorflow_sides(loaded: loader.LoadedVersion) -> tuple[Engine, dict[str, Side]]:
@@ -144,14 +181,15 @@ def _time_sides(num_rows: int, dim: int, sides: dict[str, Side], plan: Plan) -> 
         for name, side in sides.items():
             rounds[name].append(_microseconds(side, rows, plan.seconds))
 
-    def ratio(other: str) -> float:
-        return statistics.median(mine / its for mine, its in zip(rounds["ladder"], rounds[other], strict=True))
-
+    ratios = {
+        f"{one}_to_{other}": statistics.median(a / b for a, b in zip(rounds[one], rounds[other], strict=True))
+        for one, other in _RATIOS
+        if one in rounds and other in rounds
+    }
     return {
         "num_rows": num_rows,
         "microseconds": {name: statistics.median(times) for name, times in rounds.items()},
-        "ladder_to_free": ratio("free"),
-        "ladder_to_fixed": ratio("fixed"),
+        **ratios,
         "rounds": rounds,
     }
 
