@@ -15,6 +15,16 @@ OUTPUTS = ("score", "gradient")
 """What every version answers, in the order of the wire."""
 
 
+def are_finite(values: NDArray[np.float32]) -> bool:
+    """Return whether no number is NaN or infinite.
+
+    A finite sum has finite terms, and takes a tenth of the time of a look at each; where the sum is not finite, perhaps
+    because it is too large, each is looked at.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.add.reduce(values, axis=None))) or bool(np.isfinite(values).all())
+
+
 @dataclasses.dataclass(frozen=True)
 class FileSignature:
     """One callable signature of a SavedModel, with the names, types and shapes of the file.
@@ -130,8 +140,8 @@ class Signature:
             raise PayloadTooLargeError(message)
         with np.errstate(over="ignore", invalid="ignore"):
             cast = np.ascontiguousarray(rows, dtype=np.float32)
-        finite = np.isfinite(cast)
-        if not finite.all():
+        if not are_finite(cast):
+            finite = np.isfinite(cast)
             row, column = (int(index) for index in np.argwhere(~finite)[0])
             what = "NaN" if np.isnan(rows[row, column]) else "infinite in float32"
             message = f"{name}[{row}][{column}] is {what}. Send finite numbers, at most 3.4e38 in size."
