@@ -252,7 +252,7 @@ def _aliases(handles: Mapping[int, GraphNode], keys: Mapping[int, str]) -> dict[
         if value.dtype.hasobject:
             continue
         data = value.reshape(-1).view(np.uint8)
-        alike = seen.setdefault((value.dtype.name, value.shape, zlib.crc32(data)), [])
+        alike = seen.setdefault((value.dtype.name, value.shape, zlib.crc32(data.data)), [])
         same = next((key for key, other in alike if np.array_equal(other, data)), None)
         if same is None:
             alike.append((keys[position], data))
