@@ -6,9 +6,9 @@ checkpoint reader. Below: `safety`, `object_graph`, `inlining`; above: `certific
 """
 
 import dataclasses
-import hashlib
 import math
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -245,12 +245,19 @@ def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:
 
 def _aliases(handles: Mapping[int, GraphNode], keys: Mapping[int, str]) -> dict[str, str]:
     """Return for each checkpoint key the first one whose value has the same type, shape and bits."""
-    first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-    aliases = {}
+    seen: dict[tuple[str, tuple[int, ...], int], list[tuple[str, NDArray[np.uint8]]]] = {}
+    aliases = {key: key for key in keys.values()}
     for position, handle in handles.items():
-        value = np.asarray(handle.value)
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
-        aliases[keys[position]] = first.setdefault((value.dtype.name, value.shape, digest), keys[position])
+        value = np.ascontiguousarray(handle.value)
+        if value.dtype.hasobject:
+            continue
+        data = value.reshape(-1).view(np.uint8)
+        alike = seen.setdefault((value.dtype.name, value.shape, zlib.crc32(data.data)), [])
+        same = next((key for key, other in alike if np.array_equal(other, data)), None)
+        if same is None:
+            alike.append((keys[position], data))
+        else:
+            aliases[keys[position]] = same
     return aliases
 
 

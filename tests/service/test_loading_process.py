@@ -61,7 +61,7 @@ def test_load_returns_the_proved_version_and_refusals_from_the_child(make_proces
     assert 0 == child.nice()
     with pytest.raises(VersionRefusedError) as refusal:
         process.load(Order(tmp_path, "tumours", 1, gently=True))
-    assert "manifest-missing" == refusal.value.rule
+    assert "saved-model" == refusal.value.rule
     assert NICENESS == child.nice()
     assert {NICENESS} == set(nicenesses(child.pid).values())
     process.close()
