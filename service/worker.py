@@ -24,6 +24,7 @@ from service.loader import LoadedVersion
 from service.loading_process import LoadingProcess, Order
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
+from service.program.kernel.library import why_missing
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.rest.app import create_app
@@ -128,6 +129,8 @@ class Worker:
             self._grpc.start()
         self._http.start()
         self._log.info("serving", rest=self.addresses.rest, grpc=self.addresses.grpc)
+        if self.settings.engine != "tensorflow" and (reason := why_missing()):
+            self._log.warning("there is no compiled kernel: NumPy computes, in several times the time", reason=reason)
 
     def drain(self) -> None:
         """Be not ready, and ask clients to go elsewhere, while every request is still answered."""

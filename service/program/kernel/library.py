@@ -11,7 +11,6 @@ import platform
 from pathlib import Path
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from service.program.kernel.plan import PANEL, Plan
@@ -92,9 +91,17 @@ class Library:
 
 @functools.cache
 def library() -> Library | None:
-    """Return the compiled code, or None where there is none for this machine; why is logged once, as information."""
+    """Return the compiled code, or None where there is none for this machine: `why_missing` says why."""
     try:
         return Library(path())
-    except OSError as err:
-        structlog.get_logger().info("no compiled kernel: NumPy computes", reason=str(err)[:200])
+    except OSError:
         return None
+
+
+def why_missing() -> str:
+    """Return why there is no compiled code; empty where there is."""
+    try:
+        Library(path())
+    except OSError as err:
+        return str(err)
+    return ""
