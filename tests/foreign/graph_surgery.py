@@ -30,7 +30,7 @@ def renamed(message: Any) -> None:
     for function in graph.library.function:
         function.signature.name = functions[function.signature.name]
         _rename_backward(function, functions)
-    _rename_objects(message.meta_graphs[0].object_graph_def, functions)
+    _rename_objects(message.meta_graphs[0].object_graph_def, functions, main)
 
 
 def _rename_function(function: Any) -> None:
@@ -87,7 +87,7 @@ def _rename_main(meta_graph: Any, names: Mapping[str, str]) -> None:
         collection.node_list.value[:] = [_translated(name, names) for name in collection.node_list.value]
 
 
-def _rename_objects(objects: Any, functions: Mapping[str, str]) -> None:
+def _rename_objects(objects: Any, functions: Mapping[str, str], main: Mapping[str, str]) -> None:
     concrete = {name: _copy(value) for name, value in objects.concrete_functions.items()}
     objects.concrete_functions.clear()
     for name, value in concrete.items():
@@ -101,6 +101,8 @@ def _rename_objects(objects: Any, functions: Mapping[str, str]) -> None:
             node.function.concrete_functions[:] = [functions[name] for name in node.function.concrete_functions]
         elif kind == "variable":
             node.variable.name = f"variable{position}"
+        elif kind == "constant":
+            node.constant.operation = main[node.constant.operation]
 
 
 def _copy(message: Any) -> Any:

@@ -80,7 +80,7 @@ def _change_op(mutant: Mutant, ops: Mapping[str, Any] | tuple[str, ...]) -> bool
     node.op = new
     if new == "LeakyRelu":
         node.attr["alpha"].f = float(mutant.generator.choice([-0.5, 0.0, 0.1, 1.0, 1.5]))
-    elif old == "LeakyRelu":
+    elif "alpha" in node.attr:
         del node.attr["alpha"]
     _rename_output(function, node.name, NAMES[old], NAMES[new])
     return True
