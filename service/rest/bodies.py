@@ -27,7 +27,6 @@ NPY = "application/x-npy"
 _JSON_TYPES = frozenset({"", JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _GZIP = frozenset({"gzip", "x-gzip"})  # RFC 9110, 8.4.1.3
-_NOT_ENCODED = frozenset({"", "identity"})
 _LARGE_BYTES = 1 << 18
 
 
@@ -72,7 +71,7 @@ class BodyReader:
         Args:
             data: the body.
             content_type: as the header says, or "".
-            content_encoding: likewise.
+            content_encoding: as the header says, or "identity".
             caller: of the request; does not wait for its turn beyond its deadline.
             held: gives the turn back when it is closed, which is for the moment when there are rows.
 
@@ -116,7 +115,7 @@ def _is_compressed(encoding: str) -> bool:
     encoding = encoding.strip().lower()
     if encoding in _GZIP:
         return True
-    if encoding not in _NOT_ENCODED:
+    if encoding != "identity":
         message = f"Content-Encoding: received '{encoding[:40]}', expected gzip or none. Send the body uncompressed."
         raise UnsupportedMediaTypeError(message)
     return False

@@ -155,7 +155,7 @@ class ScoreRoutes:
         query = _read_query(environ.get("QUERY_STRING", ""))
         with ExitStack() as held:
             data = self._read_data(environ)
-            encoding = environ.get("HTTP_CONTENT_ENCODING", "")
+            encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
             body = self._reader.read(data, environ.get("CONTENT_TYPE", ""), encoding, caller, held)
             del data
             answer = self._score_body(noted, query, body, held)
