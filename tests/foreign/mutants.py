@@ -57,9 +57,13 @@ class Mutant:
     kind: str = ""
 
     def functions(self) -> list[Any]:
-        """Return the functions on the way from a signature, not those of the saver."""
+        """Return the functions on the way from a signature, not those of the saver, as they were traced.
+
+        TensorFlow counts all that a process traces in their names, and their order in the file changes with the names.
+        """
         library = self.message.meta_graphs[0].graph_def.library
-        return [function for function in library.function if "traced_" not in function.signature.name]
+        found = [function for function in library.function if "traced_" not in function.signature.name]
+        return sorted(found, key=lambda function: _number(function.signature.name))
 
     def pick(self, ops: Mapping[str, Any] | tuple[str, ...]) -> tuple[Any, Any] | None:
         """Return one of the nodes of these ops, with its function."""
@@ -69,6 +73,11 @@ class Mutant:
     def floats(self) -> list[str]:
         """Return the keys of the variables."""
         return [key for key, value in self.tensors.items() if getattr(value, "dtype", None) == np.float32]
+
+
+def _number(name: str) -> int:
+    number = name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _change_op(mutant: Mutant, ops: Mapping[str, Any] | tuple[str, ...]) -> bool:

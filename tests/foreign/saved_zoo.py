@@ -12,6 +12,7 @@ from service.program.certification import Certified, certify
 from tests.foreign.specimens import Specimen
 from tests.foreign.zoo import ZOO
 from tests.oracle.saved_function import SavedFunction, read_message, read_variables
+from tests.plugins.seeds import seed
 
 Rows = NDArray[np.floating]
 
@@ -66,8 +67,9 @@ class SavedZoo:
         self._saved: dict[str, Saved] = {}
 
     def __getitem__(self, name: str) -> Saved:
-        """Return the specimen of that name."""
+        """Return the specimen of that name; what Keras draws for it follows from the name, whoever asks first."""
         if name not in self._saved:
+            seed(name)
             self._saved[name] = Saved(ZOO[name], ZOO[name].save(self._folder / name))
         return self._saved[name]
 
