@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+_NICENESS = 10
+
 OK = "ok"
 RESET = "reset"
 HUNG = "hung"
@@ -130,14 +132,11 @@ def rows_of(job: Job) -> bytes:
 
 
 def yield_processors() -> None:
-    """Let this process have what the server leaves of the processors: a server's clients have machines of their own.
+    """Let the server have the processors first: its clients have machines of their own.
 
-    How much it could send all the same is in the result, as the rate that was really offered.
+    How much was sent all the same is in the result, as the rate that was really offered.
     """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
+    os.nice(_NICENESS)
 
 
 def main(run: Callable[[Job], list[Tally]]) -> None:
@@ -145,9 +144,5 @@ def main(run: Callable[[Job], list[Tally]]) -> None:
     words = json.load(sys.stdin)
     words["phases"] = tuple(Phase(**phase) for phase in words["phases"])
     job = Job(**words)
-    m = os.environ.get("GEN", "idle")
-    if m == "idle":
-        yield_processors()
-    elif m.startswith("nice"):
-        os.nice(int(m[4:]))
+    yield_processors()
     json.dump([tally.document(job.timeout_seconds) for tally in run(job)], sys.stdout)

@@ -9,7 +9,7 @@ import math
 from service.errors import Refusal, ResourceExhaustedError
 
 _SMOOTHING = 0.1
-_SHARE_OF_TIME = 0.5
+_SHARE_OF_TIME = 1.0 / 3.0
 _LARGE_BYTES = 1 << 16
 """Size of a body in whose cost the request and its bytes have an equal part of what is learned."""
 
@@ -24,8 +24,9 @@ class Crowd:
 
     .. math:: (a, b) \leftarrow (a, b) + \tfrac{1}{10} \frac{c - a - b s}{1 + s^2} (1, s)
 
-    What waits costs, by this, as long as a newcomer would wait. One that would not be answered in half of its time is
-    refused at once: let in, it would take the place of one that can be, and probably be computed in vain.
+    What waits costs, by this, as long as a newcomer would wait. One that would not be answered in a third of its time
+    is refused at once: let in, it would take the place of one that can be, and perhaps be computed in vain; and once
+    the crowd has gone, what waits is answered in half of that time if half as much as can be answered still comes.
 
     Args:
         max_requests: whole requests that may wait for a thread or have one.
@@ -87,7 +88,7 @@ class Crowd:
             raise self._refusal(message)
         if self.num_requests > 1 and self.wait_seconds > _SHARE_OF_TIME * timeout_seconds:
             message = (
-                f"what waits will take about {self.wait_seconds:.2g} s, more than half of the {timeout_seconds:g} s "
+                f"what waits will take about {self.wait_seconds:.2g} s, more than a third of the {timeout_seconds:g} s "
                 "that this request has. Try again later, or ask another server."
             )
             raise self._refusal(message)

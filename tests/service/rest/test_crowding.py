@@ -107,7 +107,7 @@ def test_request_that_waited_too_long_for_its_thread_is_not_computed(service, se
 
 
 def test_crowd_learns_how_long_what_waits_will_take():
-    """Requests of 1,024 bytes that take 0.2 s each: ten of them wait two seconds, and who has three is refused."""
+    """Requests of 1,024 bytes that take 0.2 s each: ten of them wait two seconds, and who has five is refused."""
     crowd = Crowd(1000, 1 << 20)
     now = 100.0
     for _ in range(60):
@@ -118,9 +118,9 @@ def test_crowd_learns_how_long_what_waits_will_take():
     for _ in range(10):
         crowd.enter(1024)
     assert 2.0 == pytest.approx(crowd.wait_seconds, rel=0.01)
-    crowd.check(5.0)
-    with pytest.raises(ResourceExhaustedError, match="more than half of the 3 s") as caught:
-        crowd.check(3.0)
+    crowd.check(7.0)
+    with pytest.raises(ResourceExhaustedError, match="more than a third of the 5 s") as caught:
+        crowd.check(5.0)
     assert (crowd.wait_seconds, Refusal.TOO_MANY_WAITING) == (caught.value.retry_after_seconds, caught.value.refusal)
 
 
