@@ -57,7 +57,7 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_every_surgery_leaves_every_verdict_and_every_answer_the_same(zoo: SavedZoo, tmp_path: Path, report) -> None:
-    """Renamed, reordered, wrapped and all three: the same verdict and hash, and TensorFlow answers alike to rounding."""
+    """Renamed, reordered, wrapped and all three: the same verdict and hash, and the same answers up to rounding."""
     compared = 0
     for name, specimen in ZOO.items():
         for kind, change in CHANGES.items():
