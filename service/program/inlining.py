@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
-from service.program.safety import CALLS, MAX_DEPTH, MAX_NODES
+from service.program.safety import CALLS, CHOICES, MAX_DEPTH, MAX_NODES
 
 MAX_INLINED_BYTES = 2 * 1024 * 1024 * 1024
 MAX_CALLS = 10_000
@@ -224,11 +224,9 @@ class _Frame:
         inputs = tuple(self._known[name] for name in _data_inputs(node))
         name = f"{self._prefix}{node.name}"
         if node.op in CALLS:
-            if node.name not in self._calls:
-                self._calls[node.name] = _Frame(
-                    self._inliner, node.attr["f"].func.name, inputs, prefix=self._prefix, depth=self._depth + 1
-                )
-            return self._calls[node.name].result(output)
+            return self._call(node.name, node.attr["f"].func.name, inputs).result(output)
+        if node.op in CHOICES:
+            return self._call(node.name, self._chosen(node, inputs), inputs[1:]).result(output)
         if node.op in {"Identity", "ReadVariableOp"}:
             if len(inputs) != 1:
                 raise VersionRefusedError("function-arity", f"node {name} reads {len(inputs)} tensors, expected one")
@@ -240,6 +238,30 @@ class _Frame:
             attributes = {key: decode_attribute(value) for key, value in node.attr.items() if not key.startswith("_")}
             self._bases[node.name] = self._inliner.add(GraphNode(name, node.op, inputs, attributes)).node
         return Reference(self._bases[node.name], output)
+
+    def _call(self, name: str, function: str, arguments: tuple[Reference, ...]) -> "_Frame":
+        """Return the one call that node `name` makes."""
+        if name not in self._calls:
+            self._calls[name] = _Frame(self._inliner, function, arguments, prefix=self._prefix, depth=self._depth + 1)
+        return self._calls[name]
+
+    def _chosen(self, node: Any, inputs: tuple[Reference, ...]) -> str:
+        """Return the function that an If or a Case calls: always the same, because a constant says which.
+
+        Raises:
+            VersionRefusedError: `control-flow`, where it is no constant of the graph.
+        """
+        choice = self._inliner._nodes[inputs[0].node] if inputs else None
+        is_constant = choice is not None and choice.op == "Constant" and choice.label == choice.name  # of no variable
+        value = choice.value if choice is not None and is_constant else None
+        if value is None or value.shape != () or value.dtype.kind not in "biuf":
+            reason = f"{node.op} {self._prefix}{node.name} chooses by something that is no constant"
+            raise VersionRefusedError("control-flow", f"{reason}. Choose before the export, or by a maximum.")
+        if "Case" in node.op:
+            branches = [function.name for function in node.attr["branches"].list.func]
+            index = int(value) if 0 <= int(value) < len(branches) else len(branches) - 1
+            return branches[index] if branches else ""
+        return str(node.attr["then_branch" if value else "else_branch"].func.name)
 
     def _read(self, name: str, variable: Reference) -> Reference:
         handle = self._inliner._nodes[variable.node]

@@ -17,6 +17,10 @@ MAX_SIGNATURES = 32
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
+CHOICES = frozenset({"Case", "If", "StatelessCase", "StatelessIf"})
+"""Ops that call one of several functions. Each of these is held to the same rules as any other; which one it is must be
+a constant, or `inlining` refuses."""
+
 PURE: frozenset[str] = frozenset(
     {
         "Abs", "Add", "AddN", "AddV2", "BiasAdd", "BiasAddGrad", "BroadcastGradientArgs", "BroadcastTo", "Cast",
@@ -219,9 +223,8 @@ def _check_ops(meta_graph: Any) -> None:
     _require_ops("the main graph", (node for node in graph.node if node.name in run), MAIN)
     _require_ops("the main graph", (node for node in graph.node if node.name not in run), IDLE)
     for name, function in functions.items():
-        _require_ops(
-            f"function {name}", function.node_def, SAVER | CALLS if name in saver_only else PURE | STRANGE | CALLS
-        )
+        allowed = SAVER | CALLS if name in saver_only else PURE | STRANGE | CALLS | CHOICES
+        _require_ops(f"function {name}", function.node_def, allowed)
 
 
 def _run_nodes(meta_graph: Any) -> set[str]:
@@ -255,7 +258,7 @@ def _require_ops(where: str, nodes: Iterable[Any], allowed: frozenset[str] | set
         if node.op not in allowed:
             reason = f"op {node.op} (node {node.name} of {where}) is not allowed in a convex model that is served"
             raise VersionRefusedError("op-not-allowed", reason)
-        if node.op not in CALLS and any(True for _ in called_functions(node)):
+        if node.op not in CALLS | CHOICES and any(True for _ in called_functions(node)):
             reason = f"op {node.op} (node {node.name} of {where}) calls a function, which only a plain call may"
             raise VersionRefusedError("op-not-allowed", reason)
 
@@ -269,5 +272,11 @@ def _check_attributes(graph: Any) -> None:
     for node in _all_nodes(graph):
         if any(attribute.WhichOneof("value") == "placeholder" for attribute in node.attr.values()):
             raise VersionRefusedError("attribute", f"node {node.name} takes an attribute from its function's caller")
-        if node.op in CALLS and (node.attr["f"].func.attr or node.attr["executor_type"].s):
+        substitutes = any(_has_attributes(attribute) for attribute in node.attr.values())
+        if node.op in CALLS | CHOICES and (substitutes or node.attr["executor_type"].s):
             raise VersionRefusedError("attribute", f"node {node.name} calls its function in a way of its own")
+
+
+def _has_attributes(attribute: Any) -> bool:
+    """Whether an attribute names a function together with attributes for it."""
+    return bool(attribute.func.attr) or any(function.attr for function in attribute.list.func)
