@@ -71,8 +71,18 @@ class Mutant:
         return found[self.generator.integers(len(found))] if found else None
 
     def floats(self) -> list[str]:
-        """Return the keys of the variables."""
-        return [key for key, value in self.tensors.items() if getattr(value, "dtype", None) == np.float32]
+        """Return the keys of the variables; Keras writes their second copies in an order that is another every time."""
+        found = [key for key, value in self.tensors.items() if getattr(value, "dtype", None) == np.float32]
+        return sorted(found, key=self._place)
+
+    def _place(self, key: str) -> tuple[str, tuple[int, ...], bytes]:
+        value = self.tensors[key]
+        return key.partition("_all_variables/")[0], value.shape, value.tobytes()
+
+
+def _number(name: str) -> int:
+    number = name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _number(name: str) -> int:
