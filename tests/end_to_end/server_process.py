@@ -14,6 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def _parsed(line):
+    """Return a line of the log as a document; the error of another one quotes it."""
+    try:
+        return json.loads(line)
+    except ValueError as err:
+        raise AssertionError(f"the server wrote a line that is no JSON: {line!r}") from err
+
+
 class ServerProcess:
     """`python -m service serve` over a folder.
 
@@ -53,7 +61,7 @@ class ServerProcess:
 
     def events(self, name):
         """Return the log lines of one event; every line of standard error must be JSON."""
-        return [line for line in map(json.loads, list(self.lines)) if line["event"] == name]
+        return [line for line in map(_parsed, list(self.lines)) if line["event"] == name]
 
     def address(self, protocol):
         """Return host and port of "rest" or "grpc", or None while they are not bound."""
