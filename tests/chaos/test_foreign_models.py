@@ -34,7 +34,7 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
     zoo: SavedZoo, tmp_path: Path, report
 ) -> None:
     """Of the mutants that the falsifier refutes none is proved, and what is proved is the mutant's own function."""
-    counts: Counter[tuple[bool, bool]] = Counter()
+    counts: Counter[tuple[bool, str]] = Counter()
     wrong = []
     for place, name in enumerate(BASES):
         copy = Path(shutil.copytree(zoo[name].folder, tmp_path / name))
@@ -42,16 +42,14 @@ def test_ten_thousand_mutants_are_never_proved_where_the_falsifier_refutes(
         anchors = zoo[name].rows(24, seed=1).astype(float)
         for seed in range(place, MUTANTS, len(BASES)):
             judgement = judge(mutate(message, tensors, seed), copy, anchors)
-            counts[judgement.proved, bool(judgement.refuted)] += 1
+            found = "refuted" if judgement.refuted else "not interpreted" if judgement.invalid else "not refuted"
+            counts[judgement.proved, found] += 1
             wrong.extend([(name, seed, judgement)] if judgement.wrong else [])
-    figures = {}
-    for (proved, refuted), count in counts.items():
-        figures[f"{'proved' if proved else 'refused'} and {'refuted' if refuted else 'not refuted'}"] = count
-    report(**figures)
+    report(**{f"{'proved' if proved else 'refused'} and {found}": count for (proved, found), count in counts.items()})
     assert [] == wrong
     assert sum(counts.values()) == MUTANTS
-    assert counts[False, True] >= MUTANTS // 4
-    assert counts[True, False] >= MUTANTS // 10
+    assert counts[False, "refuted"] >= MUTANTS // 5
+    assert counts[True, "not refuted"] >= MUTANTS // 10
 
 
 @pytest.mark.chaos

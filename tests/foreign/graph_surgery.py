@@ -30,6 +30,8 @@ def renamed(message: Any) -> None:
     for function in graph.library.function:
         function.signature.name = functions[function.signature.name]
         _rename_backward(function, functions)
+    for gradient in graph.library.registered_gradients:
+        gradient.gradient_func = functions[gradient.gradient_func]
     _rename_objects(message.meta_graphs[0].object_graph_def, functions, main)
 
 

@@ -289,6 +289,7 @@ class Judgement:
         proved: whether the prover proved it.
         rule: by which rule it was refused, where it was.
         refuted: why it is no convex function of one row, empty where nothing was found.
+        invalid: why the oracle cannot say what it computes (half precision, say), empty where it can.
         wrong: what is wrong with a proof, empty where nothing is.
     """
 
@@ -296,6 +297,7 @@ class Judgement:
     proved: bool
     rule: str
     refuted: str
+    invalid: str
     wrong: str
 
 
@@ -311,27 +313,26 @@ def judge(mutant: Mutant, folder: Path, anchors: Any, *, pairs: int = 400) -> Ju
     (folder / "saved_model.pb").write_bytes(mutant.message.SerializeToString())
     write_tensors(folder, mutant.tensors)
     outcome = verdict(folder)
-    refuted = _refuted(mutant, anchors, pairs)
+    refuted, invalid = "", ""
+    try:
+        refuted = _refuted(mutant, anchors, pairs)
+    except (NotInterpretedError, ValueError, IndexError, TypeError, KeyError, RecursionError) as err:
+        invalid = type(err).__name__
     if isinstance(outcome, VersionRefusedError):
-        return Judgement(mutant.kind, False, outcome.rule, refuted, "")
-    return Judgement(mutant.kind, True, "", refuted, refuted or _disagreement(mutant, outcome, anchors))
+        return Judgement(mutant.kind, False, outcome.rule, refuted, invalid, "")
+    wrong = refuted or invalid or _disagreement(mutant, outcome, anchors)
+    return Judgement(mutant.kind, True, "", refuted, invalid, wrong)
 
 
 def _refuted(mutant: Mutant, anchors: Any, pairs: int) -> str:
-    try:
-        score = SavedFunction(mutant.message, mutant.tensors)
-        values = score(anchors)
-        with np.errstate(invalid="ignore"):
-            mixed = np.isfinite(values[2:5]).all() and abs(score(anchors[2:5]) - values[2:5]).max() > 1e-9 * (
-                1 + abs(values).max()
-            )
-        found = falsify(score, None, anchors, pairs=pairs, exact=True)
-    except (NotInterpretedError, ValueError, IndexError, TypeError, np.exceptions.AxisError):
-        return "not interpreted"
-    except (KeyError, RecursionError):
-        return "not a graph"
-    if mixed:
+    """Return `rows meet`, or the kind of counterexample to convexity, or nothing."""
+    score = SavedFunction(mutant.message, mutant.tensors)
+    values = score(anchors)
+    with np.errstate(invalid="ignore"):
+        apart = abs(score(anchors[2:5]) - values[2:5]).max()
+    if np.isfinite(values[2:5]).all() and apart > 1e-9 * (1 + abs(values[2:5]).max()):
         return "rows meet"
+    found = falsify(score, None, anchors, pairs=pairs, exact=True)
     return "" if found is None else found.kind
 
 

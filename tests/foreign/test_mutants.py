@@ -33,7 +33,7 @@ def test_no_mutant_is_proved_that_the_falsifier_refutes(zoo: SavedZoo, tmp_path:
     found = judgements(zoo, tmp_path, range(160), pairs=100)
     assert [] == [judgement for judgement in found if judgement.wrong]
     counts = Counter((judgement.proved, bool(judgement.refuted)) for judgement in found)
-    assert counts[False, True] >= 50
+    assert counts[False, True] >= 30
     assert counts[True, False] >= 20
 
 
