@@ -11,12 +11,11 @@ from tests.oracle.saved_function import SavedFunction, read_message, read_variab
 from tests.service.program.foreign_models import edited
 
 
-@pytest.mark.parametrize("part", range(4))
 def test_verdict_is_the_same_when_everything_has_another_name_order_and_wrapping(
-    zoo: SavedZoo, tmp_path: Path, part: int
+    zoo: SavedZoo, tmp_path: Path
 ) -> None:
-    """Every fourth specimen, wrapped, renamed and reordered: the same hash is proved, or the same rule refuses."""
-    for name in sorted(ZOO)[part::4]:
+    """Every eighth specimen, wrapped, renamed and reordered: the same hash is proved, or the same rule refuses."""
+    for name in sorted(ZOO)[::8]:
         other = edited(zoo[name].folder, tmp_path / name, all_three)
         assert summary(zoo[name].verdict) == summary(verdict(other)), name
 
