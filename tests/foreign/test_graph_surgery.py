@@ -11,9 +11,7 @@ from tests.oracle.saved_function import SavedFunction, read_message, read_variab
 from tests.service.program.foreign_models import edited
 
 
-def test_verdict_is_the_same_when_everything_has_another_name_order_and_wrapping(
-    zoo: SavedZoo, tmp_path: Path
-) -> None:
+def test_verdict_is_the_same_when_everything_has_another_name_order_and_wrapping(zoo: SavedZoo, tmp_path: Path) -> None:
     """Every eighth specimen, wrapped, renamed and reordered: the same hash is proved, or the same rule refuses."""
     for name in sorted(ZOO)[::8]:
         other = edited(zoo[name].folder, tmp_path / name, all_three)
