@@ -135,11 +135,16 @@ def install(venv: Path, locks: Sequence[str]) -> None:
     say(f"installed {total} packages in {time.monotonic() - started:.0f} s")
 
 
-def is_kernel_old() -> bool:
-    """Return whether the kernel was compiled, but before its sources were changed."""
+def is_kernel_due() -> bool:
+    """Return whether a kernel should be compiled though nothing is installed.
+
+    That is where its sources were changed after it was, or where there is none and the machine has a compiler.
+    """
     folder = ROOT / "service" / "program" / "kernel"
     compiled = [file.stat().st_mtime for file in folder.glob("compiled/*.so")]
-    return bool(compiled) and max(compiled) < max(file.stat().st_mtime for file in folder.glob("*.[ch]"))
+    if not compiled:
+        return bool(os.environ.get("CC")) or any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    return max(compiled) < max(file.stat().st_mtime for file in folder.glob("*.[ch]"))
 
 
 def build_kernel(venv: Path) -> None:
@@ -226,7 +231,7 @@ def ensure(venv: Path, locks: Sequence[str]) -> None:
     with alone():
         present = read_stamp(venv)
         if wanted.items() <= present.items():
-            if is_kernel_old():
+            if is_kernel_due():
                 build_kernel(venv)
             return
         if present and present.items() <= wanted.items():

@@ -22,9 +22,13 @@ class Checkout:
         self.venv = root / ".venv"
         self.steps: list[str] = []
         self.pip_fails = False
+        self.kernels: list[bool] = []
+        self.has_kernel_due = False
         monkeypatch.setattr(module, "ROOT", root)
         monkeypatch.setattr(module, "make_venv", self.make_venv)
         monkeypatch.setattr(module, "install", self.install)
+        monkeypatch.setattr(module, "build_kernel", lambda _venv: self.kernels.append(self.has_kernel_due))
+        monkeypatch.setattr(module, "is_kernel_due", lambda: self.has_kernel_due)
         for lock in (CPU, DEV):
             self.write(lock, f"{lock} as it was first\n")
 
@@ -57,15 +61,20 @@ class Checkout:
         return self.steps.copy()
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
-    """Return a checkout without an environment."""
+def load() -> ModuleType:
+    """Return the script as a module of its own."""
     spec = importlib.util.spec_from_file_location("install", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Checkout(tmp_path, module, monkeypatch)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """Return a checkout without an environment."""
+    return Checkout(tmp_path, load(), monkeypatch)
 
 
 def test_install_does_nothing_when_the_locks_are_installed(checkout: Checkout) -> None:
@@ -150,3 +159,67 @@ def test_command_names_the_package_when_venv_is_missing(tmp_path: Path) -> None:
     assert 1 == result.returncode
     expected = f"make: {sys.executable} has no venv module. Install it (Debian, Ubuntu: apt install python3-venv), then"
     assert [f"{expected} try again."] == result.stderr.splitlines()
+
+
+def test_kernel_is_compiled_after_an_installation_and_where_it_is_due(checkout: Checkout) -> None:
+    """Once after what was installed; then only when its sources were changed or a compiler has come."""
+    checkout.module.ensure(checkout.venv, [CPU])
+    checkout.module.ensure(checkout.venv, [CPU])
+    assert [False] == checkout.kernels
+    checkout.has_kernel_due = True
+    checkout.module.ensure(checkout.venv, [CPU])
+    assert [False, True] == checkout.kernels
+
+
+@pytest.mark.parametrize(
+    ("compiled_seconds", "has_compiler", "expected"),
+    [(None, True, True), (None, False, False), (50, True, True), (150, True, False), (150, False, False)],
+)
+def test_kernel_is_due_when_it_is_older_than_its_sources_or_missing_beside_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_seconds: int | None, has_compiler: bool, expected: bool
+) -> None:
+    """Sources of second 100: code of second 50 is old, of 150 is not; none is due where a compiler is there."""
+    module = load()
+    folder = tmp_path / "service" / "program" / "kernel"
+    (folder / "compiled").mkdir(parents=True)
+    files = {folder / "kernel.c": 100, folder / "compiled" / "kernel.so": compiled_seconds}
+    for file, seconds in files.items():
+        if seconds is not None:
+            file.touch()
+            os.utime(file, (seconds, seconds))
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}" if has_compiler else None)
+    assert expected == module.is_kernel_due()
+
+
+@pytest.mark.parametrize(
+    ("codes", "steps", "is_told"),
+    [([0], 1, False), ([1, 0, 0], 3, False), ([1, 1], 2, True), ([1, 0, 1], 3, True)],
+)
+def test_kernel_is_compiled_by_a_wheels_compiler_when_the_machine_has_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    codes: list[int],
+    steps: int,
+    is_told: bool,
+) -> None:
+    """Build; if that fails, the wheel by its lock, and the build again with it; if nothing helps, a sentence."""
+    module = load()
+    calls: list[tuple[list[str], dict]] = []
+
+    def call(command: list[str], **options: object) -> int:
+        calls.append((command, dict(options.get("env") or {})))  # type: ignore[call-overload]
+        return codes[len(calls) - 1]
+
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module.subprocess, "call", call)
+    (tmp_path / "build").mkdir()
+    module.build_kernel(tmp_path / ".venv")
+    assert steps == len(calls)
+    assert is_told == ("compute with NumPy" in capsys.readouterr().err)
+    if steps > 1:
+        wheel = calls[1][0]
+        assert {"--require-hashes", "--target", str(tmp_path / module.KERNEL_LOCK)} <= set(wheel)
+        assert all(wheel[wheel.index("--target") + 1] == options["PYTHONPATH"] for _, options in calls[2:])
