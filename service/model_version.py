@@ -8,6 +8,7 @@ Above the engines, the loader and the batchers that it owns; below the registry,
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from service.batcher import Batcher
 from service.caller import Caller
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.fair_queue import Limits
+from service.program.support_verification import check_probed_support
 from service.program.verification import Probe, check_probe
-from service.signature import OUTPUTS, Signature, are_finite
+from service.signature import OUTPUTS, SUPPORT, Signature, are_finite
 
 if TYPE_CHECKING:
     from service.engines import Engine
@@ -136,7 +138,7 @@ class ModelVersion:
             name: what the caller calls the rows, for the error's location.
 
         Returns:
-            output name -> float32 array: score [n], gradient [n, dim].
+            output name -> float32 array: score [n], gradient [n, dim], support [n].
 
         Raises:
             OutOfRangeError: naming the first row whose wanted outputs are not all finite.
@@ -192,7 +194,10 @@ class ModelVersion:
 
     def _selections(self) -> list[tuple[str, ...]]:
         """Return every set of outputs that may be asked for."""
-        return sorted({(name,) for name in self.signature.outputs} | {self.signature.outputs})
+        outputs = self.signature.outputs
+        return sorted(
+            chosen for count in range(1, len(outputs) + 1) for chosen in itertools.combinations(outputs, count)
+        )
 
     def _checked_outputs(
         self, results: dict[str, NDArray[np.float32]], num_rows: int, name: str
@@ -258,15 +263,19 @@ class ModelVersion:
             probe: the version's probe.
 
         Raises:
-            VersionRefusedError: rule `probe`, where an answer is off by more than 1e-5 of the largest.
+            VersionRefusedError: rule `probe` or `support`, where an answer is off by more than 1e-5 of the largest.
         """
 
+        def compute(outputs: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            return _computation(self.engine, self._turn, outputs)(rows)
+
         def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            with self._turn:
-                results = self.engine.run(rows, OUTPUTS)
+            results = compute(OUTPUTS, rows)
             return results["score"], results["gradient"]
 
         check_probe(run, probe, self.signature.dim)
+        if SUPPORT in self.signature.outputs and self.loaded.certificate is not None:
+            check_probed_support(lambda rows: compute((SUPPORT,), rows)[SUPPORT], probe)
 
 
 def _computation(

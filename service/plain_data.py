@@ -26,6 +26,7 @@ _PROGRAM = (
         "convolutions",
         "curvature",
         "curves",
+        "domain_weight",
         "operators",
         "partial_atoms",
         "piecewise",

@@ -14,6 +14,12 @@ from service.errors import InvalidArgumentError, PayloadTooLargeError
 OUTPUTS = ("score", "gradient")
 """What every version answers, in the order of the wire."""
 
+SUPPORT = "support"
+"""The domain weight in [0, 1], which versions answer that have one."""
+
+WIRE_ORDER = (*OUTPUTS, SUPPORT)
+"""Everything that a version may answer, in the order of the wire."""
+
 
 def are_finite(values: NDArray[np.float32]) -> bool:
     """Return whether no number is NaN or infinite.
@@ -39,6 +45,7 @@ class FileSignature:
         score_dtype: `float32` or `float64`.
         is_column: whether the score is [n, 1] instead of [n].
         gradient_dtype: type of its output `gradient` [n, dim], own or added; empty where it answers none.
+        support_dtype: type of its output `support` [n], the domain weight; empty where it answers none.
     """
 
     name: str
@@ -48,11 +55,17 @@ class FileSignature:
     score_dtype: str = "float32"
     is_column: bool = False
     gradient_dtype: str = "float32"
+    support_dtype: str = ""
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of its outputs, the score first."""
-        return (self.score_name, "gradient") if self.gradient_dtype else (self.score_name,)
+        beside = {"gradient": self.gradient_dtype, SUPPORT: self.support_dtype}
+        return (self.score_name, *(name for name, dtype in beside.items() if dtype))
+
+    def dtype_of(self, output: str) -> str:
+        """Return the type of one of its outputs, `score` for the one that it calls otherwise."""
+        return {"gradient": self.gradient_dtype, SUPPORT: self.support_dtype}.get(output, self.score_dtype)
 
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -65,6 +78,12 @@ OWN_SIGNATURES = (
 """What training exports."""
 
 
+def own_signatures(*, support: bool) -> tuple[FileSignature, ...]:
+    """Return what training exports, of a model with a domain weight or of one without."""
+    default, *others = OWN_SIGNATURES
+    return (dataclasses.replace(default, support_dtype="float32"), *others) if support else OWN_SIGNATURES
+
+
 @dataclasses.dataclass(frozen=True)
 class Signature:
     """The shape of one version's requests and answers.
@@ -74,7 +93,7 @@ class Signature:
         version: version number.
         dim: number of features of a row.
         features: feature names in column order, or empty where the model has none.
-        outputs: names of the outputs, a subset of `OUTPUTS` in its order.
+        outputs: names of the outputs, a subset of `WIRE_ORDER` in its order.
         made_elsewhere: whether the SavedModel is none of training's. Its gradient is then the lifted program's.
         file_signatures: the file's callable signatures, `serving_default` first.
     """

@@ -41,6 +41,7 @@ CHANGES: Mapping[str, str] = {
     "signature-missing": "export the score as the signature serving_default, as Keras's model.export does.",
     "signature-inputs": "take one float tensor [n, dim] with a free number of rows and a fixed dim.",
     "signature-outputs": "answer one number per row, [n] or [n, 1].",
+    "support": "leave the output support out, or export the domain weight that training makes.",
     "signatures-differ": "export each function as a model of its own.",
     "saved-model": "name the folder that holds saved_model.pb and variables/.",
     "tensorflow-1": "export again with TensorFlow 2.",

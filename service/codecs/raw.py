@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidArgumentError
-from service.signature import OUTPUTS, Signature
+from service.signature import WIRE_ORDER, Signature
 
 _FLOAT_BYTES = 4
 
@@ -43,7 +43,7 @@ def encode_answer(outputs: Mapping[str, NDArray[np.floating]]) -> bytes:
 
 
 def table(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Return the outputs side by side: `score`, then `gradient`, those that are there.
+    """Return the outputs side by side: `score`, `gradient`, `support`, those that are there.
 
     Args:
         outputs: name -> float32 [n] or [n, width], the same n for all.
@@ -51,5 +51,5 @@ def table(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
     Returns:
         Little-endian float32 [n, columns], C-contiguous.
     """
-    columns = [np.atleast_2d(outputs[name].T).T for name in OUTPUTS if name in outputs]
+    columns = [np.atleast_2d(outputs[name].T).T for name in WIRE_ORDER if name in outputs]
     return np.ascontiguousarray(np.hstack(columns), dtype="<f4")

@@ -13,11 +13,11 @@ from service.errors import VersionRefusedError
 from service.program import graph
 from service.program.curvature import Certificate, prove
 from service.program.inlining import InlinedGraph
-from service.program.lifting import lift
+from service.program.lifting import lift, lift_support
 from service.program.program import Program
 from service.signature import DEFAULT_SIGNATURE, FileSignature
 
-GRADIENT = "gradient"
+GRADIENT, SUPPORT = "gradient", "support"
 
 UNPROVED_RULES = frozenset(
     {"not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "selection", "atom-convex", "atom-nondecreasing", "maximum"}
@@ -41,6 +41,7 @@ class Certified:
         dim: number of features of a row.
         has_gradient: whether `serving_default` also answers a gradient [n, dim].
         file_signatures: all callable signatures, `serving_default` first.
+        support: the program of the domain weight that `serving_default` answers beside the score, or None.
     """
 
     program: Program
@@ -48,6 +49,7 @@ class Certified:
     dim: int
     has_gradient: bool
     file_signatures: tuple[FileSignature, ...]
+    support: Program | None = None
 
     @property
     def interface(self) -> tuple[int, bool, tuple[FileSignature, ...]]:
@@ -74,26 +76,29 @@ def certify(folder: Path) -> Certified:
     """Prove the SavedModel in `folder` convex in its row.
 
     Every callable signature must have one float input [n, dim] (or serialized examples of it) and one float output
-    [n] or [n, 1] besides an optional `gradient` [n, dim]; all of them must give the same program, so that no signature
-    is served that was not proved.
+    [n] or [n, 1] besides an optional `gradient` [n, dim] and an optional `support` [n], a domain weight; all of them
+    must give the same programs, so that no signature is served that was not proved.
 
     Raises:
         VersionRefusedError: naming the rule and the node that refused it. Besides the rules of the steps below:
             `signature-missing` (no `serving_default`), `signature-inputs`, `signature-outputs`, `signatures-differ`,
-            `malformed` (damaged in a way for which there is no other rule).
+            `support` (no domain weight), `malformed` (damaged in a way for which there is no other rule).
     """
     with _refusing_damage():
         dim, bound = _read(folder)
         default, *others = bound
-        program = _program(default, dim)
+        program, support = _program(default, dim), _support(default, dim)
         for other in others:
-            if _program(other, dim).program_sha256 != program.program_sha256:
+            weight = _support(other, dim)
+            same_weight = weight is None or (support is not None and weight.program_sha256 == support.program_sha256)
+            if _program(other, dim).program_sha256 != program.program_sha256 or not same_weight:
                 reason = (
                     f"signature {other.name} is another function than {default.name}; only one can be proved and "
                     "served. Export the other one as a model of its own."
                 )
                 raise VersionRefusedError("signatures-differ", reason)
-        return Certified(program, prove(program), dim, GRADIENT in default.outputs, _described(bound, dim))
+        has_gradient = GRADIENT in default.outputs
+        return Certified(program, prove(program), dim, has_gradient, _described(bound, dim), support)
 
 
 def describe(folder: Path) -> tuple[int, bool, tuple[FileSignature, ...]]:
@@ -136,8 +141,17 @@ def _described(bound: Sequence[graph.BoundSignature], dim: int) -> tuple[FileSig
 def _description(signature: graph.BoundSignature, dim: int) -> FileSignature:
     name, shape, dtype, _ = _score(signature, dim)
     _, own_gradient, _ = signature.outputs.get(GRADIENT, ((), "", None))
-    column = len(shape) == 2
-    return FileSignature(signature.name, signature.input_name, signature.input_dtype, name, dtype, column, own_gradient)
+    support_dtype = signature.outputs[SUPPORT][1] if _has_support(signature) else ""
+    return FileSignature(
+        signature.name,
+        signature.input_name,
+        signature.input_dtype,
+        name,
+        dtype,
+        is_column=len(shape) == 2,
+        gradient_dtype=own_gradient,
+        support_dtype=support_dtype,
+    )
 
 
 def _dim(signature: graph.BoundSignature) -> int:
@@ -153,11 +167,12 @@ def _dim(signature: graph.BoundSignature) -> int:
 
 def _score(signature: graph.BoundSignature, dim: int) -> tuple[str, tuple[int, ...], str, InlinedGraph]:
     """Return name, shape, type and graph of the one output that is the score; check all that the signature says."""
-    names = [name for name in signature.outputs if name != GRADIENT]
+    beside = {GRADIENT, SUPPORT} if _has_support(signature) else {GRADIENT}
+    names = [name for name in signature.outputs if name not in beside]
     if len(names) != 1:
         reason = (
             f"signature {signature.name} answers {', '.join(sorted(signature.outputs))[:80]}; expected one score "
-            "[n] or [n, 1], and nothing else but gradient [n, dim]. Export the score alone."
+            "[n] or [n, 1], and nothing else but gradient [n, dim] and support [n]. Export the score alone."
         )
         raise VersionRefusedError("signature-outputs", reason)
     (name,) = names
@@ -168,11 +183,9 @@ def _score(signature: graph.BoundSignature, dim: int) -> tuple[str, tuple[int, .
             "[n] or [n, 1]. Export a function with one number per row."
         )
         raise VersionRefusedError("signature-outputs", reason)
-    if GRADIENT in signature.outputs:
-        gradient_shape, gradient_dtype, _ = signature.outputs[GRADIENT]
-        if gradient_dtype not in _FLOATS or gradient_shape != (-1, dim):
-            reason = f"output gradient of signature {signature.name} is {gradient_dtype} {list(gradient_shape)}"
-            raise VersionRefusedError("signature-outputs", f"{reason}, expected float [n, {dim}]")
+    for beside_it, expected in ((GRADIENT, (-1, dim)), (SUPPORT, (-1,))):
+        if beside_it in beside & signature.outputs.keys():
+            _check_beside(signature, beside_it, expected)
     if signature.input_dtype in _FLOATS and signature.input_shape != (-1, dim):
         reason = f"signature {signature.name} takes rows of shape {list(signature.input_shape)}, expected [n, {dim}]"
         raise VersionRefusedError("signature-inputs", reason)
@@ -180,6 +193,23 @@ def _score(signature: graph.BoundSignature, dim: int) -> tuple[str, tuple[int, .
         reason = f"signature {signature.name} takes {signature.input_dtype}, expected float32, float64 or examples"
         raise VersionRefusedError("signature-inputs", reason)
     return name, shape, dtype, inlined
+
+
+def _check_beside(signature: graph.BoundSignature, output: str, expected: tuple[int, ...]) -> None:
+    shape, dtype, _ = signature.outputs[output]
+    if dtype not in _FLOATS or shape != expected:
+        wanted = ", ".join("n" if size == -1 else str(size) for size in expected)
+        reason = f"output {output} of signature {signature.name} is {dtype} {list(shape)}, expected float [{wanted}]"
+        raise VersionRefusedError("signature-outputs", reason)
+
+
+def _has_support(signature: graph.BoundSignature) -> bool:
+    """Whether `support` stands beside a score; alone it is the score's name."""
+    return SUPPORT in signature.outputs and len(set(signature.outputs) - {GRADIENT}) > 1
+
+
+def _support(signature: graph.BoundSignature, dim: int) -> Program | None:
+    return lift_support(signature.outputs[SUPPORT][2], dim) if _has_support(signature) else None
 
 
 def _program(signature: graph.BoundSignature, dim: int) -> Program:

@@ -22,7 +22,6 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2, trackable_obje
 from service.errors import VersionRefusedError
 from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
-from service.program.probe import Run
 from service.program.signature_table import SignatureTable
 from service.signature import FileSignature
 
@@ -110,38 +109,68 @@ def restore(files: Mapping[str, bytes], device: str) -> Any:
             return tf.saved_model.load(name)
 
 
-def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Run:
+class Bound:
+    """A signature of a restored SavedModel as a plain function of rows, on the CPU; it keeps the variables alive.
+
+    Args:
+        model: what `restore` returned.
+        signature: names and types of the signature, which the model has.
+        derive: whether TensorFlow shall derive the gradient of a function that answers none.
+    """
+
+    def __init__(self, model: Any, signature: FileSignature, *, derive: bool = False) -> None:
+        self.model = model
+        self._function = model.signatures[signature.name]
+        self._signature = signature
+        self._derive = derive
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+        """Return score [n] and gradient [n, dim], or None where there is no gradient.
+
+        Raises:
+            VersionRefusedError: rules `saved-model` and `signature-outputs`, where the model cannot be run or answers
+                something else.
+        """
+        answer = self._answer(rows)
+        gradient = answer.get("gradient")
+        score = answer[self._signature.score_name].numpy().reshape(-1)
+        return score, None if gradient is None else gradient.numpy()
+
+    def support(self, rows: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Return the output `support`, which the signature names.
+
+        Raises:
+            VersionRefusedError: as for a call.
+        """
+        return np.asarray(self._answer(rows)["support"].numpy())
+
+    def _answer(self, rows: NDArray[np.float32]) -> Mapping[str, Any]:
+        try:
+            answer = call(self._function, self._signature, rows, derive=self._derive)
+        except Exception as err:  # TensorFlow raises eight kinds of exceptions; a graph that loads need not run
+            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
+        missing = [name for name in self._signature.outputs if name not in answer]
+        if missing:
+            reason = f"{self._signature.name} does not answer {', '.join(missing)}"
+            raise VersionRefusedError("signature-outputs", reason)
+        return answer
+
+
+def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Bound:
     """Return a signature of the SavedModel in `files` as a plain function of rows, on the CPU.
 
     Args:
         files: as for `restore`.
         signature: names and types of the signature.
-        derive: whether TensorFlow shall derive the gradient of a function that answers none.
+        derive: as of `Bound`.
 
-    Returns:
-        Rows float32 [n, dim] -> score [n] and gradient [n, dim], or None where there is no gradient. It raises
-        VersionRefusedError, rules `saved-model` and `signature-outputs`, where the model cannot be run or answers
-        something else; so does this function where it cannot be loaded.
+    Raises:
+        VersionRefusedError: rule `saved-model`, where the model cannot be loaded.
     """
     try:
-        model = restore(files, "/CPU:0")
-        function = model.signatures[signature.name]
+        return Bound(restore(files, "/CPU:0"), signature, derive=derive)
     except Exception as err:  # TensorFlow raises eight kinds of exceptions on damaged files
         raise VersionRefusedError("saved-model", "TensorFlow cannot load the model") from err
-
-    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        try:
-            answer = call(function, signature, rows, derive=derive)
-        except Exception as err:  # as above; a graph that loads need not run
-            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
-        missing = [name for name in signature.outputs if name not in answer]
-        if missing:
-            raise VersionRefusedError("signature-outputs", f"{signature.name} does not answer {', '.join(missing)}")
-        gradient = answer.get("gradient")
-        return answer[signature.score_name].numpy().reshape(-1), None if gradient is None else gradient.numpy()
-
-    run.model = model  # type: ignore[attr-defined]  # keeps the loaded variables alive as long as the function
-    return run
 
 
 def call(

@@ -24,6 +24,7 @@ ROWS = 256
 SCALES = (0.01, 1.0, 100.0, 1e4)
 PROBE_AGREEMENT = 1e-5
 PROBE_ROWS = 16
+_MEMBERS = ("x", "score", "gradient")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,17 +35,19 @@ class Probe:
         x: float32 [16, dim].
         score: float32 [16].
         gradient: float32 [16, dim].
+        support: float32 [16], the domain weights; None for a model that answers none.
     """
 
     x: NDArray[np.float32]
     score: NDArray[np.float32]
     gradient: NDArray[np.float32]
+    support: NDArray[np.float32] | None = None
 
     def to_bytes(self) -> bytes:
         """Return the bytes of an `.npz` file: equal probes give equal bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name in ("x", "score", "gradient"):
+            for name in _MEMBERS if self.support is None else (*_MEMBERS, "support"):
                 member = io.BytesIO()
                 np.save(member, np.ascontiguousarray(getattr(self, name), np.float32), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
@@ -55,11 +58,12 @@ class Probe:
         """Read `probe.npz`.
 
         Raises:
-            VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes.
+            VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes, or four.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                arrays = [np.asarray(archive[name]) for name in ("x", "score", "gradient")]
+                arrays = [np.asarray(archive[name]) for name in _MEMBERS]
+                support = np.asarray(archive["support"]) if "support" in archive.files else None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as err:
             raise VersionRefusedError("probe", "probe.npz cannot be read") from err
         x, score, gradient = arrays
@@ -68,7 +72,15 @@ class Probe:
             raise VersionRefusedError(
                 "probe", "probe.npz must hold finite float32 x [n, dim], score [n], gradient [n, dim]"
             )
-        return cls(x, score, gradient)
+        if support is not None and not is_support(support, x.shape[0]):
+            raise VersionRefusedError("probe", "the support in probe.npz must be float32 [n] in [0, 1]")
+        return cls(x, score, gradient, support)
+
+
+def is_support(values: NDArray[np.floating], num_rows: int) -> bool:
+    """Whether values may be domain weights: float32 [n] in [0, 1]."""
+    fits = values.shape == (num_rows,) and values.dtype == np.float32
+    return bool(fits and ((values >= 0.0) & (values <= 1.0)).all())
 
 
 def verification_rows(dim: int, probe: Probe | None, seed: str) -> NDArray[np.float32]:

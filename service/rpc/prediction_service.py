@@ -60,7 +60,7 @@ class PredictionService:
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def predict(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        """Return score and gradient, or those that `output_filter` names, of the rows of the one input.
+        """Return score, gradient and support, or those that `output_filter` names, of the rows of the one input.
 
         Raises:
             ScoringError: as `Scorer.score`; unknown versions, labels, signatures, inputs and outputs in TensorFlow
@@ -129,7 +129,7 @@ class PredictionService:
                 array[:, None] if is_score and called.is_column else array,
                 response.outputs[called.score_name if is_score else name],
                 as_content=self._as_content,
-                dtype=called.score_dtype if is_score else called.gradient_dtype,
+                dtype=called.dtype_of(name),
             )
         return response
 

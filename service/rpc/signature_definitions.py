@@ -32,9 +32,9 @@ def describe(signature: Signature) -> Any:
         call = f"StatefulPartitionedCall_{number}" if number else "StatefulPartitionedCall"
         for place, name in enumerate(sorted(described.outputs)):  # TensorFlow orders the results of a function by name
             is_score = name == described.score_name
-            dtype = described.score_dtype if is_score else described.gradient_dtype
-            column = [1] if described.is_column else []
-            shape = [_ANY_NUMBER, *column] if is_score else [_ANY_NUMBER, signature.dim]
+            dtype = described.score_dtype if is_score else described.dtype_of(name)
+            beside = [signature.dim] if name == "gradient" else []
+            shape = [_ANY_NUMBER, *([1] if described.is_column else [])] if is_score else [_ANY_NUMBER, *beside]
             _describe_tensor(definition.outputs[name], f"{call}:{place}", dtype, shape)
     return definitions
 

@@ -76,9 +76,7 @@ def radial_bump(x: Any, radius: Any, *, unit_peak: bool = False) -> Any:
     is_near = ops.less(ops.abs(x), ops.multiply(support(radius), math.sqrt(edge)))
     u = safe_where(is_near, x, lambda v: over(v, s), 1.0)
     squares = ops.sum(ops.square(u), axis=-1, keepdims=True)
-    value = safe_where(
-        ops.less(squares, edge), squares, lambda q: _height(ops.subtract(1.0, q), unit_peak=unit_peak)
-    )
+    value = safe_where(ops.less(squares, edge), squares, lambda q: _height(ops.subtract(1.0, q), unit_peak=unit_peak))
     unknown = ops.sum(ops.where(ops.isnan(x), x, ops.zeros_like(x)), axis=-1, keepdims=True)
     return ops.where(ops.isnan(unknown), unknown, value)
 

@@ -63,7 +63,9 @@ class Localized(keras.layers.Layer, abc.ABC):
         """Make the variable of the width, positive from the start."""
         if (self.radial or self.per_feature) and (len(input_shape) < 1 or input_shape[-1] is None):
             what = "radial" if self.radial else "per_feature"
-            message = f"{self.name}: {what}: expected inputs of rank 1 or more and a known width, received {input_shape}."
+            message = (
+                f"{self.name}: {what}: expected inputs of rank 1 or more and a known width, received {input_shape}."
+            )
             raise ValueError(message)
         self.raw = self.add_weight(
             name=f"{self.width_name}_{self.positivity}",
@@ -131,7 +133,9 @@ class Localized(keras.layers.Layer, abc.ABC):
         """
         factor = self.starting_factor if factor is None else factor
         if not 0.0 < quantile <= 1.0 or not 0.0 < factor < np.inf:
-            message = f"{self.name}: adapt: expected 0 < quantile <= 1 and a factor above 0, received {quantile}, {factor}."
+            message = (
+                f"{self.name}: adapt: expected 0 < quantile <= 1 and a factor above 0, received {quantile}, {factor}."
+            )
             raise ValueError(message)
         points = self._finite(x)
         distances = self._distances(points, self._place(points))

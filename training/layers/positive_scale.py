@@ -149,5 +149,7 @@ def check_width(width: NDArray[np.floating], where: str) -> None:
     good = np.isfinite(width) & (width > 0.0)
     if not good.all():
         index = [int(part) for part in np.argwhere(~good)[0]]
-        message = f"{where}: expected finite widths above 0, received {width[tuple(index)]!r} at {index}. Set them anew."
+        message = (
+            f"{where}: expected finite widths above 0, received {width[tuple(index)]!r} at {index}. Set them anew."
+        )
         raise WidthError(message)

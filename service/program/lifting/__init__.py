@@ -11,6 +11,7 @@ import numpy as np
 
 from service.errors import VersionRefusedError
 from service.program.constants import MAX_NUMBERS, Constant, refused
+from service.program.domain_weight import recognized
 from service.program.inlining import GraphNode, InlinedGraph
 from service.program.lifting import (
     arithmetic,
@@ -27,7 +28,8 @@ from service.program.lifting import (
 from service.program.lifting.builder import Builder, Lift
 from service.program.lifting.pointwise import Lifted
 from service.program.operators import Identity
-from service.program.program import AffineNode, Node, Program, Term, arguments, fuse, renumbered
+from service.program.pending import Pending
+from service.program.program import AffineNode, AtomNode, Node, Program, Term, arguments, fuse, renumbered
 from service.program.tensors import Rows, Tensor
 
 OPS: Mapping[str, Lift] = {
@@ -56,6 +58,33 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
         VersionRefusedError: rules `not-lifted` (an op or a form of it that is not understood), `row-axis`, `cast`,
             `finite-weights`, `output-shape`, `size-limit`; the reason names the node.
     """
+    builder, result = _result(graph, dim)
+    score = _score(None if result is None else pointwise.materialized(builder, result))
+    return fuse(_trimmed(builder.nodes, score.node))
+
+
+def lift_support(graph: InlinedGraph, dim: int) -> Program:
+    """Return the program of a graph's output that is a domain weight of each row: in [0, 1], of any curvature.
+
+    Args:
+        graph: ends in one number per row, [n].
+        dim: number of features of a row.
+
+    Raises:
+        VersionRefusedError: as `lift`; and rule `support`, where the output is no `DomainWeight` of a distance.
+    """
+    builder, result = _result(graph, dim)
+    match = recognized(builder.nodes, result.expression) if isinstance(result, Pending) else None
+    if match is None or not isinstance(result, Pending) or result.shape != () or result.before != 1:
+        reason = "the output support is no domain weight: the unit-peak bump of one distance, which lies in [0, 1]"
+        raise VersionRefusedError("support", f"{reason}. Export it as training does, or leave it out.")
+    argument, atom = match
+    builder.nodes.append(AtomNode(1, argument, atom, result.name))
+    return fuse(_trimmed(builder.nodes, len(builder.nodes) - 1))
+
+
+def _result(graph: InlinedGraph, dim: int) -> tuple[Builder, Lifted | None]:
+    """Return the nodes of a graph and what it ends in."""
     if dim > MAX_NUMBERS:
         raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_NUMBERS} are read")
     builder = Builder(dim)
@@ -67,9 +96,7 @@ def lift(graph: InlinedGraph, dim: int) -> Program:
             )
         except (ValueError, TypeError, LookupError, OverflowError) as err:  # attributes and shapes that do not fit
             raise refused("not-lifted", node, "has inputs or attributes that do not fit it") from err
-    result = _chosen(graph.nodes[graph.output.node], tensors, graph.output.node, graph.output.output)
-    score = _score(None if result is None else pointwise.materialized(builder, result))
-    return fuse(_trimmed(builder.nodes, score.node))
+    return builder, _chosen(graph.nodes[graph.output.node], tensors, graph.output.node, graph.output.output)
 
 
 def _score(result: Tensor | None) -> Rows:
