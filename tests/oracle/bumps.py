@@ -2,8 +2,10 @@
 
 import numpy as np
 
+PEAK = float(np.exp(-1.0))
 
-def bump(x, s, peak=np.exp(-1.0)):
+
+def bump(x, s, peak=PEAK):
     """Return B_s(x) = exp(-s^2 / (s^2 - x^2)) on |x| < s, else 0, scaled to a peak, with its derivatives by x and s.
 
     From B = e^(-1/t), t = 1 - u^2, u = x / s: dB/dx = -2 u e^(-1/t) / (s t^2) and dB/ds = 2 u^2 e^(-1/t) / (s t^2).
@@ -13,13 +15,13 @@ def bump(x, s, peak=np.exp(-1.0)):
         u = x / s
         inside = np.abs(u) < 1
         t = np.where(inside, (1 - u) * (1 + u), 1.0)
-        value = np.where(inside, np.exp(-1 / t) * (peak / np.exp(-1.0)), 0.0)
+        value = np.where(inside, np.exp(-1 / t) * (peak / PEAK), 0.0)
         slope = np.where(inside, 2 * u * value / (s * t * t), 0.0)
-    return value, -slope, np.where(inside, u * slope, 0.0)
+        return value, -slope, np.where(inside, u * slope, 0.0)
 
 
 def sigma_form(x, sigma):
-    """Return exp(-sigma / (sigma - x^2)) on |x| < sigma, else 0, as it comes: NaN, infinite and enormous numbers too."""
+    """Return exp(-sigma / (sigma - x^2)) on |x| < sigma, else 0, as it comes: NaN and infinite numbers too."""
     x = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
         return np.where(np.abs(x) < sigma, np.exp(-sigma / (sigma - x * x)), 0.0)

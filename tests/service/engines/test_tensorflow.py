@@ -37,7 +37,12 @@ def servable(folder: Path, *, proved: bool = True) -> Any:
     """Return what an engine needs of the SavedModel in `folder`."""
     program = certify(folder).program if proved else None
     return SimpleNamespace(
-        signature=Signature("m", 1, DIM), program=program, probe=None, support=None, kernel_agrees=True, saved_model=files_of(folder)
+        signature=Signature("m", 1, DIM),
+        program=program,
+        probe=None,
+        support=None,
+        kernel_agrees=True,
+        saved_model=files_of(folder),
     )
 
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 def grid(dtype: str = "float32", exponents: range = range(-38, 38), least: tuple[float, ...] = (1e-45, 1e-39)) -> Any:
     """Return widths s and points x of every pair, both [n]: 88 widths and 322 points of each in float32.
 
-    Widths: 0, denormal numbers, powers of ten, ordinary numbers. Points: 0, the width, its neighbours and fractions, its
-    root, what is denormal, enormous and infinite, a few fixed ones, and 301 from -1.5 s to 1.5 s.
+    Widths: 0, denormal numbers, powers of ten, ordinary numbers. Points: 0, the width, its neighbours and fractions,
+    its root, what is denormal, enormous and infinite, a few fixed ones, and 301 from -1.5 s to 1.5 s.
     """
     kind = tf.as_dtype(dtype).as_numpy_dtype
     largest = float(np.finfo(np.float32).max if dtype != "float16" else np.finfo(np.float16).max)

@@ -1,6 +1,7 @@
-"""The trainable bump: its values, its support, its derivatives, its width, and why it may not stand on a convex path."""
+"""The trainable bump: its values, support, derivatives and width, and why it may not stand on a convex path."""
 
 import ast
+import functools
 import math
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_s20_a_values_at_centre_half_edge_and_outside(s):
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4), (2, 1, 3, 2)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
 def test_s20_b_any_rank_keeps_its_shape_and_the_dtype_of_the_policy(shape, dtype):
-    """Inputs of every rank, scalars included, give outputs of their shape, in the policy's type; the width stays full."""
+    """Inputs of every rank, scalars included, give outputs of their shape in the policy's type; the width keeps its own."""
     layer = Bump(dtype=dtype)
     x = np.random.default_rng(len(shape)).uniform(-1.5, 1.5, shape).astype(np.float32)
     found = layer(tf.constant(x))
@@ -97,9 +98,9 @@ def test_s20_e_layer_is_saved_loaded_and_exported_with_equal_outputs_and_gradien
             value = function(x)
         return value.numpy(), tape.gradient(value, x).numpy()
 
-    again = keras.models.load_model(tmp_path / "bump.keras")
+    again, exported = keras.models.load_model(tmp_path / "bump.keras"), tf.saved_model.load(str(tmp_path / "bump"))
     assert model.layers[-1].get_config() == again.layers[-1].get_config()
-    for other in (again, tf.saved_model.load(str(tmp_path / "bump")).serve):
+    for other in (again, exported.serve):
         for expected, received in zip(answers(model), answers(other), strict=True):
             np.testing.assert_allclose(expected, received, rtol=1e-6, atol=1e-7)
 
@@ -123,7 +124,7 @@ def test_s21_b_bump_is_even_to_the_last_bit():
 
 
 def test_s21_c_far_to_the_left_is_zero_as_far_to_the_right():
-    """x = -10 s gives 0: a test of x < s alone would let it through, as the second line shows."""
+    """X = -10 s gives 0: a test of x < s alone would let it through, as the second line shows."""
     s = 2.0
     x = np.array([-10 * s], np.float32)
     assert 0.0 == float(built(width=s)(x)[0])
@@ -193,7 +194,7 @@ STARTS = {
     "glorot": keras.initializers.GlorotUniform,
     "normal": keras.initializers.RandomNormal,
     "uniform": lambda seed: keras.initializers.RandomUniform(-1.0, 1.0, seed=seed),
-    "negative": lambda seed: keras.initializers.Constant(-1.0 - seed),
+    "negative": lambda seed: lambda shape, dtype=None: np.full(shape, -1.0 - seed, dtype),
 }
 
 
@@ -201,23 +202,21 @@ STARTS = {
 def test_s23_a_width_is_positive_after_build_for_a_thousand_seeds(form):
     """For 1,000 seeds and every initialiser the width is at least 2^-100 after build: a negative one is projected."""
     least = {}
-    for name, start in STARTS.items():
-        seeds = 1000 if name not in {"none", "zeros"} else 1
-        widths = []
-        for seed in range(0, seeds, 50):
-            layer = Bump(positivity=form, per_feature=True, width_initializer=_of_seeds(start, range(seed, seed + 50)))
-            layer.build((None, 50))
-            widths.append(width_of(layer))
-        least[name] = float(np.min(widths))
-    assert {name: True for name in STARTS} == {name: value >= 0.999 * LEAST for name, value in least.items()}
+    for name in STARTS:
+        layer = Bump(positivity=form, per_feature=True, width_initializer=_of_seeds(name))
+        layer.build((None, 1000))
+        least[name] = float(np.min(width_of(layer)))
+    assert dict.fromkeys(STARTS, True) == {name: value >= 0.999 * LEAST for name, value in least.items()}
     assert (1.0, True) == (pytest.approx(least["none"]), least["negative"] == pytest.approx(LEAST, rel=1e-4))
 
 
-def _of_seeds(start, seeds):
-    """Return an initialiser whose entries come from initialisers of so many seeds, one for each."""
+@functools.cache
+def _of_seeds(name):
+    """Return an initialiser whose 1,000 entries come from 1,000 initialisers of a seed each."""
+    start = STARTS[name]
     if not callable(start):
         return start
-    values = [np.asarray(start(seed=seed)((1,), dtype="float32"))[0] for seed in seeds]
+    values = [np.asarray(start(seed=seed)((1,), dtype="float32"))[0] for seed in range(1000)]
     return lambda shape, dtype=None: ops.convert_to_tensor(np.resize(values, shape), dtype)
 
 
@@ -288,7 +287,7 @@ def test_s23_c_start_is_one_without_data_and_adapts_to_each_form_of_inputs():
         layer.adapt(x, quantile=1.0, factor=2.0)
     np.testing.assert_allclose([6.0, 8.0], width_of(each))
     np.testing.assert_allclose([10.0], width_of(radial))
-    np.testing.assert_allclose([2.0 * math.tanh(4.0)], width_of(squeezed), rtol=1e-6)
+    np.testing.assert_allclose([2.0], width_of(squeezed), rtol=1e-6)  # the infinite input is one of 1 behind tanh
     each.adapt(np.zeros((5, 2)))
     np.testing.assert_allclose([1.0, 1.0], width_of(each))
     with pytest.raises(ValueError, match="expected at least one finite input, received 2 others or none"):
@@ -338,8 +337,6 @@ def test_s25_a_other_forms_fail_on_the_grid_in_every_column(name):
         inside = tf.abs(x) < s
         v = x if name == "difference of squares" else tf.where(inside, x, tf.zeros_like(x))
         if name == "sigma form, chosen twice":
-            inside = inside & (tf.square(x) < s)
-            v = tf.where(inside, x, tf.zeros_like(x))
             return tf.where(inside, tf.exp(-s / (s - tf.square(v))), tf.zeros_like(x))
         return tf.where(inside, tf.exp(-tf.square(s) / (tf.square(s) - tf.square(v))), tf.zeros_like(x))
 
@@ -347,9 +344,7 @@ def test_s25_a_other_forms_fail_on_the_grid_in_every_column(name):
     assert all(count > 0 for count in num_not_finite(derivatives(form, x, s)))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"), [("float16", 10), ("bfloat16", 88), ("float32", 88), ("float64", 709)]
-)
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", 10), ("bfloat16", 88), ("float32", 88), ("float64", 709)])
 def test_s25_e_constant_of_each_type_cuts_off_less_than_its_smallest_normal_number(dtype, expected):
     """e^-c is below the smallest normal number of the type, e^-(c-1) is not; with the unit peak it is one more."""
     smallest = {"float16": -14, "bfloat16": -126, "float32": -126, "float64": -1022}[dtype] * math.log(2)
@@ -365,7 +360,12 @@ def test_s25_e_constant_of_each_type_cuts_off_less_than_its_smallest_normal_numb
 def test_s25_e_grids_of_half_precision_are_finite(dtype, exponents, least, tolerance, unit_peak):
     """On the grids of float16 and bfloat16 the value and both derivatives are finite, the value near float64's."""
     s, x = grid(dtype, exponents, least)
-    value, *slopes = derivatives(lambda x, s: bump(x, s, unit_peak=unit_peak), x, s)
+
+    def function(x, s):
+        x, s = ops.cast(x, "float32"), ops.cast(s, "float32")
+        return ops.cast(bump(x, s, dtype=dtype, unit_peak=unit_peak), dtype)
+
+    value, *slopes = derivatives(function, x, s)
     assert [0, 0, 0] == num_not_finite([value, *slopes])
     ordinary = np.abs(np.log10(np.maximum(s.astype(float), 1e-300))) < 3
     peak = 1.0 if unit_peak else math.exp(-1.0)
@@ -400,12 +400,13 @@ def test_s26_a_sigma_form_is_its_formula_inside_both_conditions(sigma):
     np.testing.assert_allclose(bumps.sigma_form(x, sigma)[inside], found[inside], rtol=3e-4, atol=1e-12)
     assert 0.0 == np.abs(found[np.abs(x) > edge * 1.001]).max()
     if sigma < 0.99:
-        np.testing.assert_allclose(math.exp(-1 / (1 - sigma)), found[inside].min(), rtol=0.02)
+        inner = layer(np.full(x.shape, np.nextafter(np.float32(sigma), np.float32(0)))).numpy()[0]
+        np.testing.assert_allclose(math.exp(-1 / (1 - sigma)), inner, rtol=1e-4)
 
 
 def test_s26_a_sigma_form_has_no_radial_option():
     """What the thread's parameter would mean for a point is not defined, and asking for it is refused."""
-    with pytest.raises(ValueError, match="radial: expected False, received True. Use Bump"):
+    with pytest.raises(ValueError, match=r"radial: expected False, received True\. Use Bump"):
         SigmaBump(radial=True)
 
 
@@ -424,8 +425,7 @@ def test_s26_c_documentation_answers_the_five_questions():
     page = (LAYERS.parents[1] / "docs" / "bump-layer.md").read_text(encoding="utf-8")
     questions = [line for line in page.splitlines() if line.startswith("**") and line.rstrip().endswith("?**")]
     assert 5 == len(questions)
-    answers = [part for part in page.split("?**")[1:]]
-    assert all(len(answer.split()) > 20 for answer in answers)
+    assert all(len(answer.split()) > 20 for answer in page.split("?**")[1:])
 
 
 @BOTH
@@ -465,7 +465,7 @@ def test_d7_t3_value_and_derivatives_are_those_of_the_closed_forms(s, compiled):
     assert 0 == np.count_nonzero(np.stack(found)[:, np.abs(x) >= s])
 
 
-def test_d7_t3_second_derivative_is_at_most_3_63_over_the_square_of_the_width():
+def test_d7_t3_second_derivative_is_at_most_7_75_over_the_square_of_the_width():
     """The documented bound of the second derivative by x holds in float64, and is reached."""
     layer = built((None, 1), 2.0, dtype="float64")
     x = tf.constant(np.linspace(-2, 2, 20_001)[:, None])
@@ -476,7 +476,7 @@ def test_d7_t3_second_derivative_is_at_most_3_63_over_the_square_of_the_width():
             value = layer(x)
         slope = inner.gradient(value, x)
     second = np.abs(outer.gradient(slope, x).numpy()).max() * 4.0
-    assert 3.6 < second < 3.63
+    assert 7.74 < second < 7.75
 
 
 def test_d7_t3_radial_bump_is_the_bump_of_the_norm():
@@ -503,7 +503,7 @@ def _tests(source):
 
 
 def test_d7_t6_minus_log_bump_passes_the_midpoint_falsifier():
-    """-log B is convex on its support: no midpoint of 100,000 pairs lies above the mean; B itself fails the same test."""
+    """-log B is convex on its support: no midpoint of 100,000 pairs lies above the mean; B itself fails the test."""
     layer = built((None, 1), 1.5, dtype="float64")
     ends = np.random.default_rng(6).uniform(-1.45, 1.45, (2, 100_000))
 
@@ -521,13 +521,13 @@ def test_d7_t6_minus_log_bump_passes_the_midpoint_falsifier():
 def test_d7_t5_bump_on_the_convex_path_is_refused_with_a_counterexample(place, kind):
     """By name or as a layer, hidden or first: refused with the reason, and three points that violate convexity."""
     activation = built(width=2.0) if kind == "layer object" else kind
-    with pytest.raises(ActivationRefusedError, match="not convex: .* above") as refused:
-        if place == "layer":
-            DensePartiallyConstrained(4, activation)
-        elif place == "network":
-            InputConvexNetwork(2, (4,), activation)
-        else:
-            InputConvexNetwork(2, (4,), "softplus", first_activation=activation)
+    make = {
+        "layer": lambda: DensePartiallyConstrained(4, activation),
+        "network": lambda: InputConvexNetwork(2, (4,), activation),
+        "first layer": lambda: InputConvexNetwork(2, (4,), "softplus", first_activation=activation),
+    }
+    with pytest.raises(ActivationRefusedError, match=r"not convex: .* above") as refused:
+        make[place]()
     counterexample = refused.value.counterexample
     left, middle, right = counterexample.points
     assert middle == (left + right) / 2
@@ -546,7 +546,9 @@ def test_d7_t5_counterexample_of_a_layer_is_true_of_the_layer(width, unit_peak):
 
 def test_arguments_of_a_bump_that_make_no_sense_are_refused():
     """An unknown form of the width, a dtype that is not floating, and points without a last axis."""
-    with pytest.raises(ValueError, match="positivity: expected one of exponential, projection, softplus, received 'no'"):
+    with pytest.raises(
+        ValueError, match="positivity: expected one of exponential, projection, softplus, received 'no'"
+    ):
         Bump(positivity="no")
     with pytest.raises(TypeError, match="dtype: expected a floating dtype, received int32"):
         Bump(dtype="int32")

@@ -27,7 +27,9 @@ def names(node: ast.AST) -> set[str]:
     if called(node) in CLAMPS:
         return set()
     own = {node.id} if isinstance(node, ast.Name) else set()
-    return own.union(*(names(child) for child in ast.iter_child_nodes(node) if child is not getattr(node, "func", None)))
+    return own.union(
+        *(names(child) for child in ast.iter_child_nodes(node) if child is not getattr(node, "func", None))
+    )
 
 
 def explodes(node: ast.AST, looked_at: set[str], assigned: dict[str, ast.AST]) -> bool:
