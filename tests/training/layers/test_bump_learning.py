@@ -30,7 +30,7 @@ def found(trained, steps, **arguments):
 
 @pytest.mark.parametrize("num_points", [400, pytest.param(2000, marks=LONG)])
 def test_s24_a_d_every_width_is_recovered_from_covering_inputs_and_from_every_start(num_points):
-    """Inputs over +-1.5 s, 11 widths, five starts from s/10 to 10 s, three seeds: 165 runs within 1 % in 2,000 steps."""
+    """Inputs over +-1.5 s, 11 widths, five starts from s/10 to 10 s, three seeds: 165 runs within 1 % in 2,000."""
     trained = problems(WIDTHS, None, num_points, starts=(None, 0.1, 0.3, 3.0, 10.0))
     assert 165 == trained.x.shape[1]
     assert 0.01 > errors(found(trained, 2000), trained).max()
