@@ -26,7 +26,7 @@ from service.program.verification import (
     unproved_probe,
     verify,
 )
-from service.repository import VersionFiles, check_identity, read_version
+from service.repository import VersionFiles, check_identity, materialize, read_version
 from service.signature import OUTPUTS, OWN_SIGNATURES, FileSignature, Signature
 
 if TYPE_CHECKING:
@@ -199,8 +199,6 @@ def _description(saved_model: Mapping[str, bytes]) -> tuple[int, bool, tuple[Fil
 @contextlib.contextmanager
 def _folder(saved_model: Mapping[str, bytes]) -> Iterator[Path]:
     """Give a folder that holds exactly these bytes, for as long as they are read."""
-    from service.program.graph import materialize  # see _certified
-
     with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
         materialize(saved_model, Path(name))
         yield Path(name)

@@ -114,6 +114,7 @@ def certify(path: Path, as_json: bool) -> None:
 
     PATH is a version of ours, or any SavedModel folder: saved_model.pb and variables/.
     """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which takes a second or two
     from service.manifest import VersionRefusedError
     from training import proof
 

@@ -5,13 +5,11 @@ as a plain Keras model. Everything that is written comes from the model alone: n
 and the same weights give the same bytes.
 """
 
-import contextlib
 import hashlib
 import json
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,7 @@ from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2, regression_pb2
 
-from service.manifest import Manifest
-from service.program.graph import materialize
 from service.program.verification import Probe
-from service.repository import read_version
 from training.icnn import InputConvexNetwork
 
 PROBE_ROWS = 16
@@ -97,22 +92,6 @@ def _reason(err: Exception) -> str:
     """Return what the system said: TensorFlow puts it last, after its node's name and the path of a temporary file."""
     words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(getattr(err, "strerror", None) or err))
     return " ".join(words.rsplit(";", 1)[-1].split())[:200]
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Path, Manifest | None]]:
-    """Give a private copy of a version's folder, made of the bytes that were checked against its manifest.
-
-    Yields:
-        The copy, which is removed at the end, and the manifest, or None for a SavedModel made elsewhere.
-
-    Raises:
-        VersionRefusedError: the rules of `service.repository.read_version`.
-    """
-    files = read_version(path)
-    with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
-        materialize(files.contents, Path(name))
-        yield Path(name), files.manifest
 
 
 def load_network(path: Path) -> InputConvexNetwork:

@@ -10,6 +10,7 @@ import math
 import tempfile
 import zlib
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
 from service.program.probe import Run
 from service.program.signature_table import SignatureTable
+from service.repository import materialize
 from service.signature import FileSignature
 
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 
+_READERS = 2
+"""Threads that read variables: one waits for the file, or for memory, while the other copies."""
 _RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
 _UNREADABLE = (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError, LookupError)
 """What TensorFlow's checkpoint reader raises on damaged files; IndexError where one is cut short."""
@@ -85,14 +89,6 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
             "signature-missing", "the model has no callable signature. Export it with signatures."
         )
     return bound
-
-
-def materialize(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write the SavedModel in `files` (relative path -> bytes) below `folder`."""
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def restore(files: Mapping[str, bytes], device: str) -> Any:
@@ -218,13 +214,15 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
     total = sum(8 * math.prod(shapes[key]) for key in keys.values() if key in shapes)
     if total > MAX_VARIABLE_BYTES:
         raise VersionRefusedError("size-limit", f"the variables are over {MAX_VARIABLE_BYTES} bytes")
-    handles: dict[int, GraphNode] = {}
-    for position in sorted(wanted):
+
+    def handle(position: int) -> GraphNode:
         variable = objects.nodes[position].variable
-        handles[position] = GraphNode(
-            variable.name, "Handle", value=_restored(reader, keys.get(position), variable), label=variable.name
-        )
-    return handles, keys
+        value = _restored(reader, keys.get(position), variable)
+        return GraphNode(variable.name, "Handle", value=value, label=variable.name)
+
+    positions = sorted(wanted)
+    with futures.ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(positions, pool.map(handle, positions), strict=True)), keys
 
 
 def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:

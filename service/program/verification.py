@@ -6,6 +6,7 @@ Above: `service.loader` and training; below: `evaluation`, `probe`. NumPy only: 
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent import futures
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,8 +252,10 @@ def rounding_margin(program: Program, rows: Floats) -> float:
         program: the program.
         rows: float32 [n, dim], the verification rows.
     """
-    score = _evaluated(program, rows, gradient=False)[0]
-    exact = _evaluated(program, rows.astype(np.float64), gradient=False)[0]
+    with futures.ThreadPoolExecutor(1) as pool:  # side by side: BLAS leaves Python's lock
+        rounded = pool.submit(_evaluated, program, rows, gradient=False)
+        exact = _evaluated(program, rows.astype(np.float64), gradient=False)[0]
+        score = rounded.result()[0]
     finite = np.isfinite(score) & np.isfinite(exact)
     return _margin(np.abs(score[finite].astype(np.float64) - exact[finite]), exact[finite])
 

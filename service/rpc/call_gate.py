@@ -52,7 +52,7 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         self._is_over.set()
 
     def end(self) -> None:
-        """End the threads of refusals; for when the server has ended, whose own thread dies of a call it cannot hand on.
+        """End the threads of refusals, once the server has ended: its own thread dies of a call it cannot hand on.
 
         A call that had arrived when the server was told to stop reaches the gate after that.
         """
