@@ -6,7 +6,7 @@ for the whole batch, `while_loop` for repetition. `tf.function` on the user's fu
 these (AutoGraph).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -39,16 +39,16 @@ def cond(predicate: Any, if_true: Callable[[], Any], if_false: Callable[[], Any]
 
 
 def while_loop(
-    condition: Callable[..., Any], body: Callable[..., Any], variables: Any, *, maximum_iterations: int
-) -> Any:
+    condition: Callable[..., Any], body: Callable[..., Any], variables: Sequence[Any], *, maximum_iterations: int
+) -> list[Any]:
     """Return the loop variables once the condition no longer holds, and fail where that takes too long.
 
     The count may depend on the data; it is one for the batch. Derivatives go through all turns that were taken.
 
     Args:
         condition: of the loop variables, a Boolean of one number.
-        body: of the loop variables, their next values.
-        variables: list of tensors before the first turn.
+        body: of the loop variables, their next values, in a list or, of one, alone.
+        variables: tensors before the first turn.
         maximum_iterations: most turns, at least 1.
 
     Raises:
@@ -58,8 +58,13 @@ def while_loop(
     if type(maximum_iterations) is not int or maximum_iterations < 1:
         message = f"while_loop: maximum_iterations: expected a whole number from 1, received {maximum_iterations!r}."
         raise FunctionRefusedError(message)
-    results = tf.while_loop(condition, body, variables, maximum_iterations=maximum_iterations)
+
+    def turn(*before: Any) -> list[Any]:
+        after = body(*before)
+        return list(after) if isinstance(after, (list, tuple)) else [after]
+
+    results = tf.while_loop(condition, turn, list(variables), maximum_iterations=maximum_iterations)
     reason = f"while_loop: the condition still holds after {maximum_iterations} turns. Raise maximum_iterations."
     ended = tf.debugging.Assert(tf.logical_not(condition(*results)), [reason])
     with tf.control_dependencies([] if ended is None else [ended]):
-        return tf.nest.map_structure(tf.identity, results)
+        return [tf.identity(result) for result in results]
