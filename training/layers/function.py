@@ -51,7 +51,8 @@ class Function(keras.layers.Layer):
     instead and depends on neither. Without a role the layer promises nothing, and a network with it is not exported.
 
     The function is called with symbolic tensors while a model is built, and again whenever a new graph is traced: for
-    another dtype or rank, not for another batch, epoch or batch size. Whatever it does besides returning a tensor
+    another dtype or rank, not for another batch, epoch or batch size (where all batches had one size, the first of
+    another one is traced once, for all sizes from then on). Whatever it does besides returning a tensor
     (printing, counting, drawing from Python's random numbers, looking at a clock) happens then and only then. With
     `compile(run_eagerly=True)` every batch calls it with real values. Python's `if`, `while` and `for` cannot look at
     a symbolic tensor: `training.functions.control_flow` has what can.
