@@ -83,7 +83,7 @@ def saved(model, folder) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Return two folders that `stage` wrote of one network with three functions: without and with analytic gradients."""
+    """Return two folders of one network with three functions, as `stage` writes it: without and with own gradients."""
     folders = []
     for analytic in (False, True):
         gradients = (squareplus_gradient, pairs_gradient) if analytic else (None, None)
