@@ -1,4 +1,4 @@
-"""The commands: train, retrain, certify, evaluate. The top of training.
+"""The commands: train, retrain, audit, certify, evaluate. The top of training.
 
 Nothing but the standard library and click is imported until a command runs, so that `--help` is fast.
 """
@@ -98,12 +98,34 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None) -> None:
     job = _load(config, models_dir, seed)
     from training import retrain as nightly
 
-    outcome = nightly.retrain(job)
+    outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True))
     for line in outcome.lines:
         click.echo(line, err=True)
     if outcome.published is None:
         raise click.exceptions.Exit(REFUSED)
     click.echo(_shown(outcome.published))
+
+
+@commands.command()
+@CONFIG
+@SEED
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def audit(config: Path, seed: int | None, as_json: bool) -> None:
+    """Print which variables the job's loss cannot move, why, and what helps; train nothing. Exit 3: train refuses.
+
+    Each variable's gradient by two ways that must agree: by the operations between it and the loss, and by numbers.
+    """
+    job = _load(config, None, seed)
+    from training import pipeline
+
+    audited = pipeline.audit_job(job)
+    if as_json:
+        click.echo(json.dumps(audited.to_document()))
+    else:
+        for line in audited.table():
+            click.echo(line)
+    if pipeline.refuses(job, audited):
+        raise click.exceptions.Exit(REFUSED)
 
 
 @commands.command()

@@ -23,6 +23,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2, 
 
 from service.program.verification import Probe
 from training.icnn import InputConvexNetwork
+from training.layers.function import Function
 
 PROBE_ROWS = 16
 PROBE_FILE = "probe.npz"
@@ -57,13 +58,18 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
 
     Raises:
         ExportError: the files cannot be written.
+        FunctionRefusedError: a user's function stands in the network without a role on the convex path.
     """
+    for layer in model._flatten_layers():
+        if isinstance(layer, Function):
+            layer.require_role()
     chosen = rows[np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int)].astype(np.float32)
     exported = tf.Module(name="scoring")
     exported.numbers = [variable.value for variable in model.variables]  # a Keras model would bring other objects along
     try:
-        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]))
-        _name_regress_method(folder)
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]), options=options)
+        _patch(folder)
         _save_keras(model, folder / KERAS_FILE)
         score, gradient = reload(folder)(chosen)
         probe = Probe(x=chosen, score=score, gradient=gradient)
@@ -153,15 +159,19 @@ def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
     return {"serving_default": score_and_gradient, "score": score, "regress": regress}
 
 
-def _name_regress_method(folder: Path) -> None:
-    """Give `regress` its method name, and the folder the fingerprint of the changed file.
+def _patch(folder: Path) -> None:
+    """Give `regress` its method name, analytic gradients no name, and the folder the fingerprint of the changed file.
 
-    `tf.saved_model.save` writes `predict` on every signature and offers no way to say otherwise.
+    `tf.saved_model.save` writes `predict` on every signature and offers no way to say otherwise. The exported gradient
+    is made of operations already; a counter that once named its function means nothing to whoever loads the file.
     """
     path = folder / "saved_model.pb"
     message = saved_model_pb2.SavedModel()
     message.ParseFromString(path.read_bytes())
     message.meta_graphs[0].signature_def["regress"].method_name = REGRESS_METHOD
+    for function in message.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            node.attr.pop("_gradient_op_type", None)
     data = message.SerializeToString(deterministic=True)
     path.write_bytes(data)
     fingerprint = fingerprint_pb2.FingerprintDef()

@@ -331,13 +331,6 @@ def create_potential(
             minimax enters by its gradient alone, in which the biases of such layers do not appear.
     """
     model = _configured(network, source.shape[1], seed, potential=True)
-    alone = len(network.hidden) == 1
-    last = model.first_activation if alone else model.activation
-    if last.second_derivative_zero_ae:
-        expected = "an activation with a curved graph, such as 'smooth_leaky' or 'softplus'"
-        received = f"'{last.name}': its second derivative is zero almost everywhere, so the biases of the "
-        key = "network.first_activation" if alone and network.first_activation else "network.activation"
-        raise ConfigError(key, expected, f"{received}inverse network would get no gradient")
     first, second = (rows.astype(np.float32).astype(np.float64) for rows in (source, target))
     scale = float(np.sqrt((first.var(axis=0).mean() + second.var(axis=0).mean()) / 2.0)) or 1.0
     if not SCALES[0] <= scale <= SCALES[1]:

@@ -190,13 +190,14 @@ def test_train_ends_without_traceback_or_version_when_interrupted(tmp_path, numb
         cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        first = process.stderr.readline()
+        first, second = (process.stderr.readline() for _ in range(2))
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
-    assert "step 0" in first  # and no word of TensorFlow before it
+    assert "gradient audit: 8 of 8 variables get a gradient\n" == first  # and no word of TensorFlow before it
+    assert "step 0" in second
     assert (code, "") == (process.returncode, out)
     assert "interrupted; nothing was published" == err.splitlines()[-1]
     assert "Traceback" not in err
@@ -213,6 +214,7 @@ def test_train_says_nothing_but_its_progress(tmp_path):
     )  # fmt: skip
     assert 0 == ended.returncode, ended.stderr
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("train small: step")]
+    assert "gradient audit: 8 of 8 variables get a gradient" == lines.pop(0)
     assert [True] == [line.startswith("ROC-AUC ") for line in lines if not line.startswith("The validation loss")]
     assert "job/models/small/1" == ended.stdout.strip()
 
@@ -221,7 +223,8 @@ def test_help_imports_no_tensorflow():
     """--help of every command is fast: it needs the standard library and click."""
     script = (
         "import sys; from training.__main__ import main\n"
-        "for words in ([], ['train'], ['retrain'], ['certify'], ['evaluate']): assert main([*words, '--help']) == 0\n"
+        "for words in ([], ['train'], ['retrain'], ['audit'], ['certify'], ['evaluate']):
+     assert main([*words, '--help']) == 0\n"
         "assert not {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
