@@ -223,8 +223,8 @@ def test_help_imports_no_tensorflow():
     """--help of every command is fast: it needs the standard library and click."""
     script = (
         "import sys; from training.__main__ import main\n"
-        "for words in ([], ['train'], ['retrain'], ['audit'], ['certify'], ['evaluate']):
-     assert main([*words, '--help']) == 0\n"
+        "for words in ([], ['train'], ['retrain'], ['audit'], ['certify'], ['evaluate']):\n"
+        "    assert main([*words, '--help']) == 0\n"
         "assert not {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
