@@ -20,8 +20,11 @@ from service.signature import DEFAULT_SIGNATURE, FileSignature
 GRADIENT, SUPPORT = "gradient", "support"
 
 UNPROVED_RULES = frozenset(
-    {"not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "selection", "atom-convex", "atom-nondecreasing", "maximum"}
-)
+    {
+        "not-lifted", "cast", "nonneg-matmul", "nonneg-scale", "selection", "atom-convex", "atom-nondecreasing",
+        "maximum", "context-sign",
+    }
+)  # fmt: skip
 """Rules that say "not proved", and nothing worse: a server may be told to serve such a model all the same."""
 
 _FLOATS = frozenset({"float32", "float64"})
