@@ -189,13 +189,10 @@ def _reverse(program: Program, rows: Array, slopes: list[Array], namespace: Modu
 def _contributions(
     node: Node, adjoint: Array, slope: Array, namespace: ModuleType, fixed: frozenset[int]
 ) -> Iterator[tuple[int, Array]]:
-    """Yield what a node's adjoint adds to the adjoint of each node that it reads and that depends on x."""
+    """Yield what a node's adjoint adds to the adjoint of each node that it reads, sums and products without `fixed`."""
     match node:
         case AffineNode():
-            for term in node.terms:
-                if term.argument in fixed:
-                    continue
-                yield term.argument, term.operator.pull_back(adjoint, adjoint.dtype, namespace)
+            yield from _pulled_back(node, adjoint, namespace, fixed)
         case AtomNode():
             yield node.argument, adjoint * slope
         case MaximumNode():
@@ -203,8 +200,22 @@ def _contributions(
             yield node.arguments[0], namespace.where(slope, adjoint, zero)
             yield node.arguments[1], namespace.where(slope, zero, adjoint)
         case ProductNode():
-            for argument, factor in zip(node.arguments, slope, strict=True):
-                if argument not in fixed:
-                    yield argument, adjoint * factor
+            yield from _multiplied(node, adjoint, slope, fixed)
         case LogSumExpNode():
             yield node.argument, (adjoint[:, :, None] * slope).reshape(adjoint.shape[0], -1)
+
+
+def _pulled_back(
+    node: AffineNode, adjoint: Array, namespace: ModuleType, fixed: frozenset[int]
+) -> Iterator[tuple[int, Array]]:
+    for term in node.terms:
+        if term.argument not in fixed:
+            yield term.argument, term.operator.pull_back(adjoint, adjoint.dtype, namespace)
+
+
+def _multiplied(
+    node: ProductNode, adjoint: Array, factors: tuple[Array, Array], fixed: frozenset[int]
+) -> Iterator[tuple[int, Array]]:
+    for argument, factor in zip(node.arguments, factors, strict=True):
+        if argument not in fixed:
+            yield argument, adjoint * factor

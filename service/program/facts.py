@@ -92,7 +92,8 @@ class Knowledge:
                 return self._product(node)
             case LogSumExpNode() as node:
                 facts = self._facts[node.argument]
-                convex, still = (mask.reshape(node.width, -1).all(axis=1) for mask in (facts.convex, facts.parameter))
+                masks = (facts.convex, facts.parameter)
+                convex, still = (np.asarray(mask.reshape(node.width, -1).all(axis=1)) for mask in masks)
                 return dataclasses.replace(_plain(convex, still), parameter=still)
 
     def _affine(self, node: AffineNode) -> Facts:
@@ -126,7 +127,7 @@ class Knowledge:
         return Facts(convex, concave, logarithmic, norm, parameter)
 
     def _product(self, node: ProductNode) -> Facts:
-        """p v, with p a parameter: affine where v is; p >= 0 keeps what v is, p <= 0 turns it around.
+        """P v, with p a parameter: affine where v is; p >= 0 keeps what v is, p <= 0 turns it around.
 
         For a fixed context p is a number: p v is a multiple of v. So is sqrt(p v) of sqrt(v) where p >= 0.
         """
@@ -152,9 +153,7 @@ class Knowledge:
         if not facts.parameter.any():
             return found
         still = facts.parameter & atom.defined_on(*self.ranges.of(argument))
-        return dataclasses.replace(
-            found, convex=found.convex | still, concave=found.concave | still, parameter=still
-        )
+        return dataclasses.replace(found, convex=found.convex | still, concave=found.concave | still, parameter=still)
 
     def _composed(self, atom: Atom, argument: int) -> Facts:
         facts = self.of(argument)

@@ -82,8 +82,8 @@ def _contributions(program: Program, node: Node, adjoint: Range, values: list[Ra
             yield node.arguments[0], _share(adjoint, first[1] >= second[0], second[1] > first[0])
             yield node.arguments[1], _share(adjoint, second[1] > first[0], first[1] >= second[0])
         case ProductNode():
-            for argument, factor in zip(node.arguments, reversed(node.arguments), strict=True):
-                yield argument, _product(adjoint, values[factor])
+            yield node.arguments[0], _product(adjoint, values[node.arguments[1]])
+            yield node.arguments[1], _product(adjoint, values[node.arguments[0]])
         case LogSumExpNode():  # the slopes of a run are its softmax, each between 0 and 1
             repeated = np.repeat(adjoint, program.nodes[node.argument].width // node.width, axis=1)
             always = np.ones(repeated.shape[1], np.bool_)

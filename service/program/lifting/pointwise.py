@@ -234,7 +234,7 @@ def reciprocal(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> T
 
 
 def divide(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return a / b: a constant over rows is a multiple of the reciprocal, as are rows over a function of the context."""
+    """Return a / b: a constant over rows is a multiple of the reciprocal; so are rows over a parameter."""
     left, right = inputs
     if isinstance(left, Rows) and isinstance(right, Rows) and builder.is_parameter(right).all():
         return arithmetic.product(builder, node, left, rows_of(node, reciprocal(builder, node, (right,))))
@@ -262,7 +262,7 @@ def squared_difference(builder: Builder, node: GraphNode, inputs: Sequence[Tenso
 
 
 def _not_convex(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
-    """Refuse a function that is neither convex nor concave, by its name; of a constant, or of the context, it is one."""
+    """Refuse a function that is neither convex nor concave, by its name; of a constant or of the context it is one."""
     argument = inputs[0]
     if isinstance(argument, Constant) and node.op in FUNCTIONS:
         return elementwise.function_of_constant(builder, node, inputs)
