@@ -17,9 +17,9 @@ from service.manifest import Manifest, sha256_hex
 from service.program.curvature import Certificate
 from service.program.kernel.compiled import is_trusted
 from service.program.program import Program
+from service.program.support_verification import verify_support
 from service.program.verification import (
     Probe,
-    Run,
     Verification,
     check_probe,
     derived_probe,
@@ -27,10 +27,11 @@ from service.program.verification import (
     verify,
 )
 from service.repository import VersionFiles, check_identity, materialize, read_version
-from service.signature import OUTPUTS, OWN_SIGNATURES, FileSignature, Signature
+from service.signature import OUTPUTS, SUPPORT, FileSignature, Signature, own_signatures
 
 if TYPE_CHECKING:
-    from service.program.certification import Certified
+    from service.program.certification import Certified, Interface
+    from service.program.graph import Bound
 
 _NEEDED = ("saved_model.pb", "fingerprint.pb", "saved_model.cpb", "saved_model.pbtxt")
 """The last two are other forms of the first, beside which none may lie."""
@@ -51,6 +52,7 @@ class LoadedVersion:
         verification: the comparison made now, or None.
         unproved_reason: why there is no proof; empty where there is one.
         kernel_agrees: whether the compiled kernel computes the program on this machine, as far as was tried now.
+        support: the lifted program of the domain weight; None for a version without one, or served unproved.
     """
 
     signature: Signature
@@ -62,6 +64,7 @@ class LoadedVersion:
     verification: Verification | None
     unproved_reason: str = ""
     kernel_agrees: bool = False
+    support: Program | None = None
 
     @property
     def convexity(self) -> str:
@@ -101,16 +104,29 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
         return _load_foreign(files, model, version, allow_uncertified=allow_uncertified)
     check_identity(files.manifest, model, version)
     manifest = files.manifest
-    signature = Signature(model, version, manifest.dim, manifest.features)
+    own = own_signatures(support=SUPPORT in manifest.outputs, context=manifest.context_dim > 0)
+    signature = Signature(
+        model,
+        version,
+        manifest.dim,
+        manifest.features,
+        outputs=manifest.outputs,
+        file_signatures=own,
+        context_dim=manifest.context_dim,
+        context_features=manifest.context_features,
+    )
     saved_model = _saved_model(files)
     certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
     probe = _probe(files)
-    run = _runner(saved_model, OWN_SIGNATURES[0])
+    run = _runner(saved_model, own[0])
     if certified is None:
-        check_probe(run, probe, manifest.dim)
+        _require_outputs(manifest, own[0])
+        check_probe(run, probe, manifest.dim, manifest.context_dim)
         return LoadedVersion(signature, manifest, saved_model, probe, None, None, None, refusal)
     _compare(manifest, certified)
     verification = verify(certified.program, run, probe)
+    if certified.support is not None:
+        verify_support(certified.support, run.support, probe, certified.program.weights_sha256)
     return LoadedVersion(
         signature,
         manifest,
@@ -120,6 +136,7 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
         certified.certificate,
         verification,
         kernel_agrees=is_trusted(certified.program, probe),
+        support=certified.support,
     )
 
 
@@ -127,12 +144,15 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
     """Prove and verify a SavedModel that came without a manifest, and make its probe."""
     saved_model = _saved_model(files)
     certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
-    dim, has_gradient, found = _description(saved_model) if certified is None else certified.interface
+    interface = _description(saved_model) if certified is None else certified.interface
+    found = interface.file_signatures
     signature = Signature(
         model,
         version,
-        dim,
+        interface.dim,
+        outputs=(*OUTPUTS, SUPPORT) if found[0].support_dtype else OUTPUTS,
         made_elsewhere=True,
+        context_dim=interface.context_dim,
         file_signatures=tuple(
             each
             if each.input_dtype == "string" or each.gradient_dtype
@@ -141,11 +161,13 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
         ),
     )
     if certified is None:
-        run = _runner(saved_model, found[0], derive=not has_gradient)
-        probe = unproved_probe(run, dim, _digest(saved_model))
+        run = _runner(saved_model, found[0], derive=not interface.has_gradient)
+        probe = unproved_probe(run, signature.width, _digest(saved_model))
         return LoadedVersion(signature, None, saved_model, probe, None, None, None, refusal)
     run = _runner(saved_model, found[0])
     verification = verify(certified.program, run, None)
+    if certified.support is not None:
+        verify_support(certified.support, run.support, None, certified.program.weights_sha256)
     probe = derived_probe(certified.program, run)
     return LoadedVersion(
         signature,
@@ -156,6 +178,7 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
         certified.certificate,
         verification,
         kernel_agrees=is_trusted(certified.program, probe),
+        support=certified.support,
     )
 
 
@@ -188,7 +211,7 @@ def _certified(saved_model: Mapping[str, bytes], *, allow_uncertified: bool) -> 
             raise
 
 
-def _description(saved_model: Mapping[str, bytes]) -> tuple[int, bool, tuple[FileSignature, ...]]:
+def _description(saved_model: Mapping[str, bytes]) -> "Interface":
     """Return what the signatures of a model take and answer that is not proved."""
     from service.program.certification import describe  # see _certified
 
@@ -212,7 +235,7 @@ def _digest(saved_model: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _runner(saved_model: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Run:
+def _runner(saved_model: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> "Bound":
     """Return a signature of the SavedModel as a plain function of rows, on the CPU."""
     from service.program.graph import bind  # see _certified
 
@@ -221,6 +244,7 @@ def _runner(saved_model: Mapping[str, bytes], signature: FileSignature, *, deriv
 
 def _compare(manifest: Manifest, certified: "Certified") -> None:
     """Require that the manifest speaks of the very program that was proved."""
+    _compare_context(manifest, certified)
     if certified.dim != manifest.dim or certified.input_name != "x" or certified.score_name != "score":
         reason = f"the model takes {certified.input_name} [n, {certified.dim}] and answers {certified.score_name}"
         raise VersionRefusedError("manifest-signature", f"{reason}; the manifest says x [n, {manifest.dim}] and score")
@@ -228,13 +252,30 @@ def _compare(manifest: Manifest, certified: "Certified") -> None:
         raise VersionRefusedError("manifest-signature", "serving_default takes float64; the manifest says float32")
     if not certified.has_gradient:
         raise VersionRefusedError("manifest-signature", "serving_default answers no gradient")
-    if manifest.outputs != OUTPUTS:
-        reason = f"the manifest promises {', '.join(manifest.outputs)[:80]}; the model answers {', '.join(OUTPUTS)}"
-        raise VersionRefusedError("manifest-signature", reason)
+    _require_outputs(manifest, certified.file_signatures[0])
     if manifest.certificate.get("proved") is not True:
         raise VersionRefusedError("certificate-hash", "the manifest itself does not say that the model is proved")
-    for name in ("weights_sha256", "program_sha256"):
-        if manifest.certificate.get(name) != getattr(certified.certificate, name):
+    expected = {name: getattr(certified.certificate, name) for name in ("weights_sha256", "program_sha256")}
+    if certified.support is not None:
+        expected["support_sha256"] = certified.support.program_sha256
+    for name, digest in expected.items():
+        if manifest.certificate.get(name) != digest:
             raise VersionRefusedError(
                 "certificate-hash", f"{name} of the manifest is not that of the model. Publish it again."
             )
+
+
+def _require_outputs(manifest: Manifest, default: FileSignature) -> None:
+    """Require that the manifest promises what `serving_default` answers."""
+    if manifest.outputs != default.outputs:
+        answered = ", ".join(default.outputs)
+        reason = f"the manifest promises {', '.join(manifest.outputs)[:80]}; the model answers {answered[:80]}"
+        raise VersionRefusedError("manifest-signature", reason)
+
+
+def _compare_context(manifest: Manifest, certified: "Certified") -> None:
+    """Require that the manifest speaks of the context that the model takes."""
+    found, dtype = certified.interface.context_dim, certified.file_signatures[0].context_dtype
+    if found != manifest.context_dim or dtype == "float64":
+        reason = f"the model takes a context of {found} features{f' in {dtype}' if dtype else ''}; the manifest says "
+        raise VersionRefusedError("manifest-signature", f"{reason}{manifest.context_dim} in float32")

@@ -8,6 +8,7 @@ Above the engines, the loader and the batchers that it owns; below the registry,
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from service.batcher import Batcher
 from service.caller import Caller
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.fair_queue import Limits
+from service.program.support_verification import check_probed_support
 from service.program.verification import Probe, check_probe
-from service.signature import OUTPUTS, Signature, are_finite
+from service.signature import CONTEXT, OUTPUTS, SUPPORT, Signature, are_finite
 
 if TYPE_CHECKING:
     from service.engines import Engine
@@ -131,12 +133,12 @@ class ModelVersion:
         """Return the wanted outputs of every row.
 
         Args:
-            rows: float32 [n, dim], finite; `signature.validate` made sure.
+            rows: float32 [n, width], finite, x and then the context; `signature.validate` made sure.
             outputs: names out of `signature.outputs`.
             name: what the caller calls the rows, for the error's location.
 
         Returns:
-            output name -> float32 array: score [n], gradient [n, dim].
+            output name -> float32 array: score [n], gradient [n, dim], support [n].
 
         Raises:
             OutOfRangeError: naming the first row whose wanted outputs are not all finite.
@@ -192,7 +194,10 @@ class ModelVersion:
 
     def _selections(self) -> list[tuple[str, ...]]:
         """Return every set of outputs that may be asked for."""
-        return sorted({(name,) for name in self.signature.outputs} | {self.signature.outputs})
+        outputs = self.signature.outputs
+        return sorted(
+            chosen for count in range(1, len(outputs) + 1) for chosen in itertools.combinations(outputs, count)
+        )
 
     def _checked_outputs(
         self, results: dict[str, NDArray[np.float32]], num_rows: int, name: str
@@ -210,27 +215,33 @@ class ModelVersion:
             raise OutOfRangeError(message)
         return results
 
-    def score(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Return the scores [n] of `rows` [n, dim]: an array, a data frame or lists of numbers."""
-        return self.run(self._checked(rows), ("score",), name="rows")["score"]
+    def score(self, rows: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return the scores [n] of `rows` [n, dim]: an array, a data frame or lists of numbers.
 
-    def score_and_gradient(self, rows: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        Args:
+            rows: the rows.
+            context: of each row [n, context_dim], where the model takes one.
+        """
+        return self.run(self._checked(rows, context), ("score",), name="rows")["score"]
+
+    def score_and_gradient(
+        self, rows: ArrayLike, context: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the scores [n] and gradients [n, dim] of `rows` [n, dim], as for `score`."""
-        results = self.run(self._checked(rows), ("score", "gradient"), name="rows")
+        results = self.run(self._checked(rows, context), ("score", "gradient"), name="rows")
         return results["score"], results["gradient"]
 
-    def _checked(self, rows: ArrayLike) -> NDArray[np.float32]:
+    def _checked(self, rows: ArrayLike, context: ArrayLike | None) -> NDArray[np.float32]:
         """Return a notebook's rows as the server would take them.
 
         Raises:
-            InvalidArgumentError: not numbers of shape [n, dim], or not finite in float32.
+            InvalidArgumentError: not numbers of shape [n, dim], or not finite in float32; a context is missing or not
+                taken.
         """
-        try:
-            numbers = np.asarray(rows, dtype=np.float64)
-        except (TypeError, ValueError) as err:
-            message = f"rows: expected numbers of shape [n, {self.signature.dim}], received something else: {err}"
-            raise InvalidArgumentError(message) from err
-        return self.signature.validate(numbers, name="rows")
+        signature = self.signature
+        numbers = _numbers(rows, "rows", signature.dim)
+        beside = None if context is None else _numbers(context, CONTEXT, signature.context_dim)
+        return signature.validate(signature.joined(numbers, beside, name="rows"), name="rows")
 
     def warm_up(self) -> None:
         """Run every selection of outputs once at the origin, so that no request pays for a first call.
@@ -238,7 +249,7 @@ class ModelVersion:
         Raises:
             VersionRefusedError: rule `warm-up`, where the engine fails or answers NaN.
         """
-        origin = np.zeros((1, self.signature.dim), dtype=np.float32)
+        origin = np.zeros((1, self.signature.width), dtype=np.float32)
         for selection in self._selections():
             try:
                 with self._turn:
@@ -258,15 +269,27 @@ class ModelVersion:
             probe: the version's probe.
 
         Raises:
-            VersionRefusedError: rule `probe`, where an answer is off by more than 1e-5 of the largest.
+            VersionRefusedError: rule `probe` or `support`, where an answer is off by more than 1e-5 of the largest.
         """
 
+        def compute(outputs: tuple[str, ...], rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+            return _computation(self.engine, self._turn, outputs)(rows)
+
         def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            with self._turn:
-                results = self.engine.run(rows, OUTPUTS)
+            results = compute(OUTPUTS, rows)
             return results["score"], results["gradient"]
 
-        check_probe(run, probe, self.signature.dim)
+        check_probe(run, probe, self.signature.dim, self.signature.context_dim)
+        if SUPPORT in self.signature.outputs and self.loaded.certificate is not None:
+            check_probed_support(lambda rows: compute((SUPPORT,), rows)[SUPPORT], probe)
+
+
+def _numbers(values: ArrayLike, name: str, dim: int) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        message = f"{name}: expected numbers of shape [n, {dim}], received something else: {err}"
+        raise InvalidArgumentError(message) from err
 
 
 def _computation(

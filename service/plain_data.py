@@ -26,13 +26,14 @@ _PROGRAM = (
         "convolutions",
         "curvature",
         "curves",
+        "domain_weight",
         "operators",
         "partial_atoms",
         "piecewise",
         "piecewise_atom",
         "probe",
     ),
-    *("program", "selections", "verification", "windows"),
+    *("program", "selections", "squashing_atoms", "verification", "windows"),
 )
 _MODULES = frozenset(
     {

@@ -389,6 +389,8 @@ class Registry:
             default=name == self._default_name(),
             dim=None if newest is None else newest.signature.dim,
             features=() if newest is None else newest.signature.features,
+            context_dim=0 if newest is None else newest.signature.context_dim,
+            context_features=() if newest is None else newest.signature.context_features,
             labels=dict(entry.labels),
             label_problem=entry.label_problem,
             versions=self._versions_newest_first(entry),

@@ -88,6 +88,10 @@ def _number(
     return read
 
 
+def _truth(value: Any) -> bool | None:
+    return value if type(value) is bool else None
+
+
 def _text(pattern: str) -> Callable[[Any], str | None]:
     return lambda value: value if isinstance(value, str) and re.fullmatch(pattern, value) else None
 
@@ -155,6 +159,7 @@ class NetworkConfig:
     first_activation: str = _option("an activation's name, or '' for that of the hidden layers", _text(r".*"), "")
     positivity: str = _option("'projection'", _text("projection"), "projection")
     quadratic: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1e-3)
+    support: bool = _option("true or false", _truth, False)
 
 
 @dataclasses.dataclass(frozen=True)

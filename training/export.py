@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,6 @@ _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 _MAX_KERAS = 2**30
 _NETWORK = "convex_scoring>InputConvexNetwork"
 
-Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Rows [n, dim] to score [n] and gradient [n, dim]."""
-
 
 class ExportError(Exception):
     """TensorFlow could not write or read the files (exit code 1): disk full, folder gone."""
@@ -48,7 +44,8 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
 
     Signatures (contract section 2): `serving_default`: x float32 [n, dim] to score [n] and gradient [n, dim];
     `score`: x to score; `regress`: inputs, serialized `tf.Example`s with feature `x`, to outputs [n], with the method
-    name of TensorFlow Serving. The probe's score and gradient are those of the SavedModel read back from disk.
+    name of TensorFlow Serving. A network with a domain weight adds `support` [n] to the first. The probe's answers are
+    those of the SavedModel read back from disk.
 
     Args:
         model: maps float32 [n, dim] to scores [n]; raw features in.
@@ -71,8 +68,9 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
         tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]), options=options)
         _patch(folder)
         _save_keras(model, folder / KERAS_FILE)
-        score, gradient = reload(folder)(chosen)
-        probe = Probe(x=chosen, score=score, gradient=gradient)
+        reloaded = reload(folder)
+        score, gradient = reloaded(chosen)
+        probe = Probe(chosen, score, gradient, reloaded.support(chosen) if has_support(model) else None)
         (folder / PROBE_FILE).write_bytes(probe.to_bytes())
         _write_warmup(folder / WARMUP_FILE, name, chosen)
     except (tf.errors.OpError, OSError) as err:
@@ -81,17 +79,36 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
     return probe
 
 
-def reload(folder: Path) -> Run:
-    """Return the `serving_default` function of the SavedModel in `folder`, as a server would load it."""
-    loaded = tf.saved_model.load(str(folder))
-    serve = loaded.signatures["serving_default"]
+class Reloaded:
+    """The `serving_default` function of a SavedModel, which it keeps alive.
 
-    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        answer = serve(x=tf.constant(rows, dtype=tf.float32))
+    Args:
+        folder: holds the SavedModel.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._loaded = tf.saved_model.load(str(folder))  # the function alone would not keep its variables alive
+        self._serve = self._loaded.signatures["serving_default"]
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return score [n] and gradient [n, dim]."""
+        answer = self._serve(x=tf.constant(rows, dtype=tf.float32))
         return answer["score"].numpy(), answer["gradient"].numpy()
 
-    run.loaded = loaded  # type: ignore[attr-defined]  # the function alone would not keep its variables alive
-    return run
+    def support(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the domain weights [n] of a model that answers them."""
+        weights: NDArray[np.float32] = self._serve(x=tf.constant(rows, dtype=tf.float32))["support"].numpy()
+        return weights
+
+
+def reload(folder: Path) -> Reloaded:
+    """Return the `serving_default` function of the SavedModel in `folder`, as a server would load it."""
+    return Reloaded(folder)
+
+
+def has_support(model: keras.Model) -> bool:
+    """Whether a model answers a domain weight beside its score."""
+    return getattr(model, "domain_weight", None) is not None
 
 
 def _reason(err: Exception) -> str:
@@ -149,7 +166,8 @@ def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             value = model(x, training=False)
-        return {"score": value, "gradient": tape.gradient(value, x)}
+        weight = {"support": model.support(x)} if has_support(model) else {}
+        return {"score": value, "gradient": tape.gradient(value, x), **weight}
 
     @tf.function(input_signature=[examples])
     def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -18,6 +18,7 @@ from training.config import ConfigError, NetworkConfig
 from training.datasets import DataError
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
+from training.layers.domain_weight import DomainWeight
 from training.layers.potential_scaling import PotentialScaling
 from training.layers.quadratic import Quadratic
 from training.layers.quadratic_form import QuadraticForm
@@ -68,6 +69,7 @@ class _Recursion(keras.Model):
         potential: bool = False,
         target_scaling: bool = False,
         passthrough_share: float = PASSTHROUGH_SHARE,
+        support: bool = False,
         regularizer_constant: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
@@ -106,6 +108,7 @@ class _Recursion(keras.Model):
         self.quadratic_form = QuadraticForm(name="quadratic_form") if potential else None
         self.target_scaling = TargetScaling(name="target_scaling") if target_scaling else None
         self.potential_scaling = PotentialScaling(name="potential_scaling") if potential else None
+        self.domain_weight = DomainWeight(name="domain_weight") if support else None
         self.build((None, dim))
         if potential:
             self._start_at_identity()
@@ -139,9 +142,9 @@ class _Recursion(keras.Model):
         self.first.build(rows)
         for layer, fan_in in zip(self.constrained, self.hidden, strict=True):
             layer.build([(None, fan_in), rows])
-        for quadratic in (self.quadratic, self.quadratic_form):
-            if quadratic is not None:
-                quadratic.build(rows)
+        for layer_of_rows in (self.quadratic, self.quadratic_form, self.domain_weight):
+            if layer_of_rows is not None:
+                layer_of_rows.build(rows)
         if self.target_scaling is not None:
             self.target_scaling.build((None,))
         if self.potential_scaling is not None:
@@ -192,6 +195,23 @@ class _Recursion(keras.Model):
                 z = ops.add(z, quadratic(u))
         return ops.squeeze(z, axis=-1)
 
+    def support(self, x: Any) -> Any:
+        """Return the domain weights [n] in [0, 1] of raw rows `x` [n, d]: how far inside of the training data they lie.
+
+        Raises:
+            ValueError: the network has none.
+        """
+        if self.domain_weight is None:
+            message = f"{self.name}: expected a network with a domain weight, received one without. Make it so with "
+            raise ValueError(f"{message}support=True.")
+        return self.domain_weight(self.standardization(x))
+
+    def adapt_support(self, x: NDArray[np.floating]) -> None:
+        """Set the domain weight's radius, where there is one, from raw training rows `x` [n, d]."""
+        if self.domain_weight is not None:
+            mean, scale = (statistic.numpy() for statistic in (self.standardization.mean, self.standardization.scale))
+            self.domain_weight.adapt((x.astype(np.float32).astype(np.float64) - mean) / scale)
+
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return [n]."""
         return (input_shape[0],)
@@ -206,9 +226,9 @@ class _Recursion(keras.Model):
         self.standardization.verify()
         for layer in self.constrained:
             layer.verify()
-        for scaling in (self.target_scaling, self.potential_scaling):
-            if scaling is not None:
-                scaling.verify()
+        for layer_of_numbers in (self.target_scaling, self.potential_scaling, self.domain_weight):
+            if layer_of_numbers is not None:
+                layer_of_numbers.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments; the weights, statistics included, are saved beside them."""
@@ -222,6 +242,7 @@ class _Recursion(keras.Model):
             "potential": self.potential_scaling is not None,
             "target_scaling": self.target_scaling is not None,
             "passthrough_share": self.passthrough_share,
+            "support": self.domain_weight is not None,
             "seed": self.seed,
         }
 
@@ -253,6 +274,7 @@ class InputConvexNetwork(_Recursion):
         target_scaling: whether the score is scaled back into the units of a standardised target.
         passthrough_share: share of each pre-activation's variance at the start that comes through the passthrough, in
             [0, 1). Without any, deep networks become one function in all units, or explode (`initializers`).
+        support: whether there is a domain weight beside the score, `support`; no gradient goes through it.
         seed: of the weights' initial values: the same seed, the same weights.
         **kwargs: of `keras.Model`.
 
@@ -308,6 +330,7 @@ def create_network(
     model.standardization.adapt(x)
     if model.target_scaling is not None and target is not None:
         model.target_scaling.adapt(target)
+    model.adapt_support(x)
     return model
 
 
@@ -340,6 +363,7 @@ def create_potential(
         )
         raise DataError(message)
     model.set_units(Units(first.mean(axis=0), second.mean(axis=0), scale))
+    model.adapt_support(source)
     return model
 
 
@@ -358,6 +382,7 @@ def _configured(network: NetworkConfig, dim: int, seed: int, **form: bool) -> In
         network.activation,
         first_activation=network.first_activation or None,
         quadratic=network.quadratic,
+        support=network.support,
         seed=seed,
         **form,
     )

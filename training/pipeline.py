@@ -21,7 +21,9 @@ from service.manifest import FORMAT_VERSION
 from service.program import Program
 from service.program.certification import certify
 from service.program.kernel import compiled
+from service.program.support_verification import verify_support
 from service.program.verification import verify
+from service.signature import OUTPUTS
 from training import audit, export, findings, publish, report
 from training.answers import Answers
 from training.audit import Audit
@@ -69,11 +71,13 @@ class Proved:
         program: the lifted program.
         certificate: the manifest's `certificate`.
         held_out: its answers on the held-out rows.
+        outputs: what it answers, in the order of the wire.
     """
 
     program: Program
     certificate: Mapping[str, Any]
     held_out: Answers
+    outputs: tuple[str, ...] = OUTPUTS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +151,7 @@ class Result:
             "parent": self.parent,
             "rolled_back_to": None,
             "input": {"name": "x", "dtype": "float32", "dim": len(features), "features": list(features)},
-            "outputs": ["score", "gradient"],
+            "outputs": list(self.proved.outputs),
             "threshold": self.objective.threshold,
             "certificate": self.proved.certificate,
             "metrics": {
@@ -282,9 +286,14 @@ def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingCon
     """
     probe = export.stage(model, staged, name=config.model.name, rows=rows.train.x)
     certified = certify(staged)
-    verification = verify(certified.program, export.reload(staged), probe)
-    certificate = certified.certificate.to_document(verification.gradient, verification.rounding_margin)
-    return Proved(certified.program, certificate, answers(certified.program, rows.held_out.x))
+    reloaded = export.reload(staged)
+    verification = verify(certified.program, reloaded, probe)
+    certificate = dict(certified.certificate.to_document(verification.gradient, verification.rounding_margin))
+    if certified.support is not None:
+        verify_support(certified.support, reloaded.support, probe, certified.program.weights_sha256)
+        certificate["support_sha256"] = certified.support.program_sha256
+    held_out = answers(certified.program, rows.held_out.x)
+    return Proved(certified.program, certificate, held_out, certified.file_signatures[0].outputs)
 
 
 def answers(program: Program, x: NDArray[np.floating]) -> Answers:

@@ -38,6 +38,8 @@ CHANGES: Mapping[str, str] = {
     "atom-convex": "use a convex activation: softplus, relu, leaky relu, elu, exp, or a square of an affine function.",
     "atom-nondecreasing": "use an activation that never falls, such as softplus or relu, or apply this one to an "
     "affine function of the row.",
+    "context-sign": "keep that function of the context from being negative: relu, softplus, sigmoid or exp. What "
+    "multiplies x itself, before the first activation, may have any sign.",
     "not-lifted": "leave the op out of the way to the score, or write it with ops that are understood.",
     "row-axis": "compute each row by itself: keep [n] as the first axis, and reduce over the features only.",
     "cast": "stay in float32 or float64 from the row to the score.",
@@ -46,6 +48,7 @@ CHANGES: Mapping[str, str] = {
     "signature-missing": "export the score as the signature serving_default, as Keras's model.export does.",
     "signature-inputs": "take one float tensor [n, dim] with a free number of rows and a fixed dim.",
     "signature-outputs": "answer one number per row, [n] or [n, 1].",
+    "support": "leave the output support out, or export the domain weight that training makes.",
     "signatures-differ": "export each function as a model of its own.",
     "saved-model": "name the folder that holds saved_model.pb and variables/.",
     "tensorflow-1": "export again with TensorFlow 2.",

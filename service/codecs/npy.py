@@ -73,7 +73,7 @@ def decode_rows(body: bytes) -> NDArray[np.floating]:
 
 
 def encode_answer(outputs: Mapping[str, NDArray[np.floating]]) -> bytes:
-    """Return the outputs as `.npy`: float32 [n, columns] in C order, `score`, then `gradient`, those that are there.
+    """Return the outputs as `.npy`: float32 [n, columns] in C order, those of `raw.table`.
 
     Args:
         outputs: name -> float32 [n] or [n, width], the same n for all.

@@ -29,6 +29,10 @@ class Servable(Protocol):
         """The lifted program, or None where there is no proof."""
 
     @property
+    def support(self) -> Program | None:
+        """The lifted program of the domain weight, or None where there is none."""
+
+    @property
     def probe(self) -> Probe | None:
         """Rows with answers, or None for a model made elsewhere."""
 
@@ -57,7 +61,7 @@ class Engine(Protocol):
         """Sizes of tiles, ascending, that batches are cut into; a row's bits are the same in all of them."""
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        """Return the outputs asked for, `score` [n] and `gradient` [n, dim]; overflow comes back as infinity or NaN."""
+        """Return those of `score` [n], `gradient` [n, dim], `support` [n] asked for; overflow as infinity or NaN."""
 
 
 def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) -> Engine:
@@ -79,7 +83,7 @@ def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) 
         message = "engine: the version is not proved and has no program. Use --engine tensorflow."
         raise ValueError(message)
     if loaded.program is not None and (engine == "program" or (engine == "auto" and not _has_gpu())):
-        return ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees)
+        return ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees, support=loaded.support)
     from service.engines.tensorflow import TensorflowEngine  # only where TensorFlow serves
 
     return TensorflowEngine(loaded, allow_tf32=allow_tf32)

@@ -15,6 +15,7 @@ from service.program.ladder import Ladder, admit, admit_operations, overhead_row
 from service.program.program import Program
 from service.program.tiles import TILE_ROWS, evaluate_tile, run_in_tiles
 from service.program.verification import Probe
+from service.signature import SUPPORT
 
 SIZES = (4, 8, 16, TILE_ROWS, 64, 128, 256)
 """Sizes worth trying: one and two rows take the path of a vector, above 256 nothing more is gained."""
@@ -36,6 +37,7 @@ class ProgramEngine:
         probe: rows of the version's data, on which sizes are tried too.
         sizes: sizes to try, of NumPy's tiles.
         uses_kernel: whether the compiled kernel may compute.
+        support: the program of the domain weight, or None. NumPy computes it, in tiles of its own, for those who ask.
 
     Thread safety: nothing changes after it was made; `run` may be called by any number of threads.
     """
@@ -50,7 +52,9 @@ class ProgramEngine:
         sizes: Iterable[int] = SIZES,
         *,
         uses_kernel: bool = True,
+        support: Program | None = None,
     ) -> None:
+        self._support = None if support is None else ProgramEngine(support, probe, uses_kernel=False)
         self._compiled = compiled.compiled(program) if uses_kernel else None
         if self._compiled is not None:
             self.tile_rows: tuple[int, ...] = compiled.TILE_ROWS
@@ -59,7 +63,7 @@ class ProgramEngine:
         self._program = prepared(program, np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             candidates = admit_operations(self._program, sizes, TILE_ROWS)
-        rows = trial_rows(program.dim, probe, program.weights_sha256)
+        rows = trial_rows(program.width, probe, program.weights_sha256)
         self.tile_rows = admit(self._tile, rows, candidates, TILE_ROWS)
         self._ladder = Ladder(self.tile_rows, overhead_rows(program, _NODE_WORK * len(program.nodes)))
 
@@ -68,7 +72,11 @@ class ProgramEngine:
         return list((self._compiled or self._ladder).cut(num_rows))
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
+        """Return those of `score` [n], `gradient` [n, dim] and `support` [n] that are asked for."""
+        if self._support is not None and SUPPORT in outputs:
+            others = tuple(name for name in outputs if name != SUPPORT)
+            found = self.run(rows, others) if others else {}
+            return {**found, SUPPORT: self._support.run(rows, ("score",))["score"]}
         if self._compiled is not None:
             return self._compiled.run(rows, outputs)
         return run_in_tiles(lambda piece: self._tile(piece, outputs), rows, self._ladder.cut(rows.shape[0]))

@@ -15,6 +15,7 @@ from service.engines.program import ProgramEngine
 from service.program.graph import call, restore
 from service.program.ladder import Ladder, admit, overhead_rows, trial_rows
 from service.program.tiles import TILE_ROWS, run_in_tiles
+from service.signature import SUPPORT, FileSignature
 
 if TYPE_CHECKING:
     from service.engines import Servable
@@ -100,17 +101,21 @@ class TensorflowEngine:
         self._score_only = self._both
         score = self._model.signatures.get("score")
         is_ours = not loaded.signature.made_elsewhere
-        if is_ours and loaded.program is not None and score is not None and _answers_scores(score):
+        if is_ours and loaded.program is not None and score is not None and _answers_scores(score, self._signature):
             self._score_only = score  # proved to be the same function
         self._derives = not is_ours and loaded.program is None and "gradient" not in self._both.structured_outputs
         self._gradients: ProgramEngine | None = None
         if not is_ours and loaded.program is not None:
-            self._gradients = ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees)
+            self._gradients = ProgramEngine(
+                loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees, support=loaded.support
+            )
         fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
         candidates = {fixed, *(usual if sizes is None else sizes)}
         seed = "0" if loaded.program is None else loaded.program.weights_sha256
-        rows = trial_rows(self._dim, loaded.probe, seed, max(candidates) - 3)  # so that every last tile is padded
-        self.tile_rows = admit(self._tile, rows, candidates, fixed)
+        num_rows = max(candidates) - 3  # so that every last tile is padded
+        rows = trial_rows(loaded.signature.width, loaded.probe, seed, num_rows)
+        self._has_support = self._gradients is None and SUPPORT in loaded.signature.outputs
+        self.tile_rows = admit(self._tried, rows, candidates, fixed)
         overhead = _UNKNOWN if loaded.program is None else overhead_rows(loaded.program, _CALL_WORK)
         self._ladder = Ladder(self.tile_rows, overhead)
 
@@ -124,7 +129,7 @@ class TensorflowEngine:
         return list(self._ladder.cut(num_rows))
 
     def run(self, rows: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
-        """Return `score` [n] and, where asked for, `gradient` [n, dim]."""
+        """Return those of `score` [n], `gradient` [n, dim] and `support` [n] that are asked for."""
         derived: tuple[str, ...] = ()
         if self._gradients is not None:
             derived = tuple(name for name in outputs if name != "score")
@@ -135,13 +140,17 @@ class TensorflowEngine:
             results = {**tiles, **results}
         return results
 
+    def _tried(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return the outputs of a tile, and the domain weight where the function answers it beside a gradient."""
+        return self._tile(piece, (*outputs, SUPPORT) if self._has_support and "gradient" in outputs else outputs)
+
     def _tile(self, piece: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
         """Return the outputs that the function answers."""
         size = piece.shape[0]
-        wanted = {"score": self._signature.score_name, "gradient": "gradient"}
-        shapes = {"score": (size,), "gradient": (size, self._dim)}  # a score may come as [n, 1]
+        wanted = {"score": self._signature.score_name, "gradient": "gradient", SUPPORT: SUPPORT}
+        shapes = {"score": (size,), "gradient": (size, self._dim), SUPPORT: (size,)}  # a score may come as [n, 1]
         names = [name for name in outputs if name == "score" or self._gradients is None]
-        function = self._both if "gradient" in names else self._score_only
+        function = self._score_only if set(names) <= {"score"} else self._both
         with tf.device(self._device):
             answer = call(function, self._signature, piece, derive=self._derives and "gradient" in names)
         with np.errstate(over="ignore"):  # float64 answers beyond float32 become infinite; the caller checks
@@ -151,7 +160,8 @@ class TensorflowEngine:
             }
 
 
-def _answers_scores(function: Any) -> bool:
-    """Whether a signature takes rows as `x` and answers `score`, as `serving_default` does."""
+def _answers_scores(function: Any, default: FileSignature) -> bool:
+    """Whether a signature takes what `serving_default` does, in float32, and answers `score`."""
     _, arguments = function.structured_input_signature
-    return set(arguments) == {"x"} and arguments["x"].dtype == tf.float32 and "score" in function.structured_outputs
+    floats = all(argument.dtype == tf.float32 for argument in arguments.values())
+    return set(arguments) == set(default.inputs) and floats and "score" in function.structured_outputs

@@ -23,10 +23,9 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2, trackable_obje
 from service.errors import VersionRefusedError
 from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
-from service.program.probe import Run
 from service.program.signature_table import SignatureTable
 from service.repository import materialize
-from service.signature import FileSignature
+from service.signature import CONTEXT, FileSignature
 
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
@@ -46,9 +45,11 @@ class BoundSignature:
 
     Args:
         name: e.g. `serving_default`.
-        input_name: its one argument.
+        input_name: its one argument, or the one beside `context`.
         input_shape: the argument's shape, -1 where it is free.
         input_dtype: name of the argument's type, `string` for serialized examples.
+        context_shape: the shape of its second argument `context`; empty where it has none.
+        context_dtype: likewise its type.
         outputs: for each output name its shape, dtype name and inlined graph.
     """
 
@@ -57,6 +58,8 @@ class BoundSignature:
     input_shape: tuple[int, ...]
     input_dtype: str
     outputs: Mapping[str, tuple[tuple[int, ...], str, InlinedGraph]]
+    context_shape: tuple[int, ...] = ()
+    context_dtype: str = ""
 
 
 def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundSignature, ...]:
@@ -106,50 +109,89 @@ def restore(files: Mapping[str, bytes], device: str) -> Any:
             return tf.saved_model.load(name)
 
 
-def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Run:
+class Bound:
+    """A signature of a restored SavedModel as a plain function of rows, on the CPU; it keeps the variables alive.
+
+    Args:
+        model: what `restore` returned.
+        signature: names and types of the signature, which the model has.
+        derive: whether TensorFlow shall derive the gradient of a function that answers none.
+    """
+
+    def __init__(self, model: Any, signature: FileSignature, *, derive: bool = False) -> None:
+        self.model = model
+        self._function = model.signatures[signature.name]
+        self._signature = signature
+        self._derive = derive
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+        """Return score [n] and gradient [n, dim], or None where there is no gradient.
+
+        Raises:
+            VersionRefusedError: rules `saved-model` and `signature-outputs`, where the model cannot be run or answers
+                something else.
+        """
+        answer = self._answer(rows)
+        gradient = answer.get("gradient")
+        score = answer[self._signature.score_name].numpy().reshape(-1)
+        return score, None if gradient is None else gradient.numpy()
+
+    def support(self, rows: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Return the output `support`, which the signature names.
+
+        Raises:
+            VersionRefusedError: as for a call.
+        """
+        return np.asarray(self._answer(rows)["support"].numpy())
+
+    def _answer(self, rows: NDArray[np.float32]) -> Mapping[str, Any]:
+        try:
+            answer = call(self._function, self._signature, rows, derive=self._derive)
+        except Exception as err:  # TensorFlow raises eight kinds of exceptions; a graph that loads need not run
+            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
+        missing = [name for name in self._signature.outputs if name not in answer]
+        if missing:
+            reason = f"{self._signature.name} does not answer {', '.join(missing)}"
+            raise VersionRefusedError("signature-outputs", reason)
+        return answer
+
+
+def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool = False) -> Bound:
     """Return a signature of the SavedModel in `files` as a plain function of rows, on the CPU.
 
     Args:
         files: as for `restore`.
         signature: names and types of the signature.
-        derive: whether TensorFlow shall derive the gradient of a function that answers none.
+        derive: as of `Bound`.
 
-    Returns:
-        Rows float32 [n, dim] -> score [n] and gradient [n, dim], or None where there is no gradient. It raises
-        VersionRefusedError, rules `saved-model` and `signature-outputs`, where the model cannot be run or answers
-        something else; so does this function where it cannot be loaded.
+    Raises:
+        VersionRefusedError: rule `saved-model`, where the model cannot be loaded.
     """
     try:
-        model = restore(files, "/CPU:0")
-        function = model.signatures[signature.name]
+        return Bound(restore(files, "/CPU:0"), signature, derive=derive)
     except Exception as err:  # TensorFlow raises eight kinds of exceptions on damaged files
         raise VersionRefusedError("saved-model", "TensorFlow cannot load the model") from err
-
-    def run(rows: NDArray[np.float32]) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        try:
-            answer = call(function, signature, rows, derive=derive)
-        except Exception as err:  # as above; a graph that loads need not run
-            raise VersionRefusedError("saved-model", f"TensorFlow cannot run the model on {len(rows)} rows") from err
-        missing = [name for name in signature.outputs if name not in answer]
-        if missing:
-            raise VersionRefusedError("signature-outputs", f"{signature.name} does not answer {', '.join(missing)}")
-        gradient = answer.get("gradient")
-        return answer[signature.score_name].numpy().reshape(-1), None if gradient is None else gradient.numpy()
-
-    run.model = model  # type: ignore[attr-defined]  # keeps the loaded variables alive as long as the function
-    return run
 
 
 def call(
     function: Any, signature: FileSignature, rows: NDArray[np.float32], *, derive: bool = False
 ) -> Mapping[str, Any]:
-    """Return the tensors that a restored function answers to rows, and with `derive` TensorFlow's gradient beside."""
+    """Return the tensors that a restored function answers to rows, and with `derive` TensorFlow's gradient beside.
+
+    Rows of a signature with a context are [x | context]: x is as wide as the function takes it.
+    """
+    context: dict[str, Any] = {}
+    if signature.context_dtype:
+        _, taken = function.structured_input_signature
+        dim = int(taken[signature.input_name].shape[1])
+        rows, beside = rows[:, :dim], rows[:, dim:]
+        context = {CONTEXT: tf.constant(beside, signature.context_dtype)}
     x = tf.constant(rows, signature.input_dtype)
     if not derive:
-        return dict(function(**{signature.input_name: x}))
+        return dict(function(**{signature.input_name: x}, **context))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        answer = dict(function(**{signature.input_name: x}))
+        answer = dict(function(**{signature.input_name: x}, **context))
     gradient = tape.gradient(answer[signature.score_name], x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return {**answer, "gradient": gradient}
 
@@ -280,22 +322,31 @@ def _bind(
         raise VersionRefusedError("signature-mismatch", f"signature {name} is not one concrete function")
     function = node.bare_concrete_function.concrete_function_name
     keywords = list(node.bare_concrete_function.argument_keywords)
-    if len(keywords) != 1:
+    has_context = len(keywords) == 2 and CONTEXT in keywords and len(set(keywords)) == 2
+    if len(keywords) != 1 and not has_context:
         reason = f"signature {name} takes {len(keywords)} inputs ({', '.join(keywords)[:80]}), expected one"
-        raise VersionRefusedError("signature-inputs", reason)
+        advice = f"or a second one named {CONTEXT}, in which the score need not be convex"
+        raise VersionRefusedError("signature-inputs", f"{reason}, {advice}")
     concrete = table.concrete_function(function)
     names = _outputs(name, concrete, table.functions.get(function))
-    declared = table.checked(name, function, keywords[0], names)
-    information = declared.inputs[keywords[0]]
+    declared = table.checked(name, function, keywords, names)
+    row_name = next(keyword for keyword in keywords if keyword != CONTEXT or not has_context)
+    information = declared.inputs[row_name]
     dtype = _dtype(information.dtype)
+    ops = {CONTEXT: "Context"} if has_context else {}
+    ops[row_name] = "Examples" if dtype == tf.string else "Input"
     outputs: dict[str, tuple[tuple[int, ...], str, InlinedGraph]] = {}
     for index, output in enumerate(names):
         inliner = Inliner(table.functions, _decode_constant)
-        row = inliner.add(GraphNode(keywords[0], "Examples" if dtype == tf.string else "Input"))
-        arguments = [row, *(_bound_input(inliner, number, handles) for number in concrete.bound_inputs)]
+        rows = [inliner.add(GraphNode(keyword, ops[keyword])) for keyword in keywords]
+        arguments = [*rows, *(_bound_input(inliner, number, handles) for number in concrete.bound_inputs)]
         graph = InlinedGraph((), Reference(0)) if output in skipped else inliner.run(function, arguments, index)
         outputs[output] = (_shape(declared.outputs[output]), _dtype(declared.outputs[output].dtype).name, graph)
-    return BoundSignature(name, keywords[0], _shape(information), dtype.name, outputs)
+    bound = BoundSignature(name, row_name, _shape(information), dtype.name, outputs)
+    if not has_context:
+        return bound
+    context = declared.inputs[CONTEXT]
+    return dataclasses.replace(bound, context_shape=_shape(context), context_dtype=_dtype(context.dtype).name)
 
 
 def _outputs(signature: str, concrete: Any, definition: Any) -> list[str]:
