@@ -110,6 +110,8 @@ class Pieces(keras.layers.Layer, abc.ABC):
             values = ops.add(ops.matmul(below[0], self.kernel), values)
         if self.bias is not None:
             values = ops.add(values, self.bias)
+        if self.pieces == 1:
+            return values
         lead = (-1,) if len(values.shape) == 2 else ops.shape(values)[:-1]
         return self.reduce(ops.reshape(values, (*lead, self.units, self.pieces)))
 
