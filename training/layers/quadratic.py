@@ -24,10 +24,10 @@ class Quadratic(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Input shape:
-        [n, d].
+        [..., d].
 
     Output shape:
-        [n, 1].
+        [..., 1].
 
     Raises:
         ArgumentRefusedError: the coefficient is negative, which would be concave.
@@ -37,6 +37,7 @@ class Quadratic(keras.layers.Layer):
     def __init__(self, coefficient: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.coefficient = check_coefficient(coefficient, f"{self.name}: coefficient")
+        self.supports_masking = True
 
     def call(self, x: Any) -> Any:
         """Return (m / 2) sum of squares over the features."""
