@@ -3,6 +3,7 @@
 Beside the other layers; over Keras' own layer.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ import keras
 import numpy as np
 
 from training.constraints import NonNegative, check_non_negative
+
+_KERAS_ARGUMENTS = set(inspect.signature(keras.layers.BatchNormalization.__init__).parameters) - {"name", "dtype"}
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
@@ -37,12 +40,17 @@ class ConvexBatchNormalization(keras.layers.BatchNormalization):
         [..., d].
 
     Raises:
+        TypeError: another argument of Keras' layer, such as `axis` or `gamma_constraint`.
         ValueError: momentum or epsilon is out of range; at a save or load, where an average is not finite or a variance
             is negative.
         NegativeWeightError: at a save or load, where gamma is negative or not finite.
     """
 
     def __init__(self, *, momentum: float = 0.99, epsilon: float = 1e-3, center: bool = True, **kwargs: Any) -> None:
+        taken = _KERAS_ARGUMENTS & set(kwargs)
+        if taken:
+            message = f"{sorted(taken)[0]}: not an argument of ConvexBatchNormalization, which fixes it. Leave it away."
+            raise TypeError(message)
         super().__init__(
             axis=-1, momentum=momentum, epsilon=epsilon, center=center, gamma_constraint=NonNegative(), **kwargs
         )
