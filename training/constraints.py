@@ -27,6 +27,28 @@ class NonNegative(keras.constraints.Constraint):
         return ops.maximum(w, ops.cast(0.0, w.dtype))
 
 
+class NonNegativeAnd(keras.constraints.Constraint):
+    """A user's constraint between two projections: what comes out is non-negative, whatever the constraint does.
+
+    Projected first, so that a constraint on norms (`UnitNorm`, `MaxNorm`) sees the weights that are kept.
+
+    Args:
+        constraint: the user's.
+    """
+
+    def __init__(self, constraint: Any) -> None:
+        self.constraint = constraint
+        self._project = NonNegative()
+
+    def __call__(self, w: Any) -> Any:
+        """Return the projection of the constrained projection."""
+        return self._project(self.constraint(self._project(w)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the user's constraint."""
+        return {"constraint": keras.constraints.serialize(self.constraint)}
+
+
 class NegativeWeightError(ValueError):
     """A weight that must be non-negative and finite, and is not: with it the network need not be convex."""
 

@@ -13,16 +13,17 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training import activations
-from training.activations import ActivationRefusedError, Role
+from training.activations import ActivationRefusedError, ConvexActivation, Role
 from training.config import ConfigError, NetworkConfig
 from training.datasets import DataError
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
-from training.layers.dense_partially_constrained import PENALTY, PROJECTION, DensePartiallyConstrained
+from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.potential_scaling import PotentialScaling
 from training.layers.quadratic import Quadratic
 from training.layers.quadratic_form import QuadraticForm
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
+from training.positivity import PENALTY, PROJECTION
 
 START_SHARE = 0.01
 """Weight, in a potential, of the layers beside the identity's quadratic form when training starts."""
@@ -66,6 +67,7 @@ class _Recursion(keras.Model):
         quadratic: float = 0.0,
         potential: bool = False,
         target_scaling: bool = False,
+        passthrough_share: float = PASSTHROUGH_SHARE,
         regularizer_constant: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
@@ -77,8 +79,12 @@ class _Recursion(keras.Model):
         if potential and target_scaling:
             message = f"{self.name}: target_scaling: a potential has units of its own. Leave one of the two away."
             raise ValueError(message)
+        if not 0.0 <= passthrough_share < 1.0:
+            message = f"{self.name}: passthrough_share: expected a number in [0, 1), received {passthrough_share!r}."
+            raise ValueError(message)
         self.dim = dim
         self.hidden = tuple(hidden)
+        self.passthrough_share = float(passthrough_share)
         self.activation = activations.resolve(activation, Role.HIDDEN)
         self.first_activation = activations.resolve(first_activation or activation, Role.FIRST)
         self.regularizer_constant = regularizer_constant
@@ -87,7 +93,7 @@ class _Recursion(keras.Model):
         self.standardization = Standardization(name="standardization")
         self.first = keras.layers.Dense(
             self.hidden[0],
-            activation=self.first_activation.function,
+            activation=ConvexActivation(self.first_activation, Role.FIRST),
             kernel_initializer=PassthroughNormal(share=1.0, seed=seeds.pop()),
             name="first",
         )
@@ -106,16 +112,16 @@ class _Recursion(keras.Model):
 
     def _constrained(self, index: int, fan_in: int, units: int, seeds: tuple[int, int]) -> DensePartiallyConstrained:
         """Return the layer above `fan_in` units; the last one is the affine output."""
-        slope = self.activation.slope[0]
+        slope, share = self.activation.slope[0], self.passthrough_share
         last = index == len(self.hidden)
         return DensePartiallyConstrained(
             units,
             activation=None if last else self.activation.name,
             positivity=self.positivity,
             regularizer_constant=self.regularizer_constant,
-            kernel_initializer=NonNegativeLogNormal(slope, PASSTHROUGH_SHARE, seeds[0]),
-            passthrough_initializer=PassthroughNormal(PASSTHROUGH_SHARE, seeds[1]),
-            bias_initializer=keras.initializers.Constant(moments(fan_in, slope=slope, share=PASSTHROUGH_SHARE).bias),
+            kernel_initializer=NonNegativeLogNormal(slope, share, seeds[0]),
+            passthrough_initializer=PassthroughNormal(share, seeds[1]),
+            bias_initializer=keras.initializers.Constant(moments(fan_in, slope=slope, share=share).bias),
             name="output" if last else f"hidden_{index}",
         )
 
@@ -215,6 +221,7 @@ class _Recursion(keras.Model):
             "quadratic": 0.0 if self.quadratic is None else self.quadratic.coefficient,
             "potential": self.potential_scaling is not None,
             "target_scaling": self.target_scaling is not None,
+            "passthrough_share": self.passthrough_share,
             "seed": self.seed,
         }
 
@@ -244,6 +251,8 @@ class InputConvexNetwork(_Recursion):
         quadratic: m, at least 0, in units of the standardised features.
         potential: whether the gradient is to be a transport map.
         target_scaling: whether the score is scaled back into the units of a standardised target.
+        passthrough_share: share of each pre-activation's variance at the start that comes through the passthrough, in
+            [0, 1). Without any, deep networks become one function in all units, or explode (`initializers`).
         seed: of the weights' initial values: the same seed, the same weights.
         **kwargs: of `keras.Model`.
 
@@ -255,7 +264,7 @@ class InputConvexNetwork(_Recursion):
 
     Raises:
         ActivationRefusedError: an activation may not stand where it was put.
-        ValueError: no hidden layer, a negative m, or both scalings.
+        ValueError: no hidden layer, a negative m, a share that is none, or both scalings.
     """
 
     positivity = PROJECTION

@@ -1,12 +1,14 @@
 """The optimal transport map between two normal distributions: affine, in closed form.
 
-Beside `transport`, whose baseline it is.
+Over `starts`, which has its matrix; beside `transport`, whose baseline it is.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.starts import optimal_matrix
 
 Floats = NDArray[np.float64]
 
@@ -30,25 +32,6 @@ def fit_map(source: NDArray[np.floating], target: NDArray[np.floating]) -> Calla
     Returns:
         The map of rows [k, d] to rows [k, d], in float64.
     """
-    source_mean, source_covariance = _moments(source)
-    target_mean, target_covariance = _moments(target)
-    root, inverse_root = _roots(source_covariance)
-    middle, _ = _roots(root @ target_covariance @ root)
-    matrix = inverse_root @ middle @ inverse_root
+    source_mean, target_mean = (rows.astype(np.float64).mean(axis=0) for rows in (source, target))
+    matrix = optimal_matrix(source, target)
     return lambda rows: target_mean + (rows.astype(np.float64) - source_mean) @ matrix
-
-
-def _moments(rows: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Return the mean [d] and the covariance [d, d] over all rows."""
-    x = rows.astype(np.float64)
-    mean = x.mean(axis=0)
-    return mean, (x - mean).T @ (x - mean) / len(x)
-
-
-def _roots(matrix: Floats) -> tuple[Floats, Floats]:
-    """Return the square root of a symmetric matrix without negative eigenvalues, and the root's pseudo-inverse."""
-    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-    roots = np.sqrt(np.maximum(values, 0.0))
-    smallest = np.sqrt(len(matrix) * np.finfo(np.float64).eps) * roots.max()
-    inverse = np.divide(1.0, roots, out=np.zeros_like(roots), where=roots > smallest)
-    return (vectors * roots) @ vectors.T, (vectors * inverse) @ vectors.T
