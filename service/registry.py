@@ -382,8 +382,7 @@ class Registry:
         return NotFoundError(f"version {version} of model {name} is not served. Available: {served}.")
 
     def _describe(self, name: str, entry: _Model) -> ModelStatus:
-        available = entry.live_versions()
-        newest = entry.lives[available[-1]].live if available else None
+        newest = next((entry.lives[version].live for version in reversed(entry.live_versions())), None)
         return ModelStatus(
             name=name,
             default=name == self._default_name(),

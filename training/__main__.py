@@ -90,12 +90,24 @@ def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
 @CONFIG
 @MODELS_DIR
 @SEED
-def retrain(config: Path, models_dir: Path | None, seed: int | None) -> None:
+@click.option(
+    "--wait-available",
+    metavar="URL",
+    help="After publishing, wait until this server answers that the version is AVAILABLE.",
+)
+def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_available: str | None) -> None:
     """Run the nightly job: warm start, train, certify, pass the gate, publish.
 
     A refused challenger publishes nothing; its report is MODELS_DIR/.refused/MODEL/report.html.
     """
     job = _load(config, models_dir, seed)
+    if wait_available is not None:
+        from training.config import server_address
+
+        address = server_address(wait_available)
+        if address is None:
+            raise click.BadParameter("expected the http(s) address of a server", param_hint="--wait-available")
+        job = dataclasses.replace(job, publish=dataclasses.replace(job.publish, wait_available=address))
     from training import retrain as nightly
 
     outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True))

@@ -117,7 +117,8 @@ def _names(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if len(set(value)) == len(value) else None
 
 
-def _server(value: Any) -> str | None:
+def server_address(value: Any) -> str | None:
+    """Return the http(s) address of a server without a slash at its end, "" for none, None for anything else."""
     if value == "":
         return ""
     if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
@@ -210,7 +211,7 @@ class PublishConfig:
 
     models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # a field
     keep: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 5)
-    wait_available: str = _option("'' or the http(s) address of a server", _server, "")
+    wait_available: str = _option("'' or the http(s) address of a server", server_address, "")
 
 
 @dataclasses.dataclass(frozen=True)

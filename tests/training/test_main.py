@@ -146,6 +146,23 @@ def test_train_exits_2_naming_the_key(trained, capsys, change, named):
     assert named in capsys.readouterr().err
 
 
+def test_retrain_exits_2_for_what_is_no_server(trained, capsys):
+    """An address without http is refused before anything is read."""
+    assert 2 == main(["retrain", shorten(trained), "--wait-available", "127.0.0.1:8501"])
+    assert "--wait-available" in capsys.readouterr().err
+
+
+def test_retrain_waits_for_the_server_that_the_command_names(trained, monkeypatch):
+    """The flag's address goes in the place of the configuration's, without its last slash."""
+    from training import retrain
+
+    asked = []
+    monkeypatch.setattr(retrain, "wait_available", lambda address, *_args, **_kwargs: asked.append(address))
+    write_rows(trained / "rows.csv", 400)
+    assert 0 == main(["retrain", shorten(trained), "--wait-available", "http://127.0.0.1:9/"])
+    assert ["http://127.0.0.1:9"] == asked
+
+
 @pytest.mark.parametrize("arguments", [["train"], ["train", "missing.toml"], ["fly"], ["certify", "missing"]])
 def test_usage_errors_exit_2(arguments, capsys):
     """A missing argument, file or command is bad usage."""
