@@ -150,7 +150,7 @@ class JointlyRegularized(keras.Model):
                     f"{self.name}: members: no filter bank in {self.model.name}. Name the layers whose kernels count."
                 )
                 raise ValueError(message)
-            return found
+            return tuple(found)
         found = []
         for member in self.members:
             name, _, variable = member.partition(".")
