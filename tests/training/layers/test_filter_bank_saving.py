@@ -20,6 +20,12 @@ def rows(*shape: int) -> np.ndarray:
     return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no summary be cut to the width of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 def summary(model: keras.Model, **arguments) -> list[str]:
     """Return the lines of a model's summary."""
     lines: list[str] = []
@@ -105,12 +111,12 @@ def noise(run, caplog) -> set[tuple[str, str]]:
     return records | {(warning.category.__name__, str(warning.message)[:40]) for warning in caught}
 
 
-def fitted(layer: keras.layers.Layer) -> keras.Model:
-    """Return a functional model of a layer after one step."""
+def compiled(layer: keras.layers.Layer) -> keras.Model:
+    """Return a functional model of a layer, with an optimiser that has a state to be saved."""
     x = keras.Input((5, 5, 3))
     model = keras.Model(x, layer(x))
     model.compile("adam", "mse")
-    model.fit(rows(2, 5, 5, 3), np.zeros((2, *model.output_shape[1:])), verbose=0)
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -122,10 +128,10 @@ def test_s12_a_saving_and_export_make_no_noise_beyond_that_of_a_dense_layer(tmp_
         model.save_weights(tmp_path / "model.weights.h5")
         model.export(tmp_path / "exported", verbose=False)
 
-    plain, arguments = fitted(keras.layers.Dense(4)), {"regularizer": "pairwise_orthogonality"}
+    plain, arguments = compiled(keras.layers.Dense(4)), {"regularizer": "pairwise_orthogonality"}
     expected = noise(lambda: save(plain), caplog)
     for create in (FilterBank, FilterBankModel):
-        model = fitted(create(4, 2, trainable_parts=[True, False, True, True], **arguments))
+        model = compiled(create(4, 2, trainable_parts=[True, False, True, True], **arguments))
         assert set() == noise(lambda model=model: save(model), caplog) - expected
     assert {("UserWarning", "control")} == noise(lambda: warnings.warn("control", stacklevel=1), caplog)
     assert {("tensorflow", "control")} == noise(lambda: logging.getLogger("tensorflow").warning("control"), caplog)
