@@ -149,7 +149,8 @@ def extended(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) ->
         variables: those to know, frozen or not.
 
     Raises:
-        ValueError: the optimiser keeps moving averages (`use_ema`), and would write them into frozen variables.
+        ValueError: the optimiser keeps moving averages (`use_ema`), and would write them into frozen variables; or it
+            is built otherwise than those of Keras.
     """
     if not getattr(optimizer, "built", False):
         return optimizer
@@ -166,13 +167,35 @@ def extended(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) ->
     wider = type(optimizer).from_config(optimizer.get_config())
     with _frozen_ones_too():
         wider.build([*known, *missing])
-    state: dict[str, list[Any]] = {}
-    for variable in optimizer.variables:
-        state.setdefault(variable.name, []).append(variable)
-    for variable in wider.variables:
-        if state.get(variable.name):
-            variable.assign(state[variable.name].pop(0))  # of equal names the known ones come first
+    copied = set()
+    for old, new in zip(_slots(optimizer), _slots(wider), strict=True):
+        for source, target in zip(old, new, strict=False):  # those of the known variables come first
+            if source is not None:
+                target.assign(source)
+                copied.add(id(source))
+    if not copied >= {id(variable) for variable in optimizer.variables}:
+        message = (
+            f"{optimizer.name}: expected an optimiser of Keras, whose state is a list for each slot, received "
+            f"{type(optimizer).__name__}. Compile the model again with a new optimiser."
+        )
+        raise ValueError(message)
     return wider
+
+
+def _slots(optimizer: keras.optimizers.Optimizer) -> Iterator[list[Any]]:
+    """Yield the state of an optimiser: a list for each slot, in the order of its variables, and single ones."""
+    for name, value in vars(optimizer).items():
+        if isinstance(value, keras.Variable):
+            yield [value]
+        elif isinstance(value, keras.optimizers.Optimizer):
+            yield from _slots(value)
+        elif name != "_trainable_variables" and name != "_variables" and _is_slot(value):
+            yield list(value)
+
+
+def _is_slot(value: Any) -> bool:
+    """Return whether an optimiser's attribute is a list of variables, None among them where one has none."""
+    return isinstance(value, list) and all(item is None or isinstance(item, keras.Variable) for item in value)
 
 
 @contextlib.contextmanager

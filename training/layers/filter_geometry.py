@@ -32,7 +32,7 @@ class FilterGeometry:
     def __post_init__(self) -> None:
         for name in ("kernel_size", "strides"):
             given = getattr(self, name)
-            numbers = [1] if given is None else [given] if isinstance(given, int) else [*given]
+            numbers = given if isinstance(given, tuple) else (1 if given is None else given,)
             if not numbers or not all(type(number) is int and number >= 1 for number in numbers):
                 message = f"{name}: expected whole numbers of at least 1, received {given!r}."
                 raise ValueError(message)

@@ -103,7 +103,8 @@ class JointlyRegularized(keras.Model):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the model's."""
-        return self.model.compute_output_shape(input_shape)
+        inputs = keras.tree.map_shape_structure(keras.KerasTensor, input_shape)
+        return keras.tree.map_structure(lambda output: output.shape, self.model.compute_output_spec(inputs))
 
     def groups(self) -> list[Any]:
         """Return one kernel [..., n] for each fan-in, in the order of the members."""
@@ -147,10 +148,11 @@ class JointlyRegularized(keras.Model):
             found = [_Member(layer, "kernel") for layer in layers if isinstance(layer, FilterBank)]
             if not found:
                 message = (
-                    f"{self.name}: members: no filter bank in {self.model.name}. Name the layers whose kernels count."
+                    f"{self.name}: members: expected a filter bank in {self.model.name}, received none. Name the "
+                    f"layers whose kernels count."
                 )
                 raise ValueError(message)
-            return found
+            return tuple(found)
         found = []
         for member in self.members:
             name, _, variable = member.partition(".")
