@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from tests.training.user_functions import BOWL, DOME
 from training import activations
 from training.activations import ConvexActivation, Role
 from training.icnn import InputConvexNetwork, PenalizedNetwork
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.diagonal_quadratic import DiagonalQuadratic
 from training.layers.feature_pooling import FeaturePooling
+from training.layers.function import Function as FunctionLayer
 from training.layers.log_sum_exp import LogSumExp
 from training.layers.low_rank_quadratic import LowRankQuadratic
 from training.layers.quadratic import Quadratic
@@ -173,6 +175,11 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
         Refused(lambda: FeaturePooling(2, "l2"), lambda x: np.linalg.norm([abs(x) - 1, 0.0])),
         *_temperatures(lambda t: FeaturePooling(2, "log_sum_exp", temperature=t)),
     ),
+    "Function": (
+        Refused(lambda: FunctionLayer(DOME, Role.HIDDEN), lambda x: -x * x),
+        Refused(lambda: FunctionLayer(DOME, Role.FIRST), lambda x: -x * x),
+        Refused(lambda: FunctionLayer(BOWL, Role.HIDDEN), lambda x: x * x, True),
+    ),
     "InputConvexNetwork": (
         *_activations(lambda name: InputConvexNetwork(2, (2,), name)),
         *_first(lambda name: InputConvexNetwork(2, (2,), first_activation=name)),
@@ -190,16 +197,26 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
 
 NOTHING_TO_REFUSE: Mapping[str, str] = {
     "ActNorm": "its scale is an exponential",
+    "AtLeast": "it keeps a width positive, and is no part of the function",
+    "Bump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
     "ConvexBatchNormalization": "its factor is constrained, and nothing may stand in the constraint's place",
+    "DomainWeight": "it is no part of the score",
+    "FilterBank": "it is affine, whatever its weights are",
+    "FilterBankModel": "it is affine, whatever its weights are",
+    "GaussianBump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
+    "JointlyRegularized": "it computes what its model does",
+    "KernelFunction": "a regulariser is no part of the function",
     "Maxout": "its kernel is projected, whatever starts it",
     "NonNegative": "it has no argument",
     "NonNegativeLogNormal": "an initialiser decides where weights start, and its weights are positive",
     "OrthogonalProjection": "it is affine, whatever its matrix is",
     "Orthonormal": "it has no argument",
+    "PairwiseOrthogonality": "a regulariser is no part of the function",
     "PassthroughNormal": "an initialiser of weights that are free",
     "PieceLogNormal": "an initialiser decides where weights start, and its weights are positive",
     "PotentialScaling": "its scale is verified when it is set",
     "QuadraticForm": "a sum of squares, whatever its matrix is",
+    "SigmaBump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
     "Standardization": "its scale is verified when it is set",
     "TargetScaling": "its scale is verified when it is set",
 }
