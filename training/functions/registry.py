@@ -89,7 +89,8 @@ def register(
 ) -> Callable[[Forward], Forward]:
     """Return a decorator that gives a function its name, once it has passed its checks.
 
-    The function is called with tensors [n, *row_shape] of the sample and must answer n rows. Then, in float64:
+    The function is called with tensors [n, *row_shape] of the sample, real values, and must answer n rows; whether a
+    gradient comes back is noted for the layer that runs it. Then, in float64:
 
     - with `properties` or `gradient`: each row must be computed by itself, and with the row shape () each number;
     - with `properties`: a scan looks for points at which the declaration does not hold (`declarations.refute`);
@@ -104,7 +105,7 @@ def register(
     Args:
         name: a letter, then up to 63 letters, digits, dots, dashes and underscores. A model stores it, and whoever
             loads the model must have registered the function before.
-        properties: what is declared; needed on the convex path of a network.
+        properties: what is declared; needed on the convex path; an analytic gradient changes nothing of it.
         gradient: takes the argument x and the gradient of a scalar in the result, and returns that in x; written with
             differentiable operations. The sum, over the result, of upstream times derivative.
         row_shape: shape of a row for functions that are not computed number by number; any other size may be served
