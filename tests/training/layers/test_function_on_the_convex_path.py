@@ -131,7 +131,7 @@ def test_s15_f_function_unfit_for_its_role_is_refused_with_three_points(
     with pytest.raises(FunctionRefusedError, match=rf"the role '{role}' needs: f\(x\) = unfit") as refused:
         Function("unfit", role=role)
     found = refused.value.counterexample
-    assert (found.points[0] + found.points[2]) / 2 == found.points[1]
+    assert found.points[1] == pytest.approx((found.points[0] + found.points[2]) / 2, abs=1e-12)
     assert found.values[1] > (found.values[0] + found.values[2]) / 2
 
 
