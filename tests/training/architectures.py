@@ -11,14 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from tests.training.user_functions import BOWL, HINGE
 from training import activations
-from training.activations import Role
+from training.activations import ConvexActivation, Role
 from training.constraints import NonNegative
 from training.layers.act_norm import ActNorm
 from training.layers.convex_batch_normalization import ConvexBatchNormalization
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.diagonal_quadratic import DiagonalQuadratic
 from training.layers.feature_pooling import MODES, FeaturePooling
+from training.layers.filter_bank import FilterBank
+from training.layers.function import Function
 from training.layers.log_sum_exp import LogSumExp
 from training.layers.low_rank_quadratic import LowRankQuadratic
 from training.layers.maxout import Maxout
@@ -101,16 +104,37 @@ def activation(draw: Draw, role: Role) -> str:
     names = activations.names(Role.HIDDEN) + (activations.names(Role.FIRST) if role is Role.FIRST else ())
     name = str(draw.choice(names))
     parameters = {
+        "celu": f"({sharpness!r})",
+        "elu": f"({slope!r})",
         "leaky_relu": f"({slope!r})",
         "smooth_leaky": f"({slope!r}, {sharpness!r})",
-        "squared_leaky": f"({max(slope, 1e-3)!r})",
+        "squared_leaky": f"({slope!r})",
+        "squareplus": f"({sharpness!r})",
+        "threshold": f"({sharpness!r}, {sharpness!r})",
     }
     return name + (parameters.get(name, "") if draw.random() < 0.7 else "")
 
 
 def _dense(draw: Draw, x: Any) -> Any:
-    function = activations.resolve(activation(draw, Role.FIRST), Role.FIRST).function
+    function = ConvexActivation(activation(draw, Role.FIRST), Role.FIRST)
     return keras.layers.Dense(_units(draw), activation=function, use_bias=bool(draw.integers(2)))(x)
+
+
+def _constrained(draw: Draw, z: Any, x: Any) -> Any:
+    positivity = str(draw.choice(["projection", "softplus", "exp", "square"]))
+    function = activation(draw, Role.HIDDEN)
+    return DensePartiallyConstrained(_units(draw), function, bool(draw.integers(2)), positivity=positivity)([z, x])
+
+
+def _columns(draw: Draw, x: Any) -> Any:
+    filters = _units(draw)
+    return FilterBank(filters, trainable_parts=[bool(flag) for flag in draw.integers(2, size=filters)])(x)
+
+
+def _convolution(draw: Draw, x: Any) -> Any:
+    picture = keras.layers.Reshape((x.shape[-1], 1))(x)
+    size, strides, padding = (int(draw.integers(1, 4)), int(draw.integers(1, 3)), "same")
+    return keras.layers.Flatten()(FilterBank(_pieces(draw), size, strides, padding)(picture))
 
 
 def _pooling(draw: Draw, z: Any) -> Any:
@@ -129,6 +153,8 @@ FRONT: Mapping[str, Callable[[Draw, Any], Any]] = {
     "ActNorm": lambda _draw, x: ActNorm()(x),
     "ConvexBatchNormalization": _batch_normalization,
     "Dense": lambda draw, x: keras.layers.Dense(_units(draw))(x),
+    "FilterBank": _columns,
+    "Convolution": _convolution,
 }
 """Affine in the row."""
 
@@ -140,13 +166,12 @@ FIRST: Mapping[str, Callable[[Draw, Any], Any]] = {
     "LowRankQuadratic": lambda draw, x: LowRankQuadratic(_pieces(draw), _units(draw))(x),
     "QuadraticForm": lambda _draw, x: QuadraticForm()(x),
     "Quadratic": lambda draw, x: Quadratic(float(draw.choice([0.0, draw.random()])))(x),
+    "Function": lambda draw, x: Function(str(draw.choice([BOWL, HINGE])), Role.FIRST)(x),
 }
 """Convex functions of what is affine."""
 
 PAIR: Mapping[str, Callable[[Draw, Any, Any], Any]] = {
-    "DensePartiallyConstrained": lambda draw, z, x: DensePartiallyConstrained(
-        _units(draw), activation(draw, Role.HIDDEN), bool(draw.integers(2))
-    )([z, x]),
+    "DensePartiallyConstrained": _constrained,
     "Maxout": lambda draw, z, x: Maxout(_units(draw), _pieces(draw), bool(draw.integers(2)))([z, x]),
     "LogSumExp": lambda draw, z, x: LogSumExp(_units(draw), _pieces(draw), temperature=_temperature(draw))([z, x]),
 }
@@ -156,6 +181,7 @@ KEEPING: Mapping[str, Callable[[Draw, Any], Any]] = {
     "ActNorm": lambda _draw, z: ActNorm()(z),
     "ConvexBatchNormalization": _batch_normalization,
     "FeaturePooling": _pooling,
+    "Function": lambda _draw, z: Function(HINGE, Role.HIDDEN)(z),
     "Dropout": lambda _draw, z: keras.layers.Dropout(0.3)(z),
 }
 """Layers of z alone, convex and non-decreasing in every feature."""
@@ -185,7 +211,7 @@ LAST: Mapping[str, Callable[[Draw, Any, Any], Any]] = {
 }
 """One number in the end."""
 
-PLACES = {name for table in (FRONT, FIRST, PAIR, KEEPING, LAST) for name in table}
+PLACES = {name for table in (FRONT, FIRST, PAIR, KEEPING, LAST) for name in table} - {"Convolution"}
 """Every class that a network may be made of."""
 
 

@@ -148,8 +148,9 @@ def first_only(y, predicted):
 
 def test_s16_e_missing_gradient_is_an_error_that_names_the_variables():
     """Variables that the loss does not see are named, each of them, and no other."""
-    with pytest.raises(MissingGradientError, match=r"reaches unused/kernel, unused/bias: .*freeze them, or name them"):
+    with pytest.raises(MissingGradientError, match=r"no gradient reaches unused/kernel, unused/bias\.") as missing:
         loss_gradients(second_output_unused(), first_only, ROWS, TARGETS)
+    assert ("unused/kernel", "unused/bias") == missing.value.paths
 
 
 def test_s16_e_missing_gradient_is_zero_for_listed_variables_alone():
@@ -159,5 +160,5 @@ def test_s16_e_missing_gradient_is_zero_for_listed_variables_alone():
     unused = model.get_layer("unused")
     assert (np.zeros((3, 2)).tolist(), [0.0, 0.0]) == tuple(found[each].numpy().tolist() for each in unused.weights)
     assert found[model.get_layer("used").kernel].numpy().any()
-    with pytest.raises(MissingGradientError, match="reaches unused/bias: "):
+    with pytest.raises(MissingGradientError, match=r"no gradient reaches unused/bias\."):
         loss_gradients(model, first_only, ROWS, TARGETS, unconnected={"unused/kernel"})

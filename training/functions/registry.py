@@ -89,7 +89,8 @@ def register(
 ) -> Callable[[Forward], Forward]:
     """Return a decorator that gives a function its name, once it has passed its checks.
 
-    The function is called with tensors [n, *row_shape] of the sample and must answer n rows. Then, in float64:
+    The function is called with tensors [n, *row_shape] of the sample, real values, and must answer n rows; whether a
+    gradient comes back is noted for the layer that runs it. Then, in float64:
 
     - with `properties` or `gradient`: each row must be computed by itself, and with the row shape () each number;
     - with `properties`: a scan looks for points at which the declaration does not hold (`declarations.refute`);
@@ -104,7 +105,7 @@ def register(
     Args:
         name: a letter, then up to 63 letters, digits, dots, dashes and underscores. A model stores it, and whoever
             loads the model must have registered the function before.
-        properties: what is declared; needed on the convex path of a network.
+        properties: what is declared; needed on the convex path; an analytic gradient changes nothing of it.
         gradient: takes the argument x and the gradient of a scalar in the result, and returns that in x; written with
             differentiable operations. The sum, over the result, of upstream times derivative.
         row_shape: shape of a row for functions that are not computed number by number; any other size may be served
@@ -248,16 +249,9 @@ def _close(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
 
 def _check_properties(function: UserFunction, properties: Properties) -> None:
     """Refuse a declaration that the scan refutes."""
-    try:
-        refutation = refute(function.name, in_float64(function), function.row_shape, properties)
-    except FloatingPointError as err:
-        message = f"'{function.name}' may be given any number on a convex path: {err}. Make it finite from -30 to 30."
-        raise FunctionRefusedError(message) from err
+    refutation = refute(function.name, in_float64(function), function.row_shape, properties)
     if refutation is not None:
-        message = (
-            f"'{function.name}' is declared {refutation.claim}, which is not so: {refutation.reason}. Declare what it "
-            "is, or take another function."
-        )
+        message = f"function: {refutation.reason} Declare what it is, or take another function."
         raise FunctionRefusedError(message, refutation.counterexample)
 
 

@@ -38,9 +38,9 @@ def graph_report(function: Callable[..., Any], *signature: Any) -> tuple[Operati
     Example:
         >>> for operation in graph_report(lambda x: 2.0 * x, tf.TensorSpec([None], tf.float32)):
         ...     str(operation)
-        'args_0 = Placeholder()'
+        'arguments_0 = Placeholder()'
         'mul/x = Const()'
-        'mul = Mul(mul/x, args_0)'
+        'mul = Mul(mul/x, arguments_0)'
         'Identity = Identity(mul)'
 
     Args:

@@ -43,7 +43,8 @@ class Function(keras.layers.Layer):
     registered with the function takes their place.
 
     A model stores the name and never the code (Keras refuses to load a saved lambda, for good reason): a function that
-    is not registered is refused when the layer is made, and so when a model that names it is loaded.
+    is not registered is refused when the layer is made, and so when a model that names it is loaded. A function of each
+    number that is to be the activation of another layer need not be a layer: `training.activations.declare` takes it.
 
     On the convex path of a network the layer must say in which `role` it stands, and the function must be declared fit
     for it: `hidden` wants convex and non-decreasing, `first layer only` (on affine arguments) convex. What breaks this

@@ -22,13 +22,8 @@ def python_if(x):
 
 
 def with_cond(x):
-    """Return the same by cond."""
+    """Return the same by TensorFlow's cond, behind ours."""
     return cond(ops.sum(x) > 0.0, lambda: x**3, lambda: -(x**2))
-
-
-def with_tf_cond(x):
-    """Return the same by TensorFlow's own cond."""
-    return tf.cond(ops.sum(x) > 0.0, lambda: x**3, lambda: -(x**2))
 
 
 def with_where(x):
@@ -37,13 +32,8 @@ def with_where(x):
 
 
 def with_while_loop(x):
-    """Return x^4 by three products."""
+    """Return x^4 by three turns of TensorFlow's while_loop, behind ours."""
     return while_loop(lambda i, _y: i < 3, lambda i, y: (i + 1, y * x), [0, x], maximum_iterations=5)[1]
-
-
-def with_tf_while_loop(x):
-    """Return x^4 by TensorFlow's own loop."""
-    return tf.while_loop(lambda i, _y: i < 3, lambda i, y: (i + 1, y * x), [0, x])[1]
 
 
 def python_while(x):
@@ -75,10 +65,8 @@ def fourth(x):
 FORMS = {
     "if": (python_if, tf.function(python_if), branches),
     "cond": (with_cond, with_cond, branches),
-    "tf_cond": (with_tf_cond, with_tf_cond, branches),
     "where": (with_where, with_where, branches),
     "while_loop": (with_while_loop, with_while_loop, fourth),
-    "tf_while_loop": (with_tf_while_loop, with_tf_while_loop, fourth),
     "while": (python_while, tf.function(python_while), fourth),  # 2, 4, 8, 16
     "for": (python_for, tf.function(python_for), fourth),
 }

@@ -131,7 +131,7 @@ def test_s15_f_function_unfit_for_its_role_is_refused_with_three_points(
     with pytest.raises(FunctionRefusedError, match=rf"the role '{role}' needs: f\(x\) = unfit") as refused:
         Function("unfit", role=role)
     found = refused.value.counterexample
-    assert (found.points[0] + found.points[2]) / 2 == found.points[1]
+    assert found.points[1] == pytest.approx((found.points[0] + found.points[2]) / 2, abs=1e-12)
     assert found.values[1] > (found.values[0] + found.values[2]) / 2
 
 
@@ -195,8 +195,8 @@ def by_cond(x):
     return tf.cond(ops.sum(x) > 0.0, lambda: ops.square(x), lambda: x * x)
 
 
-def saved_by_hand(forward, gradient, folder):
-    """Save sum(f(x)) and its gradient with a custom gradient that no registry has seen."""
+def saved_by_hand(forward, gradient, folder, *, with_code=False):
+    """Save sum(f(x)) and its gradient with a custom gradient that no registry has seen, its code beside it or not."""
 
     @tf.custom_gradient
     def function(x):
@@ -209,7 +209,7 @@ def saved_by_hand(forward, gradient, folder):
             score = tf.reduce_sum(function(x), axis=-1)
         return {"score": score, "gradient": tape.gradient(score, x)}
 
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=with_code)
     tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": serve}, options=options)
     return folder
 
@@ -236,3 +236,11 @@ def test_gradient_that_lies_is_refused_at_load_though_the_score_is_proved(factor
         with pytest.raises(VersionRefusedError) as refused:
             verify(program, run, None)
         assert "gradient" == refused.value.rule
+
+
+def test_file_that_keeps_the_code_of_a_gradient_is_refused_though_it_is_right(tmp_path):
+    """TensorFlow's default saves the gradient's function with tensors that it captured: no pure function of a row."""
+    folder = saved_by_hand(tf.square, lambda x, u: 2.0 * x * u, tmp_path, with_code=True)
+    with pytest.raises(VersionRefusedError) as refused:
+        certify(folder)
+    assert "object-graph" == refused.value.rule
