@@ -221,6 +221,7 @@ class Minimax:
             loss = ops.mean(self.f.standard_score(u)) - ops.mean(self.f.standard_score(x))
             penalised = loss + sum(self.f.losses) if self.f.losses else loss
         norm = self._apply("f", tape.gradient(penalised, variables), variables)
+        keep = tf.where(norm <= self._objective.max_gradient_norm, keep, 1.0)  # a step not taken is not averaged
         for average, variable in zip(self._trained("f", self.network), variables, strict=True):
             average.assign(keep * average + (1.0 - keep) * variable)
         return -loss - ops.mean(ops.sum(v * x, axis=-1)), norm
