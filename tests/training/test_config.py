@@ -125,7 +125,7 @@ def test_every_key_is_read(tmp_path):
         ("trainer", "learningrate = 0.1", "trainer.learningrate", "learning_rate"),
         ("network", "activations = 1", "network.activations", "activation"),
         ("data", 'tagret = "z"', "data.tagret", "target"),
-        ("network", "support = true", "network.support", ""),
+        ("network", "suport = true", "network.suport", "support"),
         ("objective", "penality = 1.0", "objective.penality", ""),
     ],
 )

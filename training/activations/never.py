@@ -31,6 +31,10 @@ def _selu(x: float) -> float:
     return 1.05070098 * (x if x > 0 else 1.67326324 * math.expm1(x))
 
 
+def _bump(x: float) -> float:
+    return math.exp(-1.0 / (1.0 - x * x)) if abs(x) < 1.0 else 0.0
+
+
 def _clip(x: float, low: float, high: float) -> float:
     return min(max(x, low), high)
 
@@ -59,6 +63,9 @@ NEVER: Mapping[str, tuple[Callable[[float], float], float, float]] = {
     "log_softmax": (_log_sigmoid, -2.0, 2.0),
     "sparsemax": (lambda x: _clip(0.5 * (x + 1.0), 0.0, 1.0), 0.0, 2.0),
     "glu": (_sigmoid, 0.0, 4.0),
+    "bump": (_bump, -1.0, 1.0),
+    "sigma_bump": (_bump, -1.0, 1.0),
+    "gaussian_bump": (lambda x: math.exp(-0.5 * x * x), -2.0, 2.0),
 }
 """Per activation that is never allowed: its values, and the ends of an interval whose midpoint shows it."""
 

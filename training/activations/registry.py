@@ -13,7 +13,7 @@ import keras
 from training.activations.first import FIRST
 from training.activations.hidden import HIDDEN, Make
 from training.activations.never import NEVER, refusal
-from training.activations.properties import Activation, ActivationRefusedError, Role
+from training.activations.properties import Activation, ActivationRefusedError, Counterexample, Role
 
 CURVED = "smooth_leaky"
 """The activation to take where a loss sees the slopes of a network: its second derivative is positive everywhere."""
@@ -44,6 +44,10 @@ def resolve(identifier: Any, role: Role = Role.HIDDEN) -> Activation:
         ActivationRefusedError: it is not convex, or not non-decreasing where it must be (with a counterexample); its
             parameters are out of range; or it is not known.
     """
+    shown = getattr(identifier, "counterexample", None)
+    if isinstance(shown, Counterexample) and not isinstance(identifier, Activation):  # a layer that is never convex
+        message = f"activation: the layer '{identifier.name}' is not convex: {shown}. Use one of: {_offered(role)}."
+        raise ActivationRefusedError(message, shown)
     name = _name(identifier)
     match = _CALL.fullmatch(name)
     if match is None:

@@ -108,16 +108,15 @@ class GaussianBump(Localized):
     def _trains_width(self) -> bool:
         return self._trained["width"]
 
-    def _shape(self, x: Any, width: Any) -> Any:
+    def _shape(self, x: Any, width: Any, dtype: str) -> Any:
         """Return the Gaussian bump of each number, or of each point."""
-        dtype = keras.backend.standardize_dtype(x.dtype)
-        w = held(width)
+        w = held(width, dtype)
         c, h = (ops.cast(part, x.dtype) for part in (self.center, self.height))
         if not (self.per_feature or self.radial):
             c, h = ops.reshape(c, ()), ops.reshape(h, ())
         bound = largest_offset(dtype)
         offset = ops.subtract(x, c)
-        is_near = ops.less(ops.abs(offset), ops.multiply(support(width), bound))
+        is_near = ops.less(ops.abs(offset), ops.multiply(support(width, dtype), bound))
         if not self.radial:
             value = safe_where(is_near, offset, lambda v: _bell(ops.square(over(v, w))))
             return ops.where(ops.isnan(x), x, ops.multiply(h, value))

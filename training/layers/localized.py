@@ -13,7 +13,15 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training.activations import Counterexample
-from training.layers.positive_scale import EXPONENTIAL, check_form, check_width, constraint, raw_of, width_of
+from training.layers.positive_scale import (
+    EXPONENTIAL,
+    check_form,
+    check_width,
+    constraint,
+    raw_of,
+    width_of,
+    working_dtype,
+)
 
 
 class NoSignalError(ValueError):
@@ -108,12 +116,15 @@ class Localized(keras.layers.Layer, abc.ABC):
         return self._values(ops.tanh(inputs) if self.tanh else inputs)
 
     def _values(self, x: Any) -> Any:
-        width = ops.cast(self.width, x.dtype)
-        return self._shape(x, width if self.per_feature else ops.reshape(width, ()))
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        working = working_dtype(dtype)
+        width = ops.cast(self.width, working)
+        values = self._shape(ops.cast(x, working), width if self.per_feature else ops.reshape(width, ()), dtype)
+        return ops.cast(values, dtype)
 
     @abc.abstractmethod
-    def _shape(self, x: Any, width: Any) -> Any:
-        """Return the bump of `x` for a width that broadcasts with it."""
+    def _shape(self, x: Any, width: Any, dtype: str) -> Any:
+        """Return the bump of `x`, whose type was `dtype`, for a width that broadcasts with it."""
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Return the input's shape; with `radial` its last axis is 1."""

@@ -108,18 +108,23 @@ def width_of(raw: Any, form: str) -> Any:
             return raw
 
 
-def held(width: Any) -> Any:
-    """Return a width between the least and the largest one that its dtype computes with."""
-    least, largest = _HALF if keras.backend.standardize_dtype(width.dtype) == "float16" else (LEAST, LARGEST)
+def working_dtype(dtype: str) -> str:
+    """Return the type in which bumps of inputs of a type are computed: that type, or float32 for half precision."""
+    return "float32" if dtype in {"float16", "bfloat16"} else dtype
+
+
+def held(width: Any, dtype: str) -> Any:
+    """Return a width between the least and the largest one with which inputs of a dtype have finite derivatives."""
+    least, largest = _HALF if dtype == "float16" else (LEAST, LARGEST)
     return ops.minimum(ops.maximum(width, least), largest)
 
 
-def support(width: Any) -> Any:
+def support(width: Any, dtype: str) -> Any:
     """Return how far from its place a bump of this width reaches: the width, held from above, or 0 where it is below.
 
     Unlike `held`, so that a width that was set to 0 has no support, not even its centre.
     """
-    largest = _HALF[1] if keras.backend.standardize_dtype(width.dtype) == "float16" else LARGEST
+    largest = _HALF[1] if dtype == "float16" else LARGEST
     return ops.minimum(ops.maximum(width, 0.0), largest)
 
 

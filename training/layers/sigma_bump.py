@@ -54,9 +54,9 @@ class SigmaBump(Localized):
             message = f"{self.name}: radial: expected False, received True. Use Bump, whose radius has that meaning."
             raise ValueError(message)
 
-    def _shape(self, x: Any, width: Any) -> Any:
+    def _shape(self, x: Any, width: Any, dtype: str) -> Any:
         """Return the bump of each number."""
-        return bump(x, ops.sqrt(ops.maximum(width, LEAST)), within=width)
+        return bump(x, ops.sqrt(ops.maximum(width, LEAST)), dtype=dtype, within=width)
 
     @property
     def counterexample(self) -> Counterexample:

@@ -37,7 +37,12 @@ def servable(folder: Path, *, proved: bool = True) -> Any:
     """Return what an engine needs of the SavedModel in `folder`."""
     program = certify(folder).program if proved else None
     return SimpleNamespace(
-        signature=Signature("m", 1, DIM), program=program, probe=None, kernel_agrees=True, saved_model=files_of(folder)
+        signature=Signature("m", 1, DIM),
+        program=program,
+        probe=None,
+        support=None,
+        kernel_agrees=True,
+        saved_model=files_of(folder),
     )
 
 
@@ -244,7 +249,7 @@ def test_program_engine_needs_no_tensorflow() -> None:
         "from types import SimpleNamespace\n"
         "from service import engines\n"
         "from tests.service.program.programs import build, draw_weights\n"
-        "loaded = SimpleNamespace(program=build(draw_weights()), probe=None, kernel_agrees=True)\n"
+        "loaded = SimpleNamespace(program=build(draw_weights()), probe=None, support=None, kernel_agrees=True)\n"
         "engine = engines.create(loaded, 'program')\n"
         "engine.run(np.ones((2, 3), np.float32), ('score', 'gradient'))\n"
         "print('tensorflow' in sys.modules)\n"
