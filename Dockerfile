@@ -37,7 +37,8 @@ COPY deploy/entry /usr/local/bin/convex-scoring
 COPY service service
 COPY --from=build /src/service/program/kernel/compiled service/program/kernel/compiled
 COPY training training
-COPY models /models
+# The user's own: a volume that begins as a copy of it is one that the nightly job may write to.
+COPY --chown=10001:10001 models /models
 # Readable for every user number, whatever umask the checkout was made with.
 RUN chmod -R a+rX /app /models && python -m compileall -q service training
 USER 10001:10001

@@ -26,11 +26,11 @@ from service.program.verification import (
     unproved_probe,
     verify,
 )
-from service.repository import VersionFiles, check_identity, read_version
+from service.repository import VersionFiles, check_identity, materialize, read_version
 from service.signature import OUTPUTS, SUPPORT, FileSignature, Signature, own_signatures
 
 if TYPE_CHECKING:
-    from service.program.certification import Certified
+    from service.program.certification import Certified, Interface
     from service.program.graph import Bound
 
 _NEEDED = ("saved_model.pb", "fingerprint.pb", "saved_model.cpb", "saved_model.pbtxt")
@@ -104,9 +104,16 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
         return _load_foreign(files, model, version, allow_uncertified=allow_uncertified)
     check_identity(files.manifest, model, version)
     manifest = files.manifest
-    own = own_signatures(support=SUPPORT in manifest.outputs)
+    own = own_signatures(support=SUPPORT in manifest.outputs, context=manifest.context_dim > 0)
     signature = Signature(
-        model, version, manifest.dim, manifest.features, outputs=manifest.outputs, file_signatures=own
+        model,
+        version,
+        manifest.dim,
+        manifest.features,
+        outputs=manifest.outputs,
+        file_signatures=own,
+        context_dim=manifest.context_dim,
+        context_features=manifest.context_features,
     )
     saved_model = _saved_model(files)
     certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
@@ -114,7 +121,7 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
     run = _runner(saved_model, own[0])
     if certified is None:
         _require_outputs(manifest, own[0])
-        check_probe(run, probe, manifest.dim)
+        check_probe(run, probe, manifest.dim, manifest.context_dim)
         return LoadedVersion(signature, manifest, saved_model, probe, None, None, None, refusal)
     _compare(manifest, certified)
     verification = verify(certified.program, run, probe)
@@ -137,13 +144,15 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
     """Prove and verify a SavedModel that came without a manifest, and make its probe."""
     saved_model = _saved_model(files)
     certified, refusal = _certified(saved_model, allow_uncertified=allow_uncertified)
-    dim, has_gradient, found = _description(saved_model) if certified is None else certified.interface
+    interface = _description(saved_model) if certified is None else certified.interface
+    found = interface.file_signatures
     signature = Signature(
         model,
         version,
-        dim,
+        interface.dim,
         outputs=(*OUTPUTS, SUPPORT) if found[0].support_dtype else OUTPUTS,
         made_elsewhere=True,
+        context_dim=interface.context_dim,
         file_signatures=tuple(
             each
             if each.input_dtype == "string" or each.gradient_dtype
@@ -152,8 +161,8 @@ def _load_foreign(files: VersionFiles, model: str, version: int, *, allow_uncert
         ),
     )
     if certified is None:
-        run = _runner(saved_model, found[0], derive=not has_gradient)
-        probe = unproved_probe(run, dim, _digest(saved_model))
+        run = _runner(saved_model, found[0], derive=not interface.has_gradient)
+        probe = unproved_probe(run, signature.width, _digest(saved_model))
         return LoadedVersion(signature, None, saved_model, probe, None, None, None, refusal)
     run = _runner(saved_model, found[0])
     verification = verify(certified.program, run, None)
@@ -202,7 +211,7 @@ def _certified(saved_model: Mapping[str, bytes], *, allow_uncertified: bool) -> 
             raise
 
 
-def _description(saved_model: Mapping[str, bytes]) -> tuple[int, bool, tuple[FileSignature, ...]]:
+def _description(saved_model: Mapping[str, bytes]) -> "Interface":
     """Return what the signatures of a model take and answer that is not proved."""
     from service.program.certification import describe  # see _certified
 
@@ -213,8 +222,6 @@ def _description(saved_model: Mapping[str, bytes]) -> tuple[int, bool, tuple[Fil
 @contextlib.contextmanager
 def _folder(saved_model: Mapping[str, bytes]) -> Iterator[Path]:
     """Give a folder that holds exactly these bytes, for as long as they are read."""
-    from service.program.graph import materialize  # see _certified
-
     with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
         materialize(saved_model, Path(name))
         yield Path(name)
@@ -237,6 +244,7 @@ def _runner(saved_model: Mapping[str, bytes], signature: FileSignature, *, deriv
 
 def _compare(manifest: Manifest, certified: "Certified") -> None:
     """Require that the manifest speaks of the very program that was proved."""
+    _compare_context(manifest, certified)
     if certified.dim != manifest.dim or certified.input_name != "x" or certified.score_name != "score":
         reason = f"the model takes {certified.input_name} [n, {certified.dim}] and answers {certified.score_name}"
         raise VersionRefusedError("manifest-signature", f"{reason}; the manifest says x [n, {manifest.dim}] and score")
@@ -263,3 +271,11 @@ def _require_outputs(manifest: Manifest, default: FileSignature) -> None:
         answered = ", ".join(default.outputs)
         reason = f"the manifest promises {', '.join(manifest.outputs)[:80]}; the model answers {answered[:80]}"
         raise VersionRefusedError("manifest-signature", reason)
+
+
+def _compare_context(manifest: Manifest, certified: "Certified") -> None:
+    """Require that the manifest speaks of the context that the model takes."""
+    found, dtype = certified.interface.context_dim, certified.file_signatures[0].context_dtype
+    if found != manifest.context_dim or dtype == "float64":
+        reason = f"the model takes a context of {found} features{f' in {dtype}' if dtype else ''}; the manifest says "
+        raise VersionRefusedError("manifest-signature", f"{reason}{manifest.context_dim} in float32")

@@ -31,6 +31,7 @@ MAX_METRICS_DEPTH = 32
 
 TASKS = ("classification", "regression", "transport", "density")
 OUTPUTS = ("score", "gradient", "support")
+CONTEXT = "context"
 
 _HASH_KEY = "manifest_sha256"
 _KEYS = frozenset(
@@ -77,6 +78,8 @@ class Manifest:
         cpu: processor it was trained on; weights repeat bit for bit only on the same one.
         files: every file of the folder but the manifest, by relative POSIX path.
         document: the whole parsed JSON.
+        context_dim: number of features of the context that stands beside each row; 0 without one.
+        context_features: their names in column order, or empty.
     """
 
     model: str
@@ -97,6 +100,8 @@ class Manifest:
     cpu: str
     files: Mapping[str, FileEntry]
     document: Mapping[str, Any]
+    context_dim: int = 0
+    context_features: tuple[str, ...] = ()
 
 
 def sha256_hex(data: bytes) -> str:
@@ -221,6 +226,15 @@ def _is_names(value: object) -> bool:
 
 
 def _is_input(value: object) -> bool:
+    """Whether a value describes x, and where it has the field `context`, which most have not, that too."""
+    if isinstance(value, dict) and "context" in value:
+        context = value["context"]
+        rest = {key: inner for key, inner in value.items() if key != "context"}
+        return _is_tensor(rest) and _is_tensor(context) and context["name"] == CONTEXT != rest["name"]
+    return _is_tensor(value)
+
+
+def _is_tensor(value: object) -> bool:
     if not isinstance(value, dict) or value.keys() != {"name", "dtype", "dim", "features"}:
         return False
     dim, features = value["dim"], value["features"]
@@ -272,7 +286,7 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
     "parent": ("a version or null", lambda value: value is None or _is_version(value)),
     "rolled_back_to": ("a version or null", lambda value: value is None or _is_version(value)),
-    "input": ("name, dtype float32, dim and no or dim distinct features", _is_input),
+    "input": ("name, dtype float32, dim and no or dim distinct features, and the same of a context", _is_input),
     "outputs": (f"score, then some of {', '.join(OUTPUTS[1:])} in this order", _is_outputs),
     "threshold": ("a finite number or null", _is_threshold),
     "certificate": ("an object", lambda value: isinstance(value, dict)),
@@ -292,6 +306,7 @@ def _build(document: Mapping[str, Any]) -> Manifest:
             raise _schema(field, expected, document[field])
     if "score" not in document["outputs"]:
         raise _schema("outputs", "score first", document["outputs"])
+    context = document["input"].get("context", {"dim": 0, "features": []})
     return Manifest(
         model=document["model"],
         version=document["version"],
@@ -311,4 +326,6 @@ def _build(document: Mapping[str, Any]) -> Manifest:
         cpu=document["cpu"],
         files={name: FileEntry(entry["bytes"], entry["sha256"]) for name, entry in document["files"].items()},
         document=document,
+        context_dim=context["dim"],
+        context_features=tuple(context["features"]),
     )

@@ -25,7 +25,7 @@ from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefused
 from service.fair_queue import Limits
 from service.program.support_verification import check_probed_support
 from service.program.verification import Probe, check_probe
-from service.signature import OUTPUTS, SUPPORT, Signature, are_finite
+from service.signature import CONTEXT, OUTPUTS, SUPPORT, Signature, are_finite
 
 if TYPE_CHECKING:
     from service.engines import Engine
@@ -133,7 +133,7 @@ class ModelVersion:
         """Return the wanted outputs of every row.
 
         Args:
-            rows: float32 [n, dim], finite; `signature.validate` made sure.
+            rows: float32 [n, width], finite, x and then the context; `signature.validate` made sure.
             outputs: names out of `signature.outputs`.
             name: what the caller calls the rows, for the error's location.
 
@@ -215,27 +215,33 @@ class ModelVersion:
             raise OutOfRangeError(message)
         return results
 
-    def score(self, rows: ArrayLike) -> NDArray[np.float32]:
-        """Return the scores [n] of `rows` [n, dim]: an array, a data frame or lists of numbers."""
-        return self.run(self._checked(rows), ("score",), name="rows")["score"]
+    def score(self, rows: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Return the scores [n] of `rows` [n, dim]: an array, a data frame or lists of numbers.
 
-    def score_and_gradient(self, rows: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        Args:
+            rows: the rows.
+            context: of each row [n, context_dim], where the model takes one.
+        """
+        return self.run(self._checked(rows, context), ("score",), name="rows")["score"]
+
+    def score_and_gradient(
+        self, rows: ArrayLike, context: ArrayLike | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the scores [n] and gradients [n, dim] of `rows` [n, dim], as for `score`."""
-        results = self.run(self._checked(rows), ("score", "gradient"), name="rows")
+        results = self.run(self._checked(rows, context), ("score", "gradient"), name="rows")
         return results["score"], results["gradient"]
 
-    def _checked(self, rows: ArrayLike) -> NDArray[np.float32]:
+    def _checked(self, rows: ArrayLike, context: ArrayLike | None) -> NDArray[np.float32]:
         """Return a notebook's rows as the server would take them.
 
         Raises:
-            InvalidArgumentError: not numbers of shape [n, dim], or not finite in float32.
+            InvalidArgumentError: not numbers of shape [n, dim], or not finite in float32; a context is missing or not
+                taken.
         """
-        try:
-            numbers = np.asarray(rows, dtype=np.float64)
-        except (TypeError, ValueError) as err:
-            message = f"rows: expected numbers of shape [n, {self.signature.dim}], received something else: {err}"
-            raise InvalidArgumentError(message) from err
-        return self.signature.validate(numbers, name="rows")
+        signature = self.signature
+        numbers = _numbers(rows, "rows", signature.dim)
+        beside = None if context is None else _numbers(context, CONTEXT, signature.context_dim)
+        return signature.validate(signature.joined(numbers, beside, name="rows"), name="rows")
 
     def warm_up(self) -> None:
         """Run every selection of outputs once at the origin, so that no request pays for a first call.
@@ -243,7 +249,7 @@ class ModelVersion:
         Raises:
             VersionRefusedError: rule `warm-up`, where the engine fails or answers NaN.
         """
-        origin = np.zeros((1, self.signature.dim), dtype=np.float32)
+        origin = np.zeros((1, self.signature.width), dtype=np.float32)
         for selection in self._selections():
             try:
                 with self._turn:
@@ -273,9 +279,17 @@ class ModelVersion:
             results = compute(OUTPUTS, rows)
             return results["score"], results["gradient"]
 
-        check_probe(run, probe, self.signature.dim)
+        check_probe(run, probe, self.signature.dim, self.signature.context_dim)
         if SUPPORT in self.signature.outputs and self.loaded.certificate is not None:
             check_probed_support(lambda rows: compute((SUPPORT,), rows)[SUPPORT], probe)
+
+
+def _numbers(values: ArrayLike, name: str, dim: int) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        message = f"{name}: expected numbers of shape [n, {dim}], received something else: {err}"
+        raise InvalidArgumentError(message) from err
 
 
 def _computation(

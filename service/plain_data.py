@@ -33,7 +33,7 @@ _PROGRAM = (
         "piecewise_atom",
         "probe",
     ),
-    *("program", "selections", "verification", "windows"),
+    *("program", "selections", "squashing_atoms", "verification", "windows"),
 )
 _MODULES = frozenset(
     {

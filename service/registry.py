@@ -382,13 +382,14 @@ class Registry:
         return NotFoundError(f"version {version} of model {name} is not served. Available: {served}.")
 
     def _describe(self, name: str, entry: _Model) -> ModelStatus:
-        available = entry.live_versions()
-        newest = entry.lives[available[-1]].live if available else None
+        newest = next((entry.lives[version].live for version in reversed(entry.live_versions())), None)
         return ModelStatus(
             name=name,
             default=name == self._default_name(),
             dim=None if newest is None else newest.signature.dim,
             features=() if newest is None else newest.signature.features,
+            context_dim=0 if newest is None else newest.signature.context_dim,
+            context_features=() if newest is None else newest.signature.context_features,
             labels=dict(entry.labels),
             label_problem=entry.label_problem,
             versions=self._versions_newest_first(entry),

@@ -182,6 +182,14 @@ def check_identity(found: Manifest, model: str, version: int) -> None:
         raise VersionRefusedError("manifest-identity", reason)
 
 
+def materialize(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write `files` (relative path -> bytes) below `folder`."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
 def read_version(path: Path, *, max_bytes: int = MAX_VERSION_BYTES) -> VersionFiles:
     """Return all files of a version as bytes, checked against its manifest where it has one.
 

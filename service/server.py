@@ -17,6 +17,7 @@ import structlog
 
 from service.registry import ModelStatus
 from service.settings import Settings
+from service.signature import CONTEXT
 from service.worker import Addresses, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -96,8 +97,9 @@ def announcement(addresses: Addresses, models: list[ModelStatus], settings: Sett
         return "\n".join(lines)
     model = live[0]
     path = "/score" if model.default else f"/models/{model.name}/score"
-    numbers = ", ".join(["0"] * (model.dim or 0))
-    lines.append(f"  curl http://{rest}{path} -d '{{\"instances\": [[{numbers}]]}}'")
+    numbers, beside = (", ".join(["0"] * dim) for dim in (model.dim or 0, model.context_dim))
+    context = f', "context": [[{beside}]]' if model.context_dim else ""
+    lines.append(f"  curl http://{rest}{path} -d '{{\"instances\": [[{numbers}]]{context}}}'")
     lines.append(f'  {_python()} -c "{_grpc_snippet(model, grpc_address)}"')
     return "\n".join(lines)
 
@@ -115,11 +117,16 @@ def _python() -> str:
 
 def _grpc_snippet(model: ModelStatus, address: str) -> str:
     # Only single quotes and nothing that a shell expands: it stands between double quotes.
-    shape = f"{{'dim': [{{'size': 1}}, {{'size': {model.dim}}}]}}"
+    inputs = {"x": model.dim} | ({CONTEXT: model.context_dim} if model.context_dim else {})
+    tensors = (
+        f"{name} = t.TensorProto(dtype=1, tensor_shape={{'dim': [{{'size': 1}}, {{'size': {dim}}}]}}, "
+        f"float_val=[0] * {dim}); "
+        for name, dim in inputs.items()
+    )
+    named = ", ".join(f"'{name}': {name}" for name in inputs)
     return (
-        "import grpc; from service.protos import tensorflow_serving as t; "
-        f"x = t.TensorProto(dtype=1, tensor_shape={shape}, float_val=[0] * {model.dim}); "
-        f"request = t.PredictRequest(model_spec={{'name': '{model.name}'}}, inputs={{'x': x}}); "
+        f"import grpc; from service.protos import tensorflow_serving as t; {''.join(tensors)}"
+        f"request = t.PredictRequest(model_spec={{'name': '{model.name}'}}, inputs={{{named}}}); "
         f"predict = grpc.insecure_channel('{address}').unary_unary('/tensorflow.serving.PredictionService/Predict', "
         "t.PredictRequest.SerializeToString, t.PredictResponse.FromString); print(predict(request))"
     )

@@ -170,7 +170,10 @@ class Worker:
         self._gate.wait_until_quiet(_QUIET_SECONDS, max(0.0, deadline_seconds - time.monotonic()) / 2)
         ended = server.stop(max(0.0, deadline_seconds - time.monotonic()))
         self._gate.release()
-        return ended.wait(max(0.0, deadline_seconds - time.monotonic()) + _LAST_SECONDS)
+        has_ended = ended.wait(max(0.0, deadline_seconds - time.monotonic()) + _LAST_SECONDS)
+        if has_ended:
+            self._gate.end()
+        return has_ended
 
 
 class VersionLoader:

@@ -1,4 +1,4 @@
-"""The commands: train, retrain, certify, evaluate. The top of training.
+"""The commands: train, retrain, audit, certify, evaluate. The top of training.
 
 Nothing but the standard library and click is imported until a command runs, so that `--help` is fast.
 """
@@ -90,20 +90,54 @@ def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
 @CONFIG
 @MODELS_DIR
 @SEED
-def retrain(config: Path, models_dir: Path | None, seed: int | None) -> None:
+@click.option(
+    "--wait-available",
+    metavar="URL",
+    help="After publishing, wait until this server answers that the version is AVAILABLE.",
+)
+def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_available: str | None) -> None:
     """Run the nightly job: warm start, train, certify, pass the gate, publish.
 
     A refused challenger publishes nothing; its report is MODELS_DIR/.refused/MODEL/report.html.
     """
     job = _load(config, models_dir, seed)
+    if wait_available is not None:
+        from training.config import server_address
+
+        address = server_address(wait_available)
+        if address is None:
+            raise click.BadParameter("expected the http(s) address of a server", param_hint="--wait-available")
+        job = dataclasses.replace(job, publish=dataclasses.replace(job.publish, wait_available=address))
     from training import retrain as nightly
 
-    outcome = nightly.retrain(job)
+    outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True))
     for line in outcome.lines:
         click.echo(line, err=True)
     if outcome.published is None:
         raise click.exceptions.Exit(REFUSED)
     click.echo(_shown(outcome.published))
+
+
+@commands.command()
+@CONFIG
+@SEED
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def audit(config: Path, seed: int | None, as_json: bool) -> None:
+    """Print which variables the job's loss cannot move, why, and what helps; train nothing. Exit 3: train refuses.
+
+    Each variable's gradient by two ways that must agree: by the operations between it and the loss, and by numbers.
+    """
+    job = _load(config, None, seed)
+    from training import pipeline
+
+    audited = pipeline.audit_job(job)
+    if as_json:
+        click.echo(json.dumps(audited.to_document()))
+    else:
+        for line in audited.table():
+            click.echo(line)
+    if pipeline.refuses(job, audited):
+        raise click.exceptions.Exit(REFUSED)
 
 
 @commands.command()
@@ -114,6 +148,7 @@ def certify(path: Path, as_json: bool) -> None:
 
     PATH is a version of ours, or any SavedModel folder: saved_model.pb and variables/.
     """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which takes a second or two
     from service.manifest import VersionRefusedError
     from training import proof
 

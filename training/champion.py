@@ -1,7 +1,7 @@
 """The champion: the newest whole version on disk that is proved today, which tonight's challenger must match.
 
-Below `retrain`; over `export`, which reads versions, and `publish`, whose lock is held meanwhile. What it was trained
-on binds the night: its task, its features in their order, and its held-out rule.
+Below `retrain`; over `private_copy` and `export`, which read versions, and `publish`, whose lock is held meanwhile.
+What it was trained on binds the night: its task, its features in their order, and its held-out rule.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from service.manifest import Manifest, VersionRefusedError
 from service.program import Program
 from service.program.certification import certify
 from service.repository import check_identity
-from training import export, gate, publish
+from training import export, gate, private_copy, publish
 from training.config import ConfigError, DataConfig
 from training.datasets import Data, DataError
 from training.icnn import InputConvexNetwork
@@ -46,7 +46,7 @@ def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[st
     passed_over: list[str] = []
     for version in reversed(folder.versions()):
         try:
-            with export.opened(version.path) as (files, manifest):
+            with private_copy.opened(version.path) as (files, manifest):
                 if manifest is None:
                     passed_over.append(f"version {version.version} is not ours: it has no manifest")
                     continue

@@ -117,7 +117,8 @@ def _names(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if len(set(value)) == len(value) else None
 
 
-def _server(value: Any) -> str | None:
+def server_address(value: Any) -> str | None:
+    """Return the http(s) address of a server without a slash at its end, "" for none, None for anything else."""
     if value == "":
         return ""
     if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
@@ -167,14 +168,16 @@ class ObjectiveConfig:
     """`[objective]`: the task's own keys; classification and regression have none.
 
     Those of transport: steps of the inverse map's network for each step of the map's; the factor of the penalty on
-    negative weights of the former; how much of the averaged weights stays at each step; and the norm of a gradient
-    above which the run counts as diverged.
+    negative weights of the former; how much of the averaged weights stays at each step; the norm of a gradient above
+    which the run counts as diverged; and what becomes of variables that no gradient can reach: the job is refused, or
+    they stay as they start.
     """
 
     inner_steps: int = _option("a whole number from 1 to 1000", _integer(1, 1000), 5, tasks=_TRANSPORT)
     penalty: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1.0, tasks=_TRANSPORT)
     averaging: float = _option("a number from 0, below 1", _number(0, 1, open_high=True), 0.999, tasks=_TRANSPORT)
     max_gradient_norm: float = _option("a number above 0", _number(0, 1e300, open_low=True), 1e4, tasks=_TRANSPORT)
+    untrained: str = _option("'refuse' or 'freeze'", _text("refuse|freeze"), "refuse", tasks=_TRANSPORT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +211,7 @@ class PublishConfig:
 
     models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # a field
     keep: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 5)
-    wait_available: str = _option("'' or the http(s) address of a server", _server, "")
+    wait_available: str = _option("'' or the http(s) address of a server", server_address, "")
 
 
 @dataclasses.dataclass(frozen=True)

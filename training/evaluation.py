@@ -10,7 +10,7 @@ from pathlib import Path
 from service.manifest import Manifest, VersionRefusedError
 from service.program import Program
 from service.program.certification import certify
-from training import export, findings, pipeline, report
+from training import findings, pipeline, private_copy, report
 from training.answers import Answers
 from training.config import TrainingConfig, parse_config
 from training.datasets import Data, DataError, Samples, data_fingerprint
@@ -90,7 +90,7 @@ def evaluate(path: Path, data: Path, target: str | None = None) -> Evaluation:
         DataError: a file cannot be used.
         ConfigError: a named source that nobody has.
     """
-    with export.opened(path) as (folder, manifest):
+    with private_copy.opened(path) as (folder, manifest):
         if manifest is None:
             reason = (
                 "the folder has no manifest.json, so its features and task are unknown. Evaluate a version of ours."

@@ -5,13 +5,10 @@ as a plain Keras model. Everything that is written comes from the model alone: n
 and the same weights give the same bytes.
 """
 
-import contextlib
 import hashlib
 import json
 import re
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +20,9 @@ from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2, regression_pb2
 
-from service.manifest import Manifest
-from service.program.graph import materialize
 from service.program.verification import Probe
-from service.repository import read_version
 from training.icnn import InputConvexNetwork
+from training.layers.function import Function
 
 PROBE_ROWS = 16
 PROBE_FILE = "probe.npz"
@@ -60,13 +55,18 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
 
     Raises:
         ExportError: the files cannot be written.
+        FunctionRefusedError: a user's function stands in the network without a role on the convex path.
     """
+    for layer in model._flatten_layers():
+        if isinstance(layer, Function):
+            layer.require_role()
     chosen = rows[np.linspace(0, len(rows) - 1, PROBE_ROWS).astype(int)].astype(np.float32)
     exported = tf.Module(name="scoring")
     exported.numbers = [variable.value for variable in model.variables]  # a Keras model would bring other objects along
     try:
-        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]))
-        _name_regress_method(folder)
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]), options=options)
+        _patch(folder)
         _save_keras(model, folder / KERAS_FILE)
         reloaded = reload(folder)
         score, gradient = reloaded(chosen)
@@ -115,22 +115,6 @@ def _reason(err: Exception) -> str:
     """Return what the system said: TensorFlow puts it last, after its node's name and the path of a temporary file."""
     words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(getattr(err, "strerror", None) or err))
     return " ".join(words.rsplit(";", 1)[-1].split())[:200]
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Path, Manifest | None]]:
-    """Give a private copy of a version's folder, made of the bytes that were checked against its manifest.
-
-    Yields:
-        The copy, which is removed at the end, and the manifest, or None for a SavedModel made elsewhere.
-
-    Raises:
-        VersionRefusedError: the rules of `service.repository.read_version`.
-    """
-    files = read_version(path)
-    with tempfile.TemporaryDirectory(prefix="convex-scoring-") as name:
-        materialize(files.contents, Path(name))
-        yield Path(name), files.manifest
 
 
 def load_network(path: Path) -> InputConvexNetwork:
@@ -193,15 +177,19 @@ def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
     return {"serving_default": score_and_gradient, "score": score, "regress": regress}
 
 
-def _name_regress_method(folder: Path) -> None:
-    """Give `regress` its method name, and the folder the fingerprint of the changed file.
+def _patch(folder: Path) -> None:
+    """Give `regress` its method name, analytic gradients no name, and the folder the fingerprint of the changed file.
 
-    `tf.saved_model.save` writes `predict` on every signature and offers no way to say otherwise.
+    `tf.saved_model.save` writes `predict` on every signature and offers no way to say otherwise. The exported gradient
+    is made of operations already; a counter that once named its function means nothing to whoever loads the file.
     """
     path = folder / "saved_model.pb"
     message = saved_model_pb2.SavedModel()
     message.ParseFromString(path.read_bytes())
     message.meta_graphs[0].signature_def["regress"].method_name = REGRESS_METHOD
+    for function in message.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            node.attr.pop("_gradient_op_type", None)
     data = message.SerializeToString(deterministic=True)
     path.write_bytes(data)
     fingerprint = fingerprint_pb2.FingerprintDef()

@@ -68,8 +68,8 @@ class _Recursion(keras.Model):
         quadratic: float = 0.0,
         potential: bool = False,
         target_scaling: bool = False,
-        support: bool = False,
         passthrough_share: float = PASSTHROUGH_SHARE,
+        support: bool = False,
         regularizer_constant: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
@@ -241,8 +241,8 @@ class _Recursion(keras.Model):
             "quadratic": 0.0 if self.quadratic is None else self.quadratic.coefficient,
             "potential": self.potential_scaling is not None,
             "target_scaling": self.target_scaling is not None,
-            "support": self.domain_weight is not None,
             "passthrough_share": self.passthrough_share,
+            "support": self.domain_weight is not None,
             "seed": self.seed,
         }
 
@@ -272,9 +272,9 @@ class InputConvexNetwork(_Recursion):
         quadratic: m, at least 0, in units of the standardised features.
         potential: whether the gradient is to be a transport map.
         target_scaling: whether the score is scaled back into the units of a standardised target.
-        support: whether there is a domain weight beside the score, `support`; no gradient goes through it.
         passthrough_share: share of each pre-activation's variance at the start that comes through the passthrough, in
             [0, 1). Without any, deep networks become one function in all units, or explode (`initializers`).
+        support: whether there is a domain weight beside the score, `support`; no gradient goes through it.
         seed: of the weights' initial values: the same seed, the same weights.
         **kwargs: of `keras.Model`.
 
@@ -354,13 +354,6 @@ def create_potential(
             minimax enters by its gradient alone, in which the biases of such layers do not appear.
     """
     model = _configured(network, source.shape[1], seed, potential=True)
-    alone = len(network.hidden) == 1
-    last = model.first_activation if alone else model.activation
-    if last.second_derivative_zero_ae:
-        expected = "an activation with a curved graph, such as 'smooth_leaky' or 'softplus'"
-        received = f"'{last.name}': its second derivative is zero almost everywhere, so the biases of the "
-        key = "network.first_activation" if alone and network.first_activation else "network.activation"
-        raise ConfigError(key, expected, f"{received}inverse network would get no gradient")
     first, second = (rows.astype(np.float32).astype(np.float64) for rows in (source, target))
     scale = float(np.sqrt((first.var(axis=0).mean() + second.var(axis=0).mean()) / 2.0)) or 1.0
     if not SCALES[0] <= scale <= SCALES[1]:

@@ -24,22 +24,26 @@ from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
 from service.signature import OUTPUTS
-from training import export, findings, publish, report
+from training import audit, export, findings, publish, report
 from training.answers import Answers
-from training.config import TrainingConfig
+from training.audit import Audit
+from training.config import ConfigError, TrainingConfig
 from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
 from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
 from training.pictures import Recoloured, recolour
 from training.progress import Report, reporting
+from training.runs import Run
 from training.trainer import History, fit
 
 OWN = "this version"
 CHAMPION = "champion"
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
+Progress = Callable[..., AbstractContextManager[Report]]
+"""`progress.reporting`, or another with its first two arguments and `names`."""
 
-Progress = Callable[[str, int], AbstractContextManager[Report]]
+Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Result:
         objective: its task.
         rows: its data.
         history: the training curves.
+        audited: what the gradient audit found before the run.
         proved: the staged version.
         metrics: held-out metrics by name; `this version` first, then the baselines, and a champion if there was one.
         created: UTC time.
@@ -97,6 +102,7 @@ class Result:
     objective: Objective[Any]
     rows: Rows[Any]
     history: History
+    audited: Audit
     proved: Proved
     metrics: Mapping[str, Mapping[str, float]]
     created: str
@@ -124,6 +130,7 @@ class Result:
             certificate=self.proved.certificate,
             gate=self.gate,
             history=self.history,
+            gradient_audit=self.audited.to_document(),
             notes=(*self.notes, *self.findings()),
             config=self.config.document,
             made_with={**packages(), "processor": processor()},
@@ -159,17 +166,21 @@ class Result:
         }
 
 
-def train(
-    config: TrainingConfig, *, progress: Progress = reporting, tell: Callable[[str], None] = lambda _: None
-) -> Path:
+def silent(_line: str) -> None:
+    """Say nothing."""
+
+
+def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell = silent) -> Path:
     """Train from scratch, certify and publish; return the published folder.
 
     Args:
         config: the job.
         progress: opens what is told of the run.
-        tell: is told, once the version is published, what the data and the run were like, line by line.
+        tell: is told, line by line, what the gradient audit found before the run, and, once the version is published,
+            what data and run were like.
 
     Raises:
+        ConfigError: the loss cannot move all variables of the configured network.
         DataError: the data cannot be used.
         DivergenceError: training left the finite numbers.
         LockHeldError: another job trains this model.
@@ -181,11 +192,13 @@ def train(
         objective = create_objective(config)
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
-        history = run_fit(config, objective, model, rows, progress)
+        run = objective.start(model, rows.train, rows.validation, config.trainer)
+        audited = audit_run(config, run, tell)
+        history = run_fit(config, run, progress)
         with folder.staging() as staged:
             proved = stage_and_prove(model, staged, config, rows)
             metrics = measure(objective, proved, rows, config.trainer.seed)
-            result = Result(config, objective, rows, history, proved, metrics, utc_now())
+            result = Result(config, objective, rows, history, audited, proved, metrics, utc_now())
             report.write(result.report(), staged)
             until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
@@ -211,12 +224,57 @@ def read_rows(config: TrainingConfig, objective: Objective[Any]) -> Rows[Any]:
     return Rows(data, fitted.train, fitted.held_out, sides.held_out)
 
 
-def run_fit(
-    config: TrainingConfig, objective: Objective[Any], model: InputConvexNetwork, rows: Rows[Any], progress: Progress
-) -> History:
-    """Fit `model` in place, told to `progress`, and return the curves."""
-    with progress(f"train {config.model.name}", config.trainer.steps) as told:
-        return fit(objective.start(model, rows.train, rows.validation, config.trainer), config.trainer, told)
+def audit_run(config: TrainingConfig, run: Run, tell: Tell = silent) -> Audit:
+    """Return what the gradient audit finds of a run before its first step; told line by line.
+
+    Variables whose gradient is zero for every data set are left out of the run's training.
+
+    Raises:
+        ConfigError: such a variable is more than a constant without effect, and `objective.untrained` refuses those.
+        MissingGradientError: a gradient is None and no rule says why.
+    """
+    audited = audit.audit(run.subject())
+    for line in audited.summary():
+        tell(line)
+    if refuses(config, audited):
+        raise ConfigError(*_refusal(config, audited))
+    run.leave_out([one.variable for one in audited.listed])
+    return audited
+
+
+def refuses(config: TrainingConfig, audited: Audit) -> bool:
+    """Tell whether a job is refused for what its audit found."""
+    return bool(audited.stuck) and config.objective.untrained == "refuse"
+
+
+def audit_job(config: TrainingConfig) -> Audit:
+    """Return what the gradient audit finds of a job, which is not begun: nothing is trained or written.
+
+    Raises:
+        DataError: the data cannot be used.
+        MissingGradientError: a gradient is None and no rule says why.
+    """
+    objective = create_objective(config)
+    rows = read_rows(config, objective)
+    model = objective.create_network(config.network, rows.train, config.trainer.seed)
+    return audit.audit(objective.start(model, rows.train, rows.validation, config.trainer).subject())
+
+
+def _refusal(config: TrainingConfig, audited: Audit) -> tuple[str, str, str]:
+    """Return the key that makes variables of the network untrainable, what belongs there, and what was found."""
+    network = config.network
+    alone = len(network.hidden) == 1 and network.first_activation
+    key, value = ("first_activation", alone) if alone else ("activation", network.activation)
+    names = ", ".join(one.variable for one in audited.stuck)
+    expected = "an activation with a curved graph, such as 'smooth_leaky' or 'softplus'"
+    received = f"'{value}', with which no gradient reaches {names}: {audited.stuck[0].rule}"
+    return f"network.{key}", expected, f'{received} (objective.untrained = "freeze" trains without them)'
+
+
+def run_fit(config: TrainingConfig, run: Run, progress: Progress) -> History:
+    """Take the steps of a run, told to `progress`, and return the curves."""
+    with progress(f"train {config.model.name}", config.trainer.steps, names=run.names) as told:
+        return fit(run, config.trainer, told)
 
 
 def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:

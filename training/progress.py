@@ -20,13 +20,16 @@ def silent(_step: int, _train_loss: float, _validation_loss: float) -> None:
 
 
 @contextlib.contextmanager
-def reporting(title: str, steps: int, console: Console | None = None) -> Iterator[Report]:
+def reporting(
+    title: str, steps: int, console: Console | None = None, names: tuple[str, str] = ("loss", "loss")
+) -> Iterator[Report]:
     """Yield a `Report` that shows a run of at most `steps` steps on `console`, by default standard error.
 
-    A terminal gets one live bar; anything else about ten plain lines, and one for the last report.
+    A terminal gets one live bar; anything else about ten plain lines, and one for the last report. `names` says what
+    the two losses are.
     """
     console = console or Console(stderr=True)
-    losses = "training loss {:.4f}, validation loss {:.4f}"
+    losses = f"training {names[0]} {{:.4f}}, validation {names[1]} {{:.4f}}"
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:

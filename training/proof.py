@@ -1,24 +1,29 @@
 """What `certify` tells of a SavedModel folder: the proof as a table or as JSON, or what to change where there is none.
 
-Below `__main__`; above `export`, which opens the folder, and `service.program`, which proves. Nothing of the model is
-executed: the rounding is measured on the lifted program.
+Below `__main__`; above `private_copy`, which opens the folder, and `service.program`, which proves. Nothing of the
+model is executed: the rounding is measured on the lifted program.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
 from service.manifest import Manifest, VersionRefusedError
-from service.program.certification import Certified, certify
 from service.program.gradient_ranges import gradient_ranges
 from service.program.verification import Probe, branches, rounding_margin, verification_rows
-from training import export
+from training import private_copy
+
+if TYPE_CHECKING:
+    from service.program.certification import Certified
 
 MAX_FEATURES = 40
 """Most lines of gradient ranges that are printed; `--json` has all."""
@@ -33,6 +38,8 @@ CHANGES: Mapping[str, str] = {
     "atom-convex": "use a convex activation: softplus, relu, leaky relu, elu, exp, or a square of an affine function.",
     "atom-nondecreasing": "use an activation that never falls, such as softplus or relu, or apply this one to an "
     "affine function of the row.",
+    "context-sign": "keep that function of the context from being negative: relu, softplus, sigmoid or exp. What "
+    "multiplies x itself, before the first activation, may have any sign.",
     "not-lifted": "leave the op out of the way to the score, or write it with ops that are understood.",
     "row-axis": "compute each row by itself: keep [n] as the first axis, and reduce over the features only.",
     "cast": "stay in float32 or float64 from the row to the score.",
@@ -62,7 +69,7 @@ class Proof:
         upper: upper bounds.
     """
 
-    certified: Certified
+    certified: "Certified"
     manifest: Manifest | None
     rounding_margin: float
     untaken: tuple[str, ...]
@@ -87,16 +94,20 @@ def prove(path: Path) -> Proof:
     Raises:
         VersionRefusedError: the folder is not whole, or the model is not proved.
     """
-    with export.opened(path) as (folder, manifest):
-        certified = certify(folder)
+    with futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        certification = pool.submit(importlib.import_module, "service.program.certification")
+        folder, manifest = stack.enter_context(private_copy.opened(path))
+        certified: Certified = certification.result().certify(folder)
         probe = Probe.from_bytes((folder / "probe.npz").read_bytes()) if (folder / "probe.npz").exists() else None
     program = certified.program
     if probe is not None and probe.x.shape[1] != program.dim:
         raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {program.dim}")
     rows = verification_rows(program.dim, probe, program.weights_sha256)
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # its threads wait for each other where others compute
-        lower, upper = gradient_ranges(program)
-        return Proof(certified, manifest, rounding_margin(program, rows), branches(program, rows)[1], lower, upper)
+    # One thread for BLAS: its own wait for each other where others compute. The two questions are asked side by side.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), futures.ThreadPoolExecutor(1) as pool:
+        ranges = pool.submit(gradient_ranges, program)
+        margin = rounding_margin(program, rows)
+        return Proof(certified, manifest, margin, branches(program, rows)[1], *ranges.result())
 
 
 def to_document(proof: Proof) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class TrainingReport:
         answers: to the measured rows.
         measured: those rows, with their target or the target rows.
         recoloured: photographs, where the rows are pixels of one.
+        gradient_audit: what the gradient audit found before the run, or None where there was none.
     """
 
     title: str
@@ -107,6 +108,7 @@ class TrainingReport:
     answers: Answers
     measured: Data
     recoloured: Recoloured | None = None
+    gradient_audit: Mapping[str, Any] | None = None
 
 
 def write(report: TrainingReport, folder: Path) -> None:
@@ -180,6 +182,8 @@ def _parts(report: TrainingReport, title: str) -> Iterator[str]:
     if report.history is not None:
         yield f"<h2>Training</h2>{figures.of_training(report.task, report.history)}"
         yield f'<p class="small">{_end(report.history)}</p>'
+    if report.gradient_audit is not None:
+        yield f"<h2>What is trained</h2>{_gradients(report.gradient_audit)}"
     if report.certificate is not None:
         yield f"<h2>Why it is convex</h2>{_certificate(report.certificate)}"
     yield f"<h2>Data</h2>{_facts({k: v for k, v in report.data.items() if not isinstance(v, list)})}"
@@ -293,6 +297,21 @@ def _certificate(certificate: Mapping[str, Any]) -> str:
         "<p>Each step follows from those above it; together they prove, from this version's files, that the score f is "
         f"convex: {claim} for all rows x and z, g the gradient at x.</p>{table}<br>{facts}"
     )
+
+
+def _gradients(audit: Mapping[str, Any]) -> str:
+    """Return the variables with what becomes of them; reason and cure of those without a gradient."""
+    rows = [
+        (one["variable"], one["answer"], one["largest"], one["rule"], f"{one['reason']} {one['cure']}".strip())
+        for one in audit["variables"]
+    ]
+    silent = [row for row in rows if row[-1]]
+    table = _table(("variable", "gradient", "largest", "what becomes of it", "why, and what helps"), silent)
+    rest = (
+        f"<p>{len(rows) - len(silent)} of {len(rows)} trainable variables get a gradient: by the operations between "
+        f"them and the loss, and by numbers over {audit['draws']} draws of the weights and {audit['batches']} batches."
+    )
+    return f"{rest}</p>{table if silent else ''}"
 
 
 def _feature_table(report: TrainingReport) -> str:

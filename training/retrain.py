@@ -50,7 +50,11 @@ class Outcome:
 
 
 def retrain(
-    config: TrainingConfig, *, progress: pipeline.Progress = reporting, wait_seconds: float = WAIT_SECONDS
+    config: TrainingConfig,
+    *,
+    progress: pipeline.Progress = reporting,
+    wait_seconds: float = WAIT_SECONDS,
+    tell: pipeline.Tell = pipeline.silent,
 ) -> Outcome:
     """Train a challenger on the configured data and publish it if the gate lets it through.
 
@@ -63,10 +67,11 @@ def retrain(
         config: the job.
         progress: opens what is told of the run.
         wait_seconds: how long to wait for the server.
+        tell: is told, line by line, what the gradient audit found before the run.
 
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
-        ConfigError: the task or the held-out rule is not the champion's.
+        ConfigError: the task or the held-out rule is not the champion's; or as `pipeline.train`.
         DivergenceError, LockHeldError, ExportError, PublishError, VersionRefusedError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
@@ -79,7 +84,9 @@ def retrain(
             check_features(champion, rows.data)
             check_held_out(champion, config.data)
         model, start = _start(config, objective, rows, champion)
-        history = pipeline.run_fit(config, objective, model, rows, progress)
+        run = objective.start(model, rows.train, rows.validation, config.trainer)
+        audited = pipeline.audit_run(config, run, tell)
+        history = pipeline.run_fit(config, run, progress)
         with folder.staging() as staged:
             proved = pipeline.stage_and_prove(model, staged, config, rows)
             metrics = pipeline.measure(objective, proved, rows, config.trainer.seed)
@@ -89,6 +96,7 @@ def retrain(
                 objective,
                 rows,
                 history,
+                audited,
                 proved,
                 metrics,
                 pipeline.utc_now(),

@@ -1,9 +1,11 @@
 """What one training run is to the fit loop: a loss before any step, steps, validation numbers, and weights to keep.
 
-Below `objectives`, each of which starts runs of its own kind; `trainer` drives them.
+Below `objectives`, each of which starts runs of its own kind; `audit` looks at their gradients, `trainer` drives them.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import enum
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,49 @@ class DivergenceError(Exception):
         self.value = value
 
 
+class Entry(enum.StrEnum):
+    """How a network enters a loss, which decides what of it the loss can see."""
+
+    VALUE = "its values"
+    """As in a regression: everything that moves a score is seen."""
+    DIFFERENCE = "the difference of two means of its values"
+    """As f in the minimax: what moves all scores alike cancels."""
+    SLOPE = "its gradient with respect to the row"
+    """As g in the minimax: what moves no slope is not seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One network of a loss.
+
+    Args:
+        network: a Keras model, whose trainable variables are looked at.
+        score: rows to scores [n] or [n, 1], as the loss computes them.
+        entry: how the scores enter the loss.
+    """
+
+    network: Any
+    score: Callable[[Any], Any]
+    entry: Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What the gradient audit looks at: a loss, its networks, and rows to compute it on.
+
+    Args:
+        parts: the networks.
+        loss: of the arrays of one batch, the first of them rows; a scalar tensor, without penalties of layers.
+        draw: returns a batch: as many arrays as `loss` takes, each of so many training rows.
+        untrained: variables, by path, that the run leaves out of training already.
+    """
+
+    parts: tuple[Part, ...]
+    loss: Callable[..., Any]
+    draw: Callable[[np.random.Generator, int], tuple[Any, ...]]
+    untrained: tuple[str, ...] = ()
+
+
 class Run(Protocol):
     """One training run of one network, as far as the fit loop knows it.
 
@@ -40,6 +85,15 @@ class Run(Protocol):
     keeps_best: bool
     """Whether the weights that did best on the validation rows are kept, and patience may end the run; else it takes
     all its steps and the last weights are kept."""
+
+    names: tuple[str, str]
+    """What `start_loss` and `step` return, and the first number of `validation`: a Wasserstein distance says which."""
+
+    def subject(self) -> Subject:
+        """Return what the gradient audit looks at before the run, with batches of the training rows."""
+
+    def leave_out(self, paths: Collection[str]) -> None:
+        """Take variables out of training, by their paths: no step moves them, and none misses their gradients."""
 
     def start_loss(self) -> float:
         """Return the training loss before any step."""

@@ -30,6 +30,7 @@ class History:
         stopped_early: whether `patience` ended the run before the budget did.
         curves: by name, the other numbers of the validation rows at the same steps.
         chosen: whether these weights were chosen by the validation loss; else they are the last ones.
+        names: what the losses of training and validation are.
     """
 
     steps: tuple[int, ...]
@@ -39,6 +40,7 @@ class History:
     stopped_early: bool
     curves: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     chosen: bool = True
+    names: tuple[str, str] = ("loss", "loss")
 
 
 def fit(run: Run, settings: TrainerConfig, report: Report = silent) -> History:
@@ -58,7 +60,8 @@ def fit(run: Run, settings: TrainerConfig, report: Report = silent) -> History:
         report: told of every evaluation.
 
     Raises:
-        DivergenceError: a loss is NaN or infinite; the network has its best weights so far again.
+        DivergenceError: a loss is NaN or infinite; the network has its best weights so far again, or, in a run that
+            does not keep the best, its last finite ones.
     """
     keras.utils.set_random_seed(settings.seed)
     tf.config.experimental.enable_op_determinism()
@@ -75,7 +78,7 @@ def _take_steps(run: Run, settings: TrainerConfig, record: "_Record") -> bool:
     record.evaluate(0, [run.start_loss()])
     losses: list[float] = []
     for taken in range(1, settings.steps + 1):
-        losses.append(_finite(taken, "the training loss", run.step()))
+        losses.append(_finite(taken, f"the training {run.names[0].replace('_', ' ')}", run.step()))
         if taken % settings.evaluate_every == 0 or taken == settings.steps:
             record.evaluate(taken, losses)
             losses = []
@@ -105,7 +108,7 @@ class _Record:
         for name, value in numbers.items():
             _finite(step, f"the validation {name.replace('_', ' ')}", value)
         validation = next(iter(numbers.values()))
-        train = _finite(step, "the training loss", float(np.mean(losses)))
+        train = _finite(step, f"the training {self.run.names[0].replace('_', ' ')}", float(np.mean(losses)))
         self.steps.append(step)
         self.train.append(train)
         self.validation.append(numbers)
@@ -116,7 +119,9 @@ class _Record:
         self.report(step, train, validation)
 
     def restore_best(self) -> None:
-        """Give the network the best weights so far."""
+        """Give the network the best weights so far; one whose last weights are kept has them, if they are finite."""
+        if not self.run.keeps_best and all(np.isfinite(weight).all() for weight in self.run.weights()):
+            return
         if self.best_weights:
             self.run.restore(self.best_weights)
 
@@ -125,7 +130,7 @@ class _Record:
         curves = {name: tuple(numbers[name] for numbers in self.validation) for name in self.validation[0]}
         losses = curves.pop(next(iter(curves)))
         steps, train, chosen = tuple(self.steps), tuple(self.train), self.run.keeps_best
-        return History(steps, train, losses, self.best_step, stopped_early, curves, chosen)
+        return History(steps, train, losses, self.best_step, stopped_early, curves, chosen, self.run.names)
 
 
 def _finite(step: int, quantity: str, value: float) -> float:

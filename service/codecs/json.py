@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from service.codecs.structure import check_structure
 from service.errors import InvalidArgumentError, PayloadTooLargeError
-from service.signature import Signature
+from service.signature import CONTEXT, Signature
 
 _Kind = TypeVar("_Kind")
 
 MAX_VERSION = (1 << 63) - 1
 
-_FIELDS = ("instances", "outputs", "version", "label")
+_FIELDS = ("instances", "context", "outputs", "version", "label")
 _NUMBERS = frozenset({float, int})
 _KINDS = {
     dict: "an object",
@@ -53,12 +53,14 @@ class ScoreRequest:
         outputs: names of the outputs, or None where the field is missing.
         version: version number, 1 to 2^63 - 1, or None.
         label: version label, or None.
+        context: the list under `context`, elements unchecked, or None where the field is missing.
     """
 
     instances: list[object]
     outputs: tuple[str, ...] | None = None
     version: int | None = None
     label: str | None = None
+    context: list[object] | None = None
 
 
 def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
@@ -98,15 +100,32 @@ def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
         outputs=_output_names(document) if "outputs" in document else None,
         version=_version(document) if "version" in document else None,
         label=_checked(document, "label", str, "a string") if "label" in document else None,
+        context=_checked(document, CONTEXT, list, "a list, one list of numbers for each instance")
+        if CONTEXT in document
+        else None,
     )
 
 
-def decode_rows(instances: Sequence[object], signature: Signature) -> NDArray[np.float64]:
+def decode_both(request: ScoreRequest, signature: Signature) -> NDArray[np.floating]:
+    """Return the rows of a request, float64 [n, width]: its instances, and the context of each behind it.
+
+    Raises:
+        InvalidArgumentError: as `decode_rows`, of either; a context is missing, or not taken, or not one for each.
+    """
+    x, context = decode_rows(request.instances, signature), None
+    if request.context is not None:
+        taken = signature.context_dim > 0
+        context = decode_rows(request.context, signature.of_context(), CONTEXT) if taken else np.empty((0, 0))
+    return signature.joined(x, context)
+
+
+def decode_rows(instances: Sequence[object], signature: Signature, name: str = "instances") -> NDArray[np.float64]:
     """Return instances as rows.
 
     Args:
         instances: each a list of numbers, or an object by feature name where the model has names.
         signature: of the version that is asked.
+        name: what the request calls them, for the error's location.
 
     Returns:
         float64 [n, width]. All instances have the same width, but `signature.validate` compares it with `dim`; no
@@ -118,14 +137,14 @@ def decode_rows(instances: Sequence[object], signature: Signature) -> NDArray[np
     """
     if not instances:
         return np.empty((0, signature.dim))
-    rows = [_row(instance, index, signature) for index, instance in enumerate(instances)]
+    rows = [_row(instance, f"{name}[{index}]", signature) for index, instance in enumerate(instances)]
     widths = set(map(len, rows))
     if len(widths) > 1:
         index = next(index for index, row in enumerate(rows) if len(row) != signature.dim)
-        message = f"instances[{index}]: expected {signature.dim} numbers, received {len(rows[index])}."
+        message = f"{name}[{index}]: expected {signature.dim} numbers, received {len(rows[index])}."
         raise InvalidArgumentError(message)
     if not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
-        raise _not_a_number(rows)
+        raise _not_a_number(rows, name)
     width = widths.pop()
     values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=len(rows) * width)
     ties = np.abs(values) == _TIE
@@ -184,28 +203,25 @@ def _version(document: Mapping[str, object]) -> int:
     return version
 
 
-def _row(instance: object, index: int, signature: Signature) -> list[object]:
+def _row(instance: object, place: str, signature: Signature) -> list[object]:
     if type(instance) is list:
         return instance
     if type(instance) is not dict:
         by_name = " or an object by feature name" if signature.features else ""
-        message = (
-            f"instances[{index}]: expected a list of {signature.dim} numbers{by_name}, "
-            f"received {_KINDS[type(instance)]}."
-        )
+        message = f"{place}: expected a list of {signature.dim} numbers{by_name}, received {_KINDS[type(instance)]}."
         raise InvalidArgumentError(message)
     if not signature.features:
         message = (
-            f"instances[{index}]: received an object, but model {signature.model} version {signature.version} has no "
+            f"{place}: received an object, but model {signature.model} version {signature.version} has no "
             f"feature names. Send a list of {signature.dim} numbers."
         )
         raise InvalidArgumentError(message)
     if len(instance) != signature.dim or any(name not in instance for name in signature.features):
-        raise _feature_error(instance, index, signature)
+        raise _feature_error(instance, place, signature)
     return [instance[name] for name in signature.features]
 
 
-def _feature_error(instance: Mapping[str, object], index: int, signature: Signature) -> InvalidArgumentError:
+def _feature_error(instance: Mapping[str, object], place: str, signature: Signature) -> InvalidArgumentError:
     known = frozenset(signature.features)
     unknown = next((name for name in instance if name not in known), None)
     if unknown is not None:
@@ -213,14 +229,14 @@ def _feature_error(instance: Mapping[str, object], index: int, signature: Signat
     else:
         missing = next(name for name in signature.features if name not in instance)
         found = f"the feature '{missing[:_MAX_SHOWN]}' is missing. Send all {signature.dim} features."
-    return InvalidArgumentError(f"instances[{index}]: {found}")
+    return InvalidArgumentError(f"{place}: {found}")
 
 
-def _not_a_number(rows: Sequence[Sequence[object]]) -> InvalidArgumentError:
+def _not_a_number(rows: Sequence[Sequence[object]], name: str) -> InvalidArgumentError:
     index, column, kind = next(
         (index, column, type(value))
         for index, row in enumerate(rows)
         for column, value in enumerate(row)
         if type(value) not in _NUMBERS
     )
-    return InvalidArgumentError(f"instances[{index}][{column}]: expected a number, received {_KINDS[kind]}.")
+    return InvalidArgumentError(f"{name}[{index}][{column}]: expected a number, received {_KINDS[kind]}.")

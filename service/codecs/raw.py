@@ -18,23 +18,25 @@ def decode_rows(body: bytes, signature: Signature) -> NDArray[np.float32]:
     """Return the rows of a body, without copying it.
 
     Args:
-        body: n * dim little-endian float32, row-major. An empty body holds no rows.
+        body: n * width little-endian float32, row-major: x, then the context where the model takes one. An empty body
+            holds no rows.
         signature: of the version that is asked.
 
     Returns:
-        float32 [n, dim], read-only; possibly not finite.
+        float32 [n, width], read-only; possibly not finite.
 
     Raises:
-        InvalidArgumentError: the length is no multiple of 4 * dim bytes.
+        InvalidArgumentError: the length is no multiple of 4 * width bytes.
     """
-    row_bytes = _FLOAT_BYTES * signature.dim
+    row_bytes = _FLOAT_BYTES * signature.width
     if len(body) % row_bytes:
+        parts = f": {signature.dim} of x, then {signature.context_dim} of the context" if signature.context_dim else ""
         message = (
-            f"body: expected a multiple of {row_bytes} bytes ({signature.dim} little-endian float32 a row for model "
-            f"{signature.model} version {signature.version}), received {len(body)}. Send whole rows."
+            f"body: expected a multiple of {row_bytes} bytes ({signature.width} little-endian float32 a row for model "
+            f"{signature.model} version {signature.version}{parts}), received {len(body)}. Send whole rows."
         )
         raise InvalidArgumentError(message)
-    return np.frombuffer(body, dtype="<f4").reshape(-1, signature.dim)
+    return np.frombuffer(body, dtype="<f4").reshape(-1, signature.width)
 
 
 def encode_answer(outputs: Mapping[str, NDArray[np.floating]]) -> bytes:

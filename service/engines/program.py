@@ -63,7 +63,7 @@ class ProgramEngine:
         self._program = prepared(program, np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             candidates = admit_operations(self._program, sizes, TILE_ROWS)
-        rows = trial_rows(program.dim, probe, program.weights_sha256)
+        rows = trial_rows(program.width, probe, program.weights_sha256)
         self.tile_rows = admit(self._tile, rows, candidates, TILE_ROWS)
         self._ladder = Ladder(self.tile_rows, overhead_rows(program, _NODE_WORK * len(program.nodes)))
 

@@ -15,7 +15,7 @@ from service.engines.program import ProgramEngine
 from service.program.graph import call, restore
 from service.program.ladder import Ladder, admit, overhead_rows, trial_rows
 from service.program.tiles import TILE_ROWS, run_in_tiles
-from service.signature import SUPPORT
+from service.signature import SUPPORT, FileSignature
 
 if TYPE_CHECKING:
     from service.engines import Servable
@@ -101,7 +101,7 @@ class TensorflowEngine:
         self._score_only = self._both
         score = self._model.signatures.get("score")
         is_ours = not loaded.signature.made_elsewhere
-        if is_ours and loaded.program is not None and score is not None and _answers_scores(score):
+        if is_ours and loaded.program is not None and score is not None and _answers_scores(score, self._signature):
             self._score_only = score  # proved to be the same function
         self._derives = not is_ours and loaded.program is None and "gradient" not in self._both.structured_outputs
         self._gradients: ProgramEngine | None = None
@@ -112,7 +112,8 @@ class TensorflowEngine:
         fixed, usual = (GPU_TILE_ROWS, GPU_SIZES) if on_gpu else (TILE_ROWS, SIZES)
         candidates = {fixed, *(usual if sizes is None else sizes)}
         seed = "0" if loaded.program is None else loaded.program.weights_sha256
-        rows = trial_rows(self._dim, loaded.probe, seed, max(candidates) - 3)  # so that every last tile is padded
+        num_rows = max(candidates) - 3  # so that every last tile is padded
+        rows = trial_rows(loaded.signature.width, loaded.probe, seed, num_rows)
         self._has_support = self._gradients is None and SUPPORT in loaded.signature.outputs
         self.tile_rows = admit(self._tried, rows, candidates, fixed)
         overhead = _UNKNOWN if loaded.program is None else overhead_rows(loaded.program, _CALL_WORK)
@@ -159,7 +160,8 @@ class TensorflowEngine:
             }
 
 
-def _answers_scores(function: Any) -> bool:
-    """Whether a signature takes rows as `x` and answers `score`, as `serving_default` does."""
+def _answers_scores(function: Any, default: FileSignature) -> bool:
+    """Whether a signature takes what `serving_default` does, in float32, and answers `score`."""
     _, arguments = function.structured_input_signature
-    return set(arguments) == {"x"} and arguments["x"].dtype == tf.float32 and "score" in function.structured_outputs
+    floats = all(argument.dtype == tf.float32 for argument in arguments.values())
+    return set(arguments) == set(default.inputs) and floats and "score" in function.structured_outputs

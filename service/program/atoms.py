@@ -75,6 +75,11 @@ class Atom(abc.ABC):
         del upper
         return np.zeros(lower.shape, np.bool_)
 
+    def defined_on(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where phi has a value on the whole of the feature's interval."""
+        del upper
+        return np.ones(lower.shape, np.bool_)
+
     @abc.abstractmethod
     def image(
         self, lower: NDArray[np.float64], upper: NDArray[np.float64]

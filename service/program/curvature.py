@@ -1,4 +1,4 @@
-"""Program to certificate: the proof that a program is convex in its row, or the rule that refused it.
+"""Program to certificate: the proof that a program is convex in x, or the rule that refused it.
 
 The composition rules of convex analysis (Boyd and Vandenberghe, section 3.2.4; Amos, Xu and Kolter, Proposition 1),
 applied to the exact floats of the weights: sign checks without any tolerance. `facts` holds the rules; here are the
@@ -15,7 +15,7 @@ from service.errors import VersionRefusedError
 from service.program.facts import Facts, Knowledge, Mask, spread
 from service.program.operators import Divide
 from service.program.partial_atoms import Log, Log1p, Sqrt
-from service.program.program import AffineNode, AtomNode, LogSumExpNode, Node, Program, Term, arguments
+from service.program.program import AffineNode, AtomNode, LogSumExpNode, Node, ProductNode, Program, Term, arguments
 from service.program.strong_convexity import strong_convexity
 
 
@@ -56,6 +56,8 @@ class Certificate:
         weights_sha256: hash of the weights that the proof read.
         program_sha256: hash of the program's canonical text.
         convex_in: the inputs in which the program is jointly convex.
+        for_each: the inputs that are held fixed: the claim is one for each of their values. Nothing is claimed of two
+            rows in which these differ.
     """
 
     steps: tuple[Step, ...]
@@ -63,6 +65,7 @@ class Certificate:
     weights_sha256: str
     program_sha256: str
     convex_in: tuple[str, ...] = ("x",)
+    for_each: tuple[str, ...] = ()
 
     def to_document(self, gradient: str, rounding_margin: float) -> Mapping[str, Any]:
         """Return the manifest's `certificate` object.
@@ -73,6 +76,7 @@ class Certificate:
         """
         return {
             "convex_in": list(self.convex_in),
+            **({"for_each": list(self.for_each)} if self.for_each else {}),
             "proved": True,
             "gradient": gradient,
             "strong_convexity": self.strong_convexity,
@@ -84,11 +88,11 @@ class Certificate:
 
 
 def prove(program: Program) -> Certificate:
-    """Return the certificate of a convex program.
+    """Return the certificate of a convex program; one with a context is convex in x for each context.
 
     Raises:
         VersionRefusedError: naming node, rule and weight, where a rule does not hold: `finite-weights`,
-            `nonneg-matmul`, `nonneg-scale`, `atom-convex`, `atom-nondecreasing`.
+            `nonneg-matmul`, `nonneg-scale`, `atom-convex`, `atom-nondecreasing`, `context-sign`.
     """
     _require_finite(program)
     proof = _Proof(program)
@@ -101,6 +105,7 @@ def prove(program: Program) -> Certificate:
         strong_convexity=strong_convexity(program),
         weights_sha256=program.weights_sha256,
         program_sha256=program.program_sha256,
+        for_each=("context",) if program.context else (),
     )
 
 
@@ -143,6 +148,9 @@ class _Proof:
         elif isinstance(node, AtomNode):
             own = None if facts.convex.all() else self._objection(node)
             refusal = own if inherited is None else inherited
+        elif isinstance(node, ProductNode):
+            own = self._gate(node)
+            refusal = own if own is not None and (inherited is None or not facts.curved.all()) else inherited
         else:
             own = inherited
             refusal = inherited or _not_convex(node)
@@ -164,6 +172,21 @@ class _Proof:
             facts = self.knowledge.of(term.argument)
             if spread(term.operator, ~facts.concave, positive=False).any():
                 return _negative(node, term)
+        return None
+
+    def _gate(self, node: ProductNode) -> VersionRefusedError | None:
+        """Return the refusal of a factor that depends on the context alone and may be negative, on what is curved."""
+        for number, other in (node.arguments, node.arguments[::-1]):
+            factor, facts = self.knowledge.of(number), self.knowledge.of(other)
+            lower, _ = self.knowledge.ranges.of(number)
+            negative = factor.parameter & ~facts.concave & ~(lower >= 0)
+            if negative.any():
+                reason = (
+                    f"node {node.name}: a factor that depends on the context alone may be as low as "
+                    f"{float(lower[negative].min()):g}, and what it multiplies is not affine in x. Keep the factor "
+                    "from being negative by relu, softplus, sigmoid or exp, or multiply x itself by it."
+                )
+                return VersionRefusedError("context-sign", reason)
         return None
 
     def _objection(self, node: AtomNode) -> VersionRefusedError:
@@ -198,6 +221,9 @@ class _Proof:
             case LogSumExpNode():
                 reason = "log-sum-exp is convex and grows with each of its convex arguments"
                 return Step(node.name, "log-sum-exp", curvature, reason)
+            case ProductNode():
+                reason = "for a fixed context the factor is a number, with a sign that suits what it multiplies"
+                return Step(node.name, "context-factor", curvature, reason)
         return Step(node.name, "maximum", curvature, "a maximum of convex functions is convex")
 
     def _sum(self, node: AffineNode, curvature: str) -> Step:

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from service.program.operators import Identity
-from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Node, Program
+from service.program.program import (
+    AffineNode,
+    AtomNode,
+    InputNode,
+    LogSumExpNode,
+    MaximumNode,
+    Node,
+    ProductNode,
+    Program,
+)
 
 Array = Any
 
@@ -30,7 +39,7 @@ def evaluate(
 
     Args:
         program: the program.
-        rows: [n, dim], float32 or float64.
+        rows: [n, width], float32 or float64: x, and the context behind it where there is one.
         gradient: whether the gradient is wanted; without it no reverse pass is made and no slope is kept.
         namespace: the module of the arrays (numpy, cupy, jax.numpy).
 
@@ -56,9 +65,9 @@ def node_values(program: Program, rows: Array, *, namespace: ModuleType = np) ->
 
 
 def operations(program: Program) -> Iterator[tuple[int, Callable[[Array], tuple[Array, ...]]]]:
-    """Yield everything that `evaluate` computes of rows except sums and maxima, each operation alone.
+    """Yield everything that `evaluate` computes of rows except sums, maxima and products of two features, each alone.
 
-    Sums and maxima are exact or correctly rounded, element by element; the others may depend on how many rows there
+    Those are exact or correctly rounded, element by element; the others may depend on how many rows there
     are. In NumPy.
 
     Yields:
@@ -124,6 +133,10 @@ def _forward(program: Program, rows: Array, namespace: ModuleType, *, keep: bool
                 first, second = (values[argument] for argument in node.arguments)
                 values.append(namespace.maximum(first, second))
                 slopes[position] = first >= second if keep else None
+            case ProductNode():
+                first, second = (values[argument] for argument in node.arguments)
+                values.append(first * second)
+                slopes[position] = (second, first) if keep else None
             case LogSumExpNode():
                 value, slope = _log_sum_exp(node, values[node.argument], namespace)
                 values.append(value)
@@ -165,24 +178,44 @@ def _reverse(program: Program, rows: Array, slopes: list[Array], namespace: Modu
         node, adjoint = program.nodes[position], adjoints[position]
         if adjoint is None:
             continue
-        for argument, contribution in _contributions(node, adjoint, slopes[position], namespace):
+        for argument, contribution in _contributions(node, adjoint, slopes[position], namespace, program.fixed):
             present = adjoints[argument]
             adjoints[argument] = contribution if present is None else present + contribution
         adjoints[position] = None
-    return namespace.zeros_like(rows) if adjoints[0] is None else adjoints[0]
+    whole = namespace.zeros_like(rows) if adjoints[0] is None else adjoints[0]
+    return whole[:, : program.dim] if program.context else whole
 
 
-def _contributions(node: Node, adjoint: Array, slope: Array, namespace: ModuleType) -> Iterator[tuple[int, Array]]:
-    """Yield what a node's adjoint adds to the adjoint of each node that it reads."""
+def _contributions(
+    node: Node, adjoint: Array, slope: Array, namespace: ModuleType, fixed: frozenset[int]
+) -> Iterator[tuple[int, Array]]:
+    """Yield what a node's adjoint adds to the adjoint of each node that it reads, sums and products without `fixed`."""
     match node:
         case AffineNode():
-            for term in node.terms:
-                yield term.argument, term.operator.pull_back(adjoint, adjoint.dtype, namespace)
+            yield from _pulled_back(node, adjoint, namespace, fixed)
         case AtomNode():
             yield node.argument, adjoint * slope
         case MaximumNode():
             zero = namespace.zeros_like(adjoint)
             yield node.arguments[0], namespace.where(slope, adjoint, zero)
             yield node.arguments[1], namespace.where(slope, zero, adjoint)
+        case ProductNode():
+            yield from _multiplied(node, adjoint, slope, fixed)
         case LogSumExpNode():
             yield node.argument, (adjoint[:, :, None] * slope).reshape(adjoint.shape[0], -1)
+
+
+def _pulled_back(
+    node: AffineNode, adjoint: Array, namespace: ModuleType, fixed: frozenset[int]
+) -> Iterator[tuple[int, Array]]:
+    for term in node.terms:
+        if term.argument not in fixed:
+            yield term.argument, term.operator.pull_back(adjoint, adjoint.dtype, namespace)
+
+
+def _multiplied(
+    node: ProductNode, adjoint: Array, factors: tuple[Array, Array], fixed: frozenset[int]
+) -> Iterator[tuple[int, Array]]:
+    for argument, factor in zip(node.arguments, factors, strict=True):
+        if argument not in fixed:
+            yield argument, adjoint * factor

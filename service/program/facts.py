@@ -1,8 +1,12 @@
-"""What is known of each feature of each node as a function of the row: the rules of the proof, without its words.
+"""What is known of each feature of each node as a function of x: the rules of the proof, without its words.
 
 The composition rules of convex analysis (Boyd and Vandenberghe, sections 3.2.4 and 3.5), feature by feature, applied
 to the exact floats of the weights: sign checks without any tolerance. Above: `curvature`, which makes the certificate,
 and `lifting`, which asks whether a one-variable subgraph needs to be recognised; below: `program`, `intervals`.
+
+Where a program has a context, all of this is for each context, held fixed: what depends on the context alone is a
+*parameter* in the sense of disciplined parametrised programming (Agrawal et al., 2019, section 4), a constant whose
+number is not known and whose sign is what its range says.
 """
 
 import dataclasses
@@ -15,7 +19,7 @@ from service.program.atoms import Atom, Exp, Square
 from service.program.intervals import Ranges
 from service.program.operators import Dense, Divide, Operator, is_negative
 from service.program.partial_atoms import Log, Log1p, Sqrt
-from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Node
+from service.program.program import AffineNode, AtomNode, InputNode, LogSumExpNode, MaximumNode, Node, ProductNode
 
 Mask = NDArray[np.bool_]
 
@@ -29,12 +33,14 @@ class Facts:
         concave: [width].
         log_convex: positive, with a convex logarithm.
         norm_squared: never negative, with a convex square root.
+        parameter: depends on the context alone; so it is affine in x, as every constant is.
     """
 
     convex: Mask
     concave: Mask
     log_convex: Mask
     norm_squared: Mask
+    parameter: Mask
 
     @property
     def affine(self) -> Mask:
@@ -56,6 +62,7 @@ class Knowledge:
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
+        self._has_context = bool(nodes) and isinstance(nodes[0], InputNode) and nodes[0].context > 0
         self._facts: list[Facts] = []
         self.ranges = Ranges(nodes)
 
@@ -72,18 +79,22 @@ class Knowledge:
 
     def _next(self, position: int) -> Facts:
         match self._nodes[position]:
-            case InputNode(width):
-                return _plain(np.ones(width, np.bool_), np.ones(width, np.bool_))
+            case InputNode(width, context=context):
+                known = _plain(np.ones(width, np.bool_), np.ones(width, np.bool_))
+                return dataclasses.replace(known, parameter=np.arange(width) >= width - context)
             case AffineNode() as node:
                 return self._affine(node)
             case AtomNode() as node:
                 return self.composed(node.atom, node.argument)
             case MaximumNode() as node:
                 return self._maximum(node)
+            case ProductNode() as node:
+                return self._product(node)
             case LogSumExpNode() as node:
-                runs = self._facts[node.argument].convex.reshape(node.width, -1)
-                convex: Mask = np.asarray(runs.all(axis=1))
-                return _plain(convex, np.zeros(node.width, np.bool_))
+                facts = self._facts[node.argument]
+                masks = (facts.convex, facts.parameter)
+                convex, still = (np.asarray(mask.reshape(node.width, -1).all(axis=1)) for mask in masks)
+                return dataclasses.replace(_plain(convex, still), parameter=still)
 
     def _affine(self, node: AffineNode) -> Facts:
         """A sum is convex where no coefficient is positive on what is not convex, or negative on what is not concave.
@@ -110,14 +121,41 @@ class Knowledge:
             something = meets(lambda f: f.log_convex, positive=True, zeros=False)
             logarithmic = something & ~falls & ~meets(lambda f: ~f.log_convex, positive=True)
             norm = ~falls & ~meets(lambda f: ~f.norm_squared, positive=True)
-        return Facts(convex, concave, logarithmic, norm)
+        parameter = no
+        if self._has_context:
+            parameter = ~(meets(lambda f: ~f.parameter, positive=True) | meets(lambda f: ~f.parameter, positive=False))
+        return Facts(convex, concave, logarithmic, norm, parameter)
+
+    def _product(self, node: ProductNode) -> Facts:
+        """P v, with p a parameter: affine where v is; p >= 0 keeps what v is, p <= 0 turns it around.
+
+        For a fixed context p is a number: p v is a multiple of v. So is sqrt(p v) of sqrt(v) where p >= 0.
+        """
+        sides = [(self._facts[argument], self.ranges.of(argument)) for argument in node.arguments]
+        convex, concave, norm = (np.zeros(node.width, np.bool_) for _ in range(3))
+        for (factor, (lower, upper)), (other, _) in (sides, sides[::-1]):
+            never_negative, never_positive = factor.parameter & (lower >= 0), factor.parameter & (upper <= 0)
+            affine = factor.parameter & other.affine
+            convex |= affine | (never_negative & other.convex) | (never_positive & other.concave)
+            concave |= affine | (never_negative & other.concave) | (never_positive & other.convex)
+            norm |= never_negative & other.norm_squared
+        still = sides[0][0].parameter & sides[1][0].parameter
+        return Facts(convex, concave, np.zeros(node.width, np.bool_), norm, still)
 
     def composed(self, atom: Atom, argument: int) -> Facts:
         """Return the facts of an atom of a node, whose own facts and ranges are known.
 
         phi(u) is convex if phi is convex on the range of u, and u is affine; or u convex and phi never falls there; or
-        u concave and phi never rises there. Concave: the same for -phi.
+        u concave and phi never rises there. Concave: the same for -phi. Of a parameter any phi that is defined on its
+        range is a parameter.
         """
+        found, facts = self._composed(atom, argument), self.of(argument)
+        if not facts.parameter.any():
+            return found
+        still = facts.parameter & atom.defined_on(*self.ranges.of(argument))
+        return dataclasses.replace(found, convex=found.convex | still, concave=found.concave | still, parameter=still)
+
+    def _composed(self, atom: Atom, argument: int) -> Facts:
         facts = self.of(argument)
         special = _special(atom, facts)
         if special is not None and special.all():
@@ -143,11 +181,13 @@ class Knowledge:
     def _maximum(self, node: MaximumNode) -> Facts:
         """A maximum of convex functions is convex; it keeps convexity of logarithms and of roots, which never fall."""
         first, second = (self._facts[argument] for argument in node.arguments)
+        still = first.parameter & second.parameter
         return Facts(
             first.convex & second.convex,
-            np.zeros(node.width, np.bool_),
+            still,
             first.log_convex & second.log_convex,
             first.norm_squared & second.norm_squared,
+            still,
         )
 
 
@@ -193,4 +233,4 @@ def _special(atom: Atom, facts: Facts) -> Mask | None:
 
 def _plain(convex: Mask, concave: Mask) -> Facts:
     no = np.zeros(convex.shape, np.bool_)
-    return Facts(convex, concave, no, no)
+    return Facts(convex, concave, no, no, no)

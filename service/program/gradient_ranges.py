@@ -18,7 +18,16 @@ from service.program import intervals
 from service.program.atoms import Atom
 from service.program.convolutions import Blocks, Convolution
 from service.program.operators import Dense, Divide, Operator, Scale
-from service.program.program import AffineNode, AtomNode, LogSumExpNode, MaximumNode, Node, Program, arguments
+from service.program.program import (
+    AffineNode,
+    AtomNode,
+    LogSumExpNode,
+    MaximumNode,
+    Node,
+    ProductNode,
+    Program,
+    arguments,
+)
 
 Ends = NDArray[np.float64]
 Range = tuple[Ends, Ends]
@@ -37,6 +46,8 @@ _ULPS = 64
 def gradient_ranges(program: Program) -> Range:
     """Return lower and upper bounds [dim] of the gradient's entries over all rows, infinite where none is known.
 
+    Rows with every context, where there is one.
+
     They hold in real arithmetic for the exact weights; they are seldom tight, because what two branches have in common
     is not seen.
 
@@ -54,7 +65,8 @@ def gradient_ranges(program: Program) -> Range:
         for argument, contribution in _contributions(program, node, adjoint, values):
             present = adjoints[argument]
             adjoints[argument] = contribution if present is None else _sum(present, contribution)
-    return adjoints[0] or (np.zeros(program.dim), np.zeros(program.dim))
+    lower, upper = adjoints[0] or (np.zeros(program.width), np.zeros(program.width))
+    return lower[: program.dim], upper[: program.dim]
 
 
 def _contributions(program: Program, node: Node, adjoint: Range, values: list[Range]) -> Iterator[tuple[int, Range]]:
@@ -69,6 +81,9 @@ def _contributions(program: Program, node: Node, adjoint: Range, values: list[Ra
             first, second = (values[argument] for argument in node.arguments)
             yield node.arguments[0], _share(adjoint, first[1] >= second[0], second[1] > first[0])
             yield node.arguments[1], _share(adjoint, second[1] > first[0], first[1] >= second[0])
+        case ProductNode():
+            yield node.arguments[0], _product(adjoint, values[node.arguments[1]])
+            yield node.arguments[1], _product(adjoint, values[node.arguments[0]])
         case LogSumExpNode():  # the slopes of a run are its softmax, each between 0 and 1
             repeated = np.repeat(adjoint, program.nodes[node.argument].width // node.width, axis=1)
             always = np.ones(repeated.shape[1], np.bool_)

@@ -10,6 +10,7 @@ import math
 import tempfile
 import zlib
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from service.errors import VersionRefusedError
 from service.program import object_graph, safety
 from service.program.inlining import GraphNode, InlinedGraph, Inliner, Reference
 from service.program.signature_table import SignatureTable
-from service.signature import FileSignature
+from service.repository import materialize
+from service.signature import CONTEXT, FileSignature
 
 MAX_GRAPH_BYTES = 256 * 1024 * 1024
 MAX_VARIABLE_BYTES = 2 * 1024 * 1024 * 1024
 
+_READERS = 2
+"""Threads that read variables: one waits for the file, or for memory, while the other copies."""
 _RESERVED = frozenset(dir(tf.__internal__.tracking.AutoTrackable))
 _UNREADABLE = (tf.errors.OpError, DecodeError, ValueError, TypeError, RuntimeError, OSError, LookupError)
 """What TensorFlow's checkpoint reader raises on damaged files; IndexError where one is cut short."""
@@ -41,9 +45,11 @@ class BoundSignature:
 
     Args:
         name: e.g. `serving_default`.
-        input_name: its one argument.
+        input_name: its one argument, or the one beside `context`.
         input_shape: the argument's shape, -1 where it is free.
         input_dtype: name of the argument's type, `string` for serialized examples.
+        context_shape: the shape of its second argument `context`; empty where it has none.
+        context_dtype: likewise its type.
         outputs: for each output name its shape, dtype name and inlined graph.
     """
 
@@ -52,6 +58,8 @@ class BoundSignature:
     input_shape: tuple[int, ...]
     input_dtype: str
     outputs: Mapping[str, tuple[tuple[int, ...], str, InlinedGraph]]
+    context_shape: tuple[int, ...] = ()
+    context_dtype: str = ""
 
 
 def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundSignature, ...]:
@@ -84,14 +92,6 @@ def read(folder: Path, *, outputs: frozenset[str] | None = None) -> tuple[BoundS
             "signature-missing", "the model has no callable signature. Export it with signatures."
         )
     return bound
-
-
-def materialize(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write the SavedModel in `files` (relative path -> bytes) below `folder`."""
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def restore(files: Mapping[str, bytes], device: str) -> Any:
@@ -176,13 +176,22 @@ def bind(files: Mapping[str, bytes], signature: FileSignature, *, derive: bool =
 def call(
     function: Any, signature: FileSignature, rows: NDArray[np.float32], *, derive: bool = False
 ) -> Mapping[str, Any]:
-    """Return the tensors that a restored function answers to rows, and with `derive` TensorFlow's gradient beside."""
+    """Return the tensors that a restored function answers to rows, and with `derive` TensorFlow's gradient beside.
+
+    Rows of a signature with a context are [x | context]: x is as wide as the function takes it.
+    """
+    context: dict[str, Any] = {}
+    if signature.context_dtype:
+        _, taken = function.structured_input_signature
+        dim = int(taken[signature.input_name].shape[1])
+        rows, beside = rows[:, :dim], rows[:, dim:]
+        context = {CONTEXT: tf.constant(beside, signature.context_dtype)}
     x = tf.constant(rows, signature.input_dtype)
     if not derive:
-        return dict(function(**{signature.input_name: x}))
+        return dict(function(**{signature.input_name: x}, **context))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        answer = dict(function(**{signature.input_name: x}))
+        answer = dict(function(**{signature.input_name: x}, **context))
     gradient = tape.gradient(answer[signature.score_name], x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return {**answer, "gradient": gradient}
 
@@ -247,13 +256,15 @@ def _variables(objects: Any, prefix: Path) -> tuple[dict[int, GraphNode], dict[i
     total = sum(8 * math.prod(shapes[key]) for key in keys.values() if key in shapes)
     if total > MAX_VARIABLE_BYTES:
         raise VersionRefusedError("size-limit", f"the variables are over {MAX_VARIABLE_BYTES} bytes")
-    handles: dict[int, GraphNode] = {}
-    for position in sorted(wanted):
+
+    def handle(position: int) -> GraphNode:
         variable = objects.nodes[position].variable
-        handles[position] = GraphNode(
-            variable.name, "Handle", value=_restored(reader, keys.get(position), variable), label=variable.name
-        )
-    return handles, keys
+        value = _restored(reader, keys.get(position), variable)
+        return GraphNode(variable.name, "Handle", value=value, label=variable.name)
+
+    positions = sorted(wanted)
+    with futures.ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(positions, pool.map(handle, positions), strict=True)), keys
 
 
 def _captured_constants(meta_graph: Any) -> dict[int, GraphNode]:
@@ -311,22 +322,31 @@ def _bind(
         raise VersionRefusedError("signature-mismatch", f"signature {name} is not one concrete function")
     function = node.bare_concrete_function.concrete_function_name
     keywords = list(node.bare_concrete_function.argument_keywords)
-    if len(keywords) != 1:
+    has_context = len(keywords) == 2 and CONTEXT in keywords and len(set(keywords)) == 2
+    if len(keywords) != 1 and not has_context:
         reason = f"signature {name} takes {len(keywords)} inputs ({', '.join(keywords)[:80]}), expected one"
-        raise VersionRefusedError("signature-inputs", reason)
+        advice = f"or a second one named {CONTEXT}, in which the score need not be convex"
+        raise VersionRefusedError("signature-inputs", f"{reason}, {advice}")
     concrete = table.concrete_function(function)
     names = _outputs(name, concrete, table.functions.get(function))
-    declared = table.checked(name, function, keywords[0], names)
-    information = declared.inputs[keywords[0]]
+    declared = table.checked(name, function, keywords, names)
+    row_name = next(keyword for keyword in keywords if keyword != CONTEXT or not has_context)
+    information = declared.inputs[row_name]
     dtype = _dtype(information.dtype)
+    ops = {CONTEXT: "Context"} if has_context else {}
+    ops[row_name] = "Examples" if dtype == tf.string else "Input"
     outputs: dict[str, tuple[tuple[int, ...], str, InlinedGraph]] = {}
     for index, output in enumerate(names):
         inliner = Inliner(table.functions, _decode_constant)
-        row = inliner.add(GraphNode(keywords[0], "Examples" if dtype == tf.string else "Input"))
-        arguments = [row, *(_bound_input(inliner, number, handles) for number in concrete.bound_inputs)]
+        rows = [inliner.add(GraphNode(keyword, ops[keyword])) for keyword in keywords]
+        arguments = [*rows, *(_bound_input(inliner, number, handles) for number in concrete.bound_inputs)]
         graph = InlinedGraph((), Reference(0)) if output in skipped else inliner.run(function, arguments, index)
         outputs[output] = (_shape(declared.outputs[output]), _dtype(declared.outputs[output].dtype).name, graph)
-    return BoundSignature(name, keywords[0], _shape(information), dtype.name, outputs)
+    bound = BoundSignature(name, row_name, _shape(information), dtype.name, outputs)
+    if not has_context:
+        return bound
+    context = declared.inputs[CONTEXT]
+    return dataclasses.replace(bound, context_shape=_shape(context), context_dtype=_dtype(context.dtype).name)
 
 
 def _outputs(signature: str, concrete: Any, definition: Any) -> list[str]:

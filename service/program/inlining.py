@@ -31,8 +31,8 @@ class GraphNode:
 
     Args:
         name: the op's name with its callers' names in front.
-        op: TensorFlow's op type; `Input` for the row, `Examples` for serialized examples, `Handle` for a variable
-            that was not read yet, `Constant` for a constant or a variable's value.
+        op: TensorFlow's op type; `Input` for x, `Context` for the context, `Examples` for serialized examples,
+            `Handle` for a variable that was not read yet, `Constant` for a constant or a variable's value.
         inputs: what it reads.
         attributes: its attributes as Python values.
         value: of `Constant` and `Handle`.

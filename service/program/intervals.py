@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.program.operators import product_bounds
 from service.program.program import (
     AffineNode,
     AtomNode,
@@ -15,6 +16,7 @@ from service.program.program import (
     LogSumExpNode,
     MaximumNode,
     Node,
+    ProductNode,
     Program,
     arguments,
 )
@@ -29,13 +31,13 @@ class Ranges:
 
     Args:
         nodes: a list of nodes that may still grow.
-        box: lower and upper ends [dim] of the rows; the unbounded box by default.
+        box: lower and upper ends [width] of the rows; the unbounded box by default.
     """
 
     def __init__(self, nodes: Sequence[Node], box: Range | None = None) -> None:
-        dim = nodes[0].width
+        width = nodes[0].width
         self._nodes = nodes
-        self._known: dict[int, Range] = {0: box or (np.full(dim, -np.inf), np.full(dim, np.inf))}
+        self._known: dict[int, Range] = {0: box or (np.full(width, -np.inf), np.full(width, np.inf))}
 
     def of(self, position: int) -> Range:
         """Return the bounds of a node."""
@@ -63,8 +65,8 @@ def ranges(program: Program, lower: NDArray[np.float64], upper: NDArray[np.float
 
     Args:
         program: the program.
-        lower: lower ends of the box [dim]; -inf is allowed.
-        upper: upper ends of the box [dim]; inf is allowed.
+        lower: lower ends of the box [width], those of the context last; -inf is allowed.
+        upper: upper ends of the box [width]; inf is allowed.
 
     Raises:
         ValueError: if an end is NaN, or a lower end is above its upper end.
@@ -78,7 +80,7 @@ def ranges(program: Program, lower: NDArray[np.float64], upper: NDArray[np.float
 
 def unbounded(program: Program) -> list[Range]:
     """Return the nodes' ranges over all rows."""
-    return ranges(program, np.full(program.dim, -np.inf), np.full(program.dim, np.inf))
+    return ranges(program, np.full(program.width, -np.inf), np.full(program.width, np.inf))
 
 
 def _range(node: Node, found: dict[int, Range]) -> Range:
@@ -90,10 +92,20 @@ def _range(node: Node, found: dict[int, Range]) -> Range:
         case MaximumNode():
             first, second = (found[argument] for argument in node.arguments)
             return np.maximum(first[0], second[0]), np.maximum(first[1], second[1])
+        case ProductNode():
+            return _product(*(found[argument] for argument in node.arguments))
         case LogSumExpNode():
             return _log_sum_exp(node, *found[node.argument])
         case InputNode():
             return found[0]
+
+
+def _product(first: Range, second: Range) -> Range:
+    """Return bounds of products, moved outward; a product that cannot be negative keeps that, 0 times inf is 0."""
+    lower, upper = product_bounds(*first, *second)
+    with np.errstate(over="ignore"):
+        below, above = np.nextafter(lower, -np.inf), np.nextafter(upper, np.inf)
+    return np.where(lower >= 0, np.maximum(below, 0.0), below), np.where(upper <= 0, np.minimum(above, 0.0), above)
 
 
 def _log_sum_exp(node: LogSumExpNode, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Range:

@@ -116,18 +116,18 @@ def admit_operations(program: Program, sizes: Iterable[int], fixed: int) -> tupl
     return tuple(sorted(agreeing)) if fixed in agreeing else (fixed,)
 
 
-def trial_rows(dim: int, probe: Probe | None, seed: str, num_rows: int = TRIAL_ROWS) -> Rows:
+def trial_rows(width: int, probe: Probe | None, seed: str, num_rows: int = TRIAL_ROWS) -> Rows:
     """Return the probe's rows and normal rows of four scales around their mean, `num_rows` in all.
 
     Args:
-        dim: number of features.
+        width: number of features of a row, the context's included.
         probe: the version's probe, or None.
         seed: hexadecimal text that fixes the rows.
         num_rows: how many.
     """
-    pieces = [verification_rows(dim, probe, seed)]
+    pieces = [verification_rows(width, probe, seed)]
     while sum(map(len, pieces)) < num_rows:
-        pieces.append(verification_rows(dim, probe, f"{len(pieces):x}{seed}"))
+        pieces.append(verification_rows(width, probe, f"{len(pieces):x}{seed}"))
     return np.concatenate(pieces)[:num_rows]
 
 

@@ -45,7 +45,7 @@ def fingerprint(values: NDArray[np.floating]) -> str:
     return f"{values.dtype.name}[{shape}]:{hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()}"
 
 
-def _product_bounds(
+def product_bounds(
     lower: NDArray[np.float64], upper: NDArray[np.float64], below: NDArray[np.float64], above: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the smallest and largest product of a number in [lower, upper] and one in [below, above], 0 * inf = 0."""
@@ -296,7 +296,7 @@ class Scale(Diagonal):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the bounds of s_i v_i; the entries of s are exact in float64."""
         factors = self.coefficients.astype(np.float64)
-        return _product_bounds(lower[None, :], upper[None, :], factors, factors)
+        return product_bounds(lower[None, :], upper[None, :], factors, factors)
 
     @property
     def text(self) -> str:
@@ -328,7 +328,7 @@ class Divide(Diagonal):
         with np.errstate(over="ignore"):
             reciprocal = 1.0 / self.coefficients.astype(np.float64)
         below, above = np.nextafter(reciprocal, -np.inf), np.nextafter(reciprocal, np.inf)
-        return _product_bounds(lower[None, :], upper[None, :], below, above)
+        return product_bounds(lower[None, :], upper[None, :], below, above)
 
     @property
     def text(self) -> str:

@@ -36,6 +36,11 @@ class _Concave(Atom):
         del upper
         return self.inside(lower)
 
+    def defined_on(self, lower: Floats, upper: Floats) -> NDArray[np.bool_]:
+        """On its domain."""
+        del upper
+        return self.inside(lower)
+
     def objection(self) -> str:
         """Return that it is concave."""
         return f"it is concave, and only where its argument is known to be above {self.domain:g}"
@@ -144,6 +149,10 @@ class Power(Atom):
         del lower
         inside = upper <= 0 if self.exponent > 0 else upper < 0
         return np.asarray(inside & (self.exponent % 2 == 1))
+
+    def defined_on(self, lower: Floats, upper: Floats) -> NDArray[np.bool_]:
+        """Everywhere for p > 0, away from 0 for p < 0."""
+        return np.asarray((lower > 0) | (upper < 0) | (self.exponent > 0))
 
     def rises_on(self, lower: Floats, upper: Floats) -> NDArray[np.bool_]:
         """Where p u^(p-1) >= 0."""

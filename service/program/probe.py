@@ -18,13 +18,16 @@ from service.program.tiles import evaluate_in_tiles
 
 Floats = NDArray[np.floating]
 Run = Callable[[NDArray[np.float32]], tuple[Floats, Floats | None]]
-"""Rows float32 [n, dim] -> score [n] and gradient [n, dim], or None without one."""
+"""Rows float32 [n, width], x and then the context, -> score [n] and gradient by x [n, dim], or None without one."""
 
 ROWS = 256
 SCALES = (0.01, 1.0, 100.0, 1e4)
 PROBE_AGREEMENT = 1e-5
 PROBE_ROWS = 16
 _MEMBERS = ("x", "score", "gradient")
+_OTHERS = ("support", "context")
+CONTEXT_ROWS = 15
+"""Verification rows of one scale that share a context, so that supporting hyperplanes can be tried on pairs of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,20 +37,33 @@ class Probe:
     Args:
         x: float32 [16, dim].
         score: float32 [16].
-        gradient: float32 [16, dim].
+        gradient: float32 [16, dim], by x.
         support: float32 [16], the domain weights; None for a model that answers none.
+        context: float32 [16, c], or None for a model without a context.
     """
 
     x: NDArray[np.float32]
     score: NDArray[np.float32]
     gradient: NDArray[np.float32]
     support: NDArray[np.float32] | None = None
+    context: NDArray[np.float32] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """The rows as an engine takes them, float32 [16, dim + c]: x, then the context."""
+        return self.x if self.context is None else np.concatenate([self.x, self.context], axis=1)
+
+    @classmethod
+    def of_rows(cls, rows: NDArray[np.float32], score: NDArray[np.float32], gradient: NDArray[np.float32]) -> "Probe":
+        """Return the probe of rows [n, dim + c] with their gradients [n, dim]."""
+        dim = gradient.shape[1]
+        return cls(rows[:, :dim], score, gradient, context=rows[:, dim:] if rows.shape[1] > dim else None)
 
     def to_bytes(self) -> bytes:
         """Return the bytes of an `.npz` file: equal probes give equal bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name in _MEMBERS if self.support is None else (*_MEMBERS, "support"):
+            for name in (*_MEMBERS, *(name for name in _OTHERS if getattr(self, name) is not None)):
                 member = io.BytesIO()
                 np.save(member, np.ascontiguousarray(getattr(self, name), np.float32), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
@@ -58,23 +74,27 @@ class Probe:
         """Read `probe.npz`.
 
         Raises:
-            VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes, or four.
+            VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes, with those of a support
+                and a context beside.
         """
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 arrays = [np.asarray(archive[name]) for name in _MEMBERS]
-                support = np.asarray(archive["support"]) if "support" in archive.files else None
+                support, context = (np.asarray(archive[name]) if name in archive.files else None for name in _OTHERS)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as err:
             raise VersionRefusedError("probe", "probe.npz cannot be read") from err
         x, score, gradient = arrays
         shapes_fit = x.ndim == 2 and score.shape == x.shape[:1] and gradient.shape == x.shape and x.shape[0] > 0
+        if context is not None:
+            shapes_fit = shapes_fit and context.ndim == 2 and context.shape[0] == x.shape[0] and context.shape[1] > 0
+            arrays.append(context)
         if not shapes_fit or any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
             raise VersionRefusedError(
-                "probe", "probe.npz must hold finite float32 x [n, dim], score [n], gradient [n, dim]"
+                "probe", "probe.npz must hold finite float32 x [n, dim], score [n], gradient [n, dim], context [n, c]"
             )
         if support is not None and not is_support(support, x.shape[0]):
             raise VersionRefusedError("probe", "the support in probe.npz must be float32 [n] in [0, 1]")
-        return cls(x, score, gradient, support)
+        return cls(x, score, gradient, support, context)
 
 
 def is_support(values: NDArray[np.floating], num_rows: int) -> bool:
@@ -83,26 +103,33 @@ def is_support(values: NDArray[np.floating], num_rows: int) -> bool:
     return bool(fits and ((values >= 0.0) & (values <= 1.0)).all())
 
 
-def verification_rows(dim: int, probe: Probe | None, seed: str) -> NDArray[np.float32]:
-    """Return float32 [256, dim]: the probe's rows, the origin, and normal rows of four scales around the probe's mean.
+def verification_rows(width: int, probe: Probe | None, seed: str, context: int = 0) -> NDArray[np.float32]:
+    """Return float32 [256, width]: the probe's, the origin, and normal rows of four scales around the probe's mean.
 
     Args:
-        dim: number of features.
+        width: number of features of a row, the context's included.
         probe: the probe, or None (then the mean is 0).
         seed: hexadecimal text that fixes the rows; the weights' hash.
+        context: how many of the features, the last ones, are the context. `CONTEXT_ROWS` drawn rows of one scale share
+            theirs.
     """
     generator = np.random.default_rng(int(seed, 16))
-    known = np.zeros((0, dim), np.float32) if probe is None else probe.x[:PROBE_ROWS]
-    center = np.zeros(dim) if probe is None else probe.x.mean(axis=0, dtype=np.float64)
+    known = np.zeros((0, width), np.float32) if probe is None else probe.rows[:PROBE_ROWS]
+    center = np.zeros(width) if probe is None else probe.rows.mean(axis=0, dtype=np.float64)
     count = ROWS - 1 - known.shape[0]
     scales = np.resize(np.asarray(SCALES), count)[:, None]
-    drawn = center + scales * generator.standard_normal((count, dim))
-    return np.concatenate([known, np.zeros((1, dim), np.float32), drawn.astype(np.float32)])
+    drawn = generator.standard_normal((count, width))
+    if context:
+        number = np.arange(count)
+        sharing = number // (len(SCALES) * CONTEXT_ROWS) * len(SCALES) + number % len(SCALES)
+        drawn[:, width - context :] = drawn[:, width - context :][sharing]
+    rows = center + scales * drawn
+    return np.concatenate([known, np.zeros((1, width), np.float32), rows.astype(np.float32)])
 
 
 def verification_groups(probe: Probe | None) -> NDArray[np.intp]:
     """Return the group of each of `verification_rows`: 0 for the probe's and the origin, then one for each scale."""
-    known = 1 if probe is None else 1 + min(PROBE_ROWS, probe.x.shape[0])
+    known = 1 if probe is None else 1 + min(PROBE_ROWS, probe.rows.shape[0])
     return np.concatenate([np.zeros(known, np.intp), 1 + np.arange(ROWS - known) % len(SCALES)])
 
 
@@ -120,24 +147,24 @@ def derived_probe(program: Program, run: Run) -> Probe:
     def answer(rows: NDArray[np.float32]) -> tuple[Floats, Floats | None]:
         return run(rows)[0], evaluate_in_tiles(program, rows, ("gradient",))["gradient"]
 
-    return unproved_probe(answer, program.dim, program.weights_sha256)
+    return unproved_probe(answer, program.width, program.weights_sha256)
 
 
-def unproved_probe(run: Run, dim: int, seed: str) -> Probe:
+def unproved_probe(run: Run, width: int, seed: str) -> Probe:
     """Return a probe of a SavedModel with its own answers: at most 16 verification rows that it answers in float32.
 
     Rows of ordinary size come first: beside those of scale 10^4 their differences would not be seen.
 
     Args:
         run: the SavedModel's function, with a gradient.
-        dim: number of features.
+        width: number of features of a row, the context's included.
         seed: as for `verification_rows`.
 
     Raises:
         VersionRefusedError: `probe`, if no verification row has a finite answer; `agreement`, if it does not answer one
             score and one gradient for each row.
     """
-    rows = verification_rows(dim, None, seed)
+    rows = verification_rows(width, None, seed)
     groups = verification_groups(None)
     rows = rows[np.argsort(np.array([1, 2, 0, 3, 4])[groups], kind="stable")]  # scale 1, the origin, 0.01, 100, 10^4
     score, gradient = answers(run, rows)
@@ -148,18 +175,26 @@ def unproved_probe(run: Run, dim: int, seed: str) -> Probe:
     finite = np.flatnonzero(np.isfinite(score) & np.isfinite(gradient).all(axis=1))[:PROBE_ROWS]
     if not finite.size:
         raise VersionRefusedError("probe", f"none of {ROWS} rows is answered by finite numbers")
-    return Probe(rows[finite], score[finite], gradient[finite])
+    return Probe.of_rows(rows[finite], score[finite], gradient[finite])
 
 
-def check_probe(run: Run, probe: Probe, dim: int) -> None:
+def check_probe(run: Run, probe: Probe, dim: int, context: int = 0) -> None:
     """Require that the probe's answers come out again, within 1e-5 of its largest score and gradient entry.
+
+    Args:
+        run: what answers.
+        probe: the probe.
+        dim: number of features of x.
+        context: number of features of the context.
 
     Raises:
         VersionRefusedError: `probe`.
     """
-    if probe.x.shape[1] != dim:
-        raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {dim}")
-    score, gradient = answers(run, probe.x)
+    found, wanted = ((x, width - x) for x, width in ((probe.x.shape[1], probe.rows.shape[1]), (dim, dim + context)))
+    if found != wanted:
+        shown = [f"{x} features" + (f" and a context of {beside}" if beside else "") for x, beside in (found, wanted)]
+        raise VersionRefusedError("probe", f"the probe has {shown[0]}, the model {shown[1]}")
+    score, gradient = answers(run, probe.rows)
     pairs = [("score", score, probe.score)]
     if gradient is not None:
         pairs.append(("gradient", gradient, probe.gradient))
@@ -173,11 +208,17 @@ def check_probe(run: Run, probe: Probe, dim: int) -> None:
 
 
 def answers(run: Run, rows: NDArray[np.float32]) -> tuple[Floats, Floats | None]:
-    """Return a SavedModel's answers in float64, refused where they are not one score and one gradient for each row."""
+    """Return a SavedModel's answers in float64, refused where they are not one score and one gradient for each row.
+
+    A gradient may be narrower than its row, by the context's features.
+    """
     score, gradient = run(rows)
     score = np.asarray(score, np.float64)
     gradient = None if gradient is None else np.asarray(gradient, np.float64)
-    if score.shape != rows.shape[:1] or (gradient is not None and gradient.shape != rows.shape):
+    fits = gradient is None or (
+        gradient.ndim == 2 and gradient.shape[0] == rows.shape[0] and 0 < gradient.shape[1] <= rows.shape[1]
+    )
+    if score.shape != rows.shape[:1] or not fits:
         received = f"{list(score.shape)}" + ("" if gradient is None else f" and {list(gradient.shape)}")
         reason = f"{rows.shape[0]} rows are answered by {received}, expected one score and one gradient for each"
         raise VersionRefusedError("agreement", reason)

@@ -5,6 +5,7 @@ interpret them. Built on `operators` and `atoms`.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 
 from service.program.atoms import Atom
 from service.program.operators import Identity, Operator, fingerprint
+from service.program.selections import Selection
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InputNode:
-    """x, the row itself: `width` features."""
+    """The row itself, `width` features: x and, of the last `context` features, the context."""
 
     width: int
     name: str = "x"
+    context: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +75,16 @@ class LogSumExpNode:
     name: str = ""
 
 
-Node = InputNode | AffineNode | AtomNode | MaximumNode | LogSumExpNode
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProductNode:
+    """v_1 v_2, feature by feature, of which one depends on the context alone: of x only one factor is a function."""
+
+    width: int
+    arguments: tuple[int, int]
+    name: str = ""
+
+
+Node = InputNode | AffineNode | AtomNode | MaximumNode | LogSumExpNode | ProductNode
 
 
 def arguments(node: Node) -> tuple[int, ...]:
@@ -84,7 +96,7 @@ def arguments(node: Node) -> tuple[int, ...]:
             return tuple(term.argument for term in node.terms)
         case AtomNode() | LogSumExpNode():
             return (node.argument,)
-        case MaximumNode():
+        case MaximumNode() | ProductNode():
             return node.arguments
 
 
@@ -92,7 +104,8 @@ def arguments(node: Node) -> tuple[int, ...]:
 class Program:
     """A function of one row x [dim] to one number, as a list of nodes in evaluation order.
 
-    Node 0 is the input, the last node is the score (width 1), and a node reads earlier nodes only.
+    Node 0 is the input, the last node is the score (width 1), and a node reads earlier nodes only. A program with a
+    context is such a function for each context: its rows are [x | context], and gradients are by x.
 
     Args:
         nodes: the nodes. Frozen arrays: a program is never changed after it was built.
@@ -114,9 +127,37 @@ class Program:
                 raise ValueError(message)
 
     @property
-    def dim(self) -> int:
-        """Number of features of a row."""
+    def width(self) -> int:
+        """Number of features of a row, the context's included."""
         return self.nodes[0].width
+
+    @property
+    def context(self) -> int:
+        """Number of features of the context; 0 without one."""
+        return self.nodes[0].context if isinstance(self.nodes[0], InputNode) else 0
+
+    @property
+    def dim(self) -> int:
+        """Number of features of x."""
+        return self.width - self.context
+
+    @functools.cached_property
+    def fixed(self) -> frozenset[int]:
+        """Numbers of nodes that depend on the context alone, so that no gradient by x passes through them."""
+        found: set[int] = set()
+        if self.context:
+            for position, node in enumerate(self.nodes[1:], start=1):
+                terms = node.terms if isinstance(node, AffineNode) else ()
+                own = {term.argument for term in terms if term.argument == 0 and self._leaves_x(term.operator)}
+                if found.issuperset(set(arguments(node)) - own):
+                    found.add(position)
+        return frozenset(found)
+
+    def _leaves_x(self, operator: Operator) -> bool:
+        """Whether an operator of the input reads the context alone."""
+        if not isinstance(operator, Selection):
+            return False
+        return not bool(((operator.places >= 0) & (operator.places < self.dim)).any())
 
     @property
     def text(self) -> str:
@@ -153,7 +194,7 @@ class Program:
 def _line(node: Node) -> str:
     match node:
         case InputNode():
-            return f"input {node.width}"
+            return f"input {node.width}" + (f" context {node.context}" if node.context else "")
         case AffineNode():
             terms = " + ".join(f"%{term.argument} {term.operator.text}" for term in node.terms)
             bias = "" if node.bias is None else f" + bias {fingerprint(node.bias)}"
@@ -164,6 +205,8 @@ def _line(node: Node) -> str:
             return f"maximum {node.width} %{node.arguments[0]} %{node.arguments[1]}"
         case LogSumExpNode():
             return f"log_sum_exp {node.width} %{node.argument}"
+        case ProductNode():
+            return f"product {node.width} %{node.arguments[0]} %{node.arguments[1]}"
 
 
 def fuse(program: Program) -> Program:
@@ -214,7 +257,7 @@ def renumbered(nodes: Sequence[Node], dropped: set[int]) -> tuple[Node, ...]:
                 kept.append(dataclasses.replace(node, terms=terms))
             case AtomNode() | LogSumExpNode():
                 kept.append(dataclasses.replace(node, argument=number[node.argument]))
-            case MaximumNode():
+            case MaximumNode() | ProductNode():
                 first, second = node.arguments
                 kept.append(dataclasses.replace(node, arguments=(number[first], number[second])))
             case InputNode():

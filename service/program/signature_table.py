@@ -46,7 +46,7 @@ class SignatureTable:
             raise VersionRefusedError("function-missing", f"function {name} is not among the saved functions")
         return self._concrete[name]
 
-    def checked(self, signature: str, function: str, argument: str, outputs: Sequence[str]) -> Any:
+    def checked(self, signature: str, function: str, arguments: Sequence[str], outputs: Sequence[str]) -> Any:
         """Return the SignatureDef of `signature` if it is the call of `function` that the object graph binds.
 
         Raises:
@@ -55,16 +55,16 @@ class SignatureTable:
         declared = self._meta_graph.signature_def.get(signature)
         if declared is None:
             problem = "is missing from the signature table"
-        elif sorted(declared.outputs) != list(outputs) or list(declared.inputs) != [argument]:
+        elif sorted(declared.outputs) != list(outputs) or sorted(declared.inputs) != sorted(arguments):
             problem = "has other inputs or outputs in the signature table than its function"
         else:
-            problem = self._difference(declared, function, argument, outputs)
+            problem = self._difference(declared, function, arguments, outputs)
         if problem:
             raise VersionRefusedError("signature-mismatch", f"signature {signature} {problem}")
         return declared
 
-    def _difference(self, declared: Any, function: str, argument: str, outputs: Sequence[str]) -> str:
-        placeholder = declared.inputs[argument].name.split(":")[0]
+    def _difference(self, declared: Any, function: str, arguments: Sequence[str], outputs: Sequence[str]) -> str:
+        placeholders = [declared.inputs[argument].name.split(":")[0] for argument in arguments]
         for index, output in enumerate(outputs):
             node_name, _, number = declared.outputs[output].name.partition(":")
             node = self._nodes.get(node_name)
@@ -72,18 +72,19 @@ class SignatureTable:
                 return "calls another function in the signature table"
             if (number or "0") != str(index):
                 return "orders its outputs differently in the signature table"
-            if not self._feeds(node, placeholder, self._concrete[function].bound_inputs):
+            if not self._feeds(node, placeholders, self._concrete[function].bound_inputs):
                 return "binds other variables in the signature table"
         return ""
 
-    def _feeds(self, node: Any, placeholder: str, bound: Sequence[int]) -> bool:
-        """Whether the call is fed the placeholder and then, in order, handles restored as the bound variables are."""
+    def _feeds(self, node: Any, placeholders: Sequence[str], bound: Sequence[int]) -> bool:
+        """Whether the call is fed the placeholders and then handles restored as the bound variables are, in order."""
         names = [name.split(":")[0] for name in node.input if not name.startswith("^")]
-        if len(names) != 1 + len(bound) or names[0] != placeholder:
+        count = len(placeholders)
+        if len(names) != count + len(bound) or names[:count] != list(placeholders) or len(set(placeholders)) != count:
             return False
-        if placeholder not in self._nodes or self._nodes[placeholder].op != "Placeholder":
+        if any(name not in self._nodes or self._nodes[name].op != "Placeholder" for name in placeholders):
             return False
-        return all(self._is_bound_to(name, position) for name, position in zip(names[1:], bound, strict=True))
+        return all(self._is_bound_to(name, position) for name, position in zip(names[count:], bound, strict=True))
 
     def _is_bound_to(self, name: str, position: int) -> bool:
         """Whether a node of the main graph has the value of an object of the object graph, for both readers."""

@@ -33,7 +33,7 @@ Matrix = dict[tuple[int, int], Fraction]
 
 
 def strong_convexity(program: Program) -> float:
-    r"""Return m >= 0 such that f(x) - m/2 |x|^2 is convex, for a program f that is proved convex.
+    r"""Return m >= 0 such that f(x) - m/2 |x|^2 is convex, for a program f that is proved convex: for every context.
 
     .. math:: f(x) = r(x) + \sum_k c_k \phi_k(a_k^\top x + e_k), \quad c_k \ge 0, \ r \text{ and }
               \phi_k(u) - \tfrac{\mu_k}{2} u^2 \text{ convex} \ \Rightarrow \
@@ -131,7 +131,8 @@ def _functionals(program: Program, wanted: set[int]) -> dict[int, list[Functiona
     for position in range(len(program.nodes) - 1, 0, -1):
         if position in needed:
             needed.update(arguments(program.nodes[position]))
-    known: dict[int, list[Functional]] = {0: [{j: Fraction(1)} for j in range(program.dim)]}
+    row: list[Functional] = [{j: Fraction(1)} for j in range(program.dim)]
+    known: dict[int, list[Functional]] = {0: row + [{} for _ in range(program.context)]}  # for a fixed context
     products = 0
     for position, node in enumerate(program.nodes):
         if position not in needed or not isinstance(node, AffineNode):

@@ -29,7 +29,7 @@ def verify_support(support: Program, weigh: Weigh, probe: Probe | None, seed: st
     Raises:
         VersionRefusedError: rule `support`.
     """
-    rows = verification_rows(support.dim, probe, seed)
+    rows = verification_rows(support.width, probe, seed, support.context)
     own = evaluate(support, rows, gradient=False)[0]
     _require(weigh(rows), own, "the program's")
     if probe is not None:
@@ -44,7 +44,7 @@ def check_probed_support(weigh: Weigh, probe: Probe) -> None:
     """
     if probe.support is None:
         raise VersionRefusedError("support", "the model answers support, its probe holds none. Publish it again.")
-    _require(weigh(probe.x), probe.support, "the probe's")
+    _require(weigh(probe.rows), probe.support, "the probe's")
 
 
 def _require(received: Floats, expected: Floats, whose: str) -> None:

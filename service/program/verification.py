@@ -6,6 +6,7 @@ Above: `service.loader` and training; below: `evaluation`, `probe`. NumPy only: 
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent import futures
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,16 +71,19 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
 
     Args:
         program: the proved program.
-        run: the SavedModel's function, float32 [n, dim] -> (score [n], gradient [n, dim] or None).
+        run: the SavedModel's function, float32 [n, width] -> (score [n], gradient [n, dim] or None).
         probe: the version's probe, or None for a model made elsewhere.
 
     Raises:
         VersionRefusedError: `probe` (not reproduced), `agreement` (another function), `gradient` (no subgradient).
     """
     if probe is not None:
-        check_probe(run, probe, program.dim)
-    rows = verification_rows(program.dim, probe, program.weights_sha256)
+        check_probe(run, probe, program.dim, program.context)
+    rows = rows_for(program, probe)
     score, gradient = answers(run, rows)
+    if gradient is not None and gradient.shape[1] != program.dim:
+        reason = f"gradients have {gradient.shape[1]} entries, the program's {program.dim}"
+        raise VersionRefusedError("agreement", reason)
     own_score, own_gradient = _evaluated(program, rows)
     exact_score, exact_gradient = _evaluated(program, rows.astype(np.float64))
     comparable = _comparable(score, gradient, own_score, own_gradient, exact_score, exact_gradient)
@@ -108,7 +112,8 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
             raise VersionRefusedError("gradient", reason)
         _check_each_scale("gradient", gradient[smooth], own_gradient[smooth], exact_gradient[smooth], groups[smooth])
     rounding = np.abs(own_score.astype(np.float64) - exact_score)
-    _check_subgradient(rows, score, own_gradient if gradient is None else gradient, rounding, program.weights_sha256)
+    served = own_gradient if gradient is None else gradient
+    _check_subgradient(rows, score, served, rounding, _pairs(rows[:, program.dim :], program.weights_sha256))
     return Verification(
         rows=int(rows.shape[0]),
         score_scale=score_scale,
@@ -119,6 +124,11 @@ def verify(program: Program, run: Run, probe: Probe | None) -> Verification:
         gradient="derived" if gradient is None else "checked",
         untaken=untaken,
     )
+
+
+def rows_for(program: Program, probe: Probe | None) -> NDArray[np.float32]:
+    """Return the verification rows of a program, float32 [256, width]."""
+    return verification_rows(program.width, probe, program.weights_sha256, program.context)
 
 
 def _check_each_scale(rule: str, received: Floats, own: Floats, exact: Floats, groups: NDArray[np.intp]) -> None:
@@ -168,7 +178,7 @@ def branches(program: Program, rows: Floats) -> tuple[NDArray[np.bool_], tuple[s
 
     Args:
         program: the program.
-        rows: [n, dim].
+        rows: [n, width].
     """
     near = np.zeros(rows.shape[0], bool)
     names: list[str] = []
@@ -216,19 +226,37 @@ def _evaluated(program: Program, rows: Floats, *, gradient: bool = True) -> tupl
     return scores, np.concatenate([slopes for _, slopes in parts]) if gradient else np.zeros((0, program.dim))
 
 
-def _check_subgradient(rows: Floats, score: Floats, gradient: Floats, rounding: Floats, seed: str) -> None:
-    """Require the supporting-hyperplane inequality on `PAIRS` pairs of rows, less the rounding of its own terms.
+def _pairs(context: Floats, seed: str) -> NDArray[np.int64]:
+    """Return numbers of rows [2, PAIRS], the two of a pair with the same context, of which alone something is claimed.
 
     Args:
-        rows: [n, dim].
-        score: the SavedModel's [n].
-        gradient: what is served beside it [n, dim]: the SavedModel's own, else the program's.
-        rounding: how far the program's float32 scores lie from its float64 ones [n].
+        context: [n, c], c = 0 without one.
         seed: hexadecimal text that fixes the pairs.
     """
     generator = np.random.default_rng(int(seed, 16) ^ 1)
-    pairs = generator.integers(0, rows.shape[0], (2, PAIRS))
-    exact_rows, exact_gradient = rows.astype(np.float64), gradient.astype(np.float64)
+    pairs = generator.integers(0, context.shape[0], (2, PAIRS))
+    if context.shape[1]:
+        _, groups = np.unique(context, axis=0, return_inverse=True)
+        order = np.argsort(groups.reshape(-1), kind="stable")
+        sizes = np.bincount(groups.reshape(-1))
+        group = groups.reshape(-1)[pairs[0]]
+        pairs[1] = order[(np.cumsum(sizes) - sizes)[group] + pairs[1] % sizes[group]]
+    return pairs
+
+
+def _check_subgradient(
+    rows: Floats, score: Floats, gradient: Floats, rounding: Floats, pairs: NDArray[np.int64]
+) -> None:
+    """Require the supporting-hyperplane inequality on `PAIRS` pairs of rows, less the rounding of its own terms.
+
+    Args:
+        rows: [n, dim], or with the context behind.
+        score: the SavedModel's [n].
+        gradient: what is served beside it [n, dim]: the SavedModel's own, else the program's.
+        rounding: how far the program's float32 scores lie from its float64 ones [n].
+        pairs: numbers of rows [2, PAIRS].
+    """
+    exact_rows, exact_gradient = rows[:, : gradient.shape[1]].astype(np.float64), gradient.astype(np.float64)
     ulp = 2.0**-23
     violated = 0
     for start in range(0, PAIRS, _PAIRS_AT_ONCE):
@@ -249,10 +277,12 @@ def rounding_margin(program: Program, rows: Floats) -> float:
 
     Args:
         program: the program.
-        rows: float32 [n, dim], the verification rows.
+        rows: float32 [n, width], the verification rows.
     """
-    score = _evaluated(program, rows, gradient=False)[0]
-    exact = _evaluated(program, rows.astype(np.float64), gradient=False)[0]
+    with futures.ThreadPoolExecutor(1) as pool:  # side by side: BLAS leaves Python's lock
+        rounded = pool.submit(_evaluated, program, rows, gradient=False)
+        exact = _evaluated(program, rows.astype(np.float64), gradient=False)[0]
+        score = rounded.result()[0]
     finite = np.isfinite(score) & np.isfinite(exact)
     return _margin(np.abs(score[finite].astype(np.float64) - exact[finite]), exact[finite])
 

@@ -104,8 +104,9 @@ class BodyReader:
         document = json.decode_request(data, self._max_rows)
 
         def rows_for(signature: Signature) -> NDArray[np.floating]:
-            rows = json.decode_rows(document.instances, signature)
-            document.instances.clear()  # many times as large as the rows, which may wait for a while
+            rows = json.decode_both(document, signature)
+            for received in (document.instances, document.context or []):
+                received.clear()  # many times as large as the rows, which may wait for a while
             return rows
 
         return Body(rows_for, document.outputs, document.version, document.label)

@@ -10,6 +10,7 @@ from service import logs
 from service.errors import UnavailableError
 from service.metrics import CONTENT_TYPE, Metrics
 from service.registry import ModelStatus, Registry, VersionStatus
+from service.rest.versions import describe_context
 from service.settings import Settings
 
 
@@ -66,6 +67,7 @@ def _model(status: ModelStatus) -> dict[str, object]:
         "default": status.default,
         "dim": status.dim,
         "features": list(status.features),
+        **describe_context(status.context_dim, status.context_features),
         "labels": dict(status.labels),
         **problem,
         "versions": [_version(version) for version in status.versions],

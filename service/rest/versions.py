@@ -5,6 +5,7 @@ Above: `app`. Below: `registry`, which lends the version.
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flask
@@ -13,6 +14,7 @@ import orjson
 from service.errors import InvalidArgumentError
 from service.model_version import ModelVersion
 from service.registry import Registry
+from service.signature import CONTEXT
 
 _MAX_STEPS = 256
 """Steps of a proof that are told; a network has a few for each layer."""
@@ -46,6 +48,7 @@ def _describe(live: ModelVersion) -> dict[str, object]:
         "version": signature.version,
         "dim": signature.dim,
         "features": list(signature.features),
+        **describe_context(signature.context_dim, signature.context_features),
         "outputs": list(signature.outputs),
         "convexity": live.convexity,
         "unproved_reason": live.loaded.unproved_reason,
@@ -58,7 +61,18 @@ def _describe(live: ModelVersion) -> dict[str, object]:
         "metrics": live.metrics,
         "feature_means": _numbers(data.get("feature_means"), signature.dim),
         "feature_deviations": _numbers(data.get("feature_deviations"), signature.dim),
+        **_context_data(data, signature.context_dim),
     }
+
+
+def describe_context(dim: int, features: Sequence[str]) -> dict[str, object]:
+    """Return what the context of a model is, nothing where it takes none."""
+    return {CONTEXT: {"dim": dim, "features": list(features)}} if dim else {}
+
+
+def _context_data(data: Mapping[str, Any], dim: int) -> dict[str, object]:
+    names = ("context_means", "context_deviations") if dim else ()
+    return {name: _numbers(data.get(name), dim) for name in names}
 
 
 def _numbers(value: Any, dim: int) -> list[float] | None:

@@ -48,8 +48,14 @@ class CallGate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         self._is_closed.set()
 
     def release(self) -> None:
-        """Hold no refusal back any more: the server is stopped."""
+        """Hold no refusal back any more: the server is told to stop, and what had arrived by then is still refused."""
         self._is_over.set()
+
+    def end(self) -> None:
+        """End the threads of refusals, once the server has ended: its own thread dies of a call it cannot hand on.
+
+        A call that had arrived when the server was told to stop reaches the gate after that.
+        """
         self._pool.shutdown(wait=False)
 
     def wait_until_quiet(self, quiet_seconds: float, timeout_seconds: float) -> bool:

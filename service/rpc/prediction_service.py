@@ -60,7 +60,9 @@ class PredictionService:
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def predict(self, request: Any, _context: grpc.ServicerContext) -> Any:
-        """Return score, gradient and support, or those that `output_filter` names, of the rows of the one input.
+        """Return score, gradient and support, or those that `output_filter` names, of the rows.
+
+        They are the one input, or `x` and `context`.
 
         Raises:
             ScoringError: as `Scorer.score`; unknown versions, labels, signatures, inputs and outputs in TensorFlow
@@ -79,7 +81,8 @@ class PredictionService:
             called = _called(signature_name, signature)
             call.signature = signature_name
             _check_inputs(request, called)
-            rows = tensor_proto.decode(request.inputs[called.input_name], called.input_name)
+            x, *context = (tensor_proto.decode(request.inputs[name], name) for name in called.inputs)
+            rows = signature.joined(x, context[0] if context else None, name=called.input_name)
             _check_filter(request.output_filter, called.outputs)
             outputs.extend(_own_name(name, called) for name in request.output_filter or called.outputs)
             return rows
@@ -169,7 +172,7 @@ def _own_name(output: str, called: FileSignature) -> str:
 
 
 def _check_inputs(request: Any, signature: FileSignature) -> None:
-    sent, expected = set(request.inputs), {signature.input_name}
+    sent, expected = set(request.inputs), set(signature.inputs)
     if len(sent) != len(expected):
         message = (
             f"input size does not match signature: {len(sent)}!={len(expected)} len({_set(sent)}) != "
@@ -178,8 +181,9 @@ def _check_inputs(request: Any, signature: FileSignature) -> None:
         )
         raise InvalidArgumentError(message)
     if sent != expected:
+        missing = next(name for name in signature.inputs if name not in sent)
         message = (
-            f"Signature input alias: {signature.input_name} not found in request and no default value provided. "
+            f"Signature input alias: {missing} not found in request and no default value provided. "
             f"Inputs expected to be in the set {_set(expected)}."
         )
         raise InvalidArgumentError(message)

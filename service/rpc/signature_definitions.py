@@ -6,7 +6,7 @@ Above: `prediction_service`. Below: `signature` and `protos`.
 from typing import Any
 
 from service.protos import tensorflow_serving as protos
-from service.signature import Signature
+from service.signature import CONTEXT, Signature
 
 METADATA_FIELD = "signature_def"
 
@@ -29,6 +29,13 @@ def describe(signature: Signature) -> Any:
         rows = [_ANY_NUMBER] if described.input_dtype == "string" else [_ANY_NUMBER, signature.dim]
         tensor = definition.inputs[described.input_name]
         _describe_tensor(tensor, f"{described.name}_{described.input_name}:0", described.input_dtype, rows)
+        if described.context_dtype:
+            _describe_tensor(
+                definition.inputs[CONTEXT],
+                f"{described.name}_{CONTEXT}:0",
+                described.context_dtype,
+                [_ANY_NUMBER, signature.context_dim],
+            )
         call = f"StatefulPartitionedCall_{number}" if number else "StatefulPartitionedCall"
         for place, name in enumerate(sorted(described.outputs)):  # TensorFlow orders the results of a function by name
             is_score = name == described.score_name

@@ -95,7 +95,7 @@ def test_dockerfile_keeps_the_rules_that_builds_without_a_registry_need() -> Non
 
 def test_dockerignore_lets_in_every_source_of_a_copy() -> None:
     """What the Dockerfile copies is not left out of the build, and what it does not copy never enters it."""
-    copied = re.findall(r"^COPY (?!--from)(\S+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(\S+) ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert {"deploy/entry", "service", "training", "models", "${LOCK}", "requirements/kernel.lock"} == set(copied)
     assert {"deploy/entry", "service", "training", "models", "requirements/*.lock"} == allowed

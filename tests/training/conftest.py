@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.functions import registry
+
 CONFIG = """
 [model]
 name = "small"
@@ -131,3 +133,18 @@ def moved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moved(moved_once: Path, tmp_path: Path) -> Path:
     """Return a copy of `moved_once` of one's own."""
     return Path(shutil.copytree(moved_once, tmp_path / "moved"))
+
+
+@pytest.fixture
+def register_function():
+    """Return `register_function(name, forward, **arguments)`, which registers a function until the test is over."""
+    names = []
+
+    def register(name, forward, **arguments):
+        registry.register(name, **arguments)(forward)
+        names.append(name)
+        return forward
+
+    yield register
+    for name in names:
+        registry.unregister(name)

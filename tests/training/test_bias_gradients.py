@@ -1,4 +1,4 @@
-"""Which biases the minimax loss leaves without a gradient, why TensorFlow says None or 0 of them, and what helps.
+"""D1 and S6: which biases the minimax loss leaves without a gradient, why TensorFlow says None or 0, and what helps.
 
 Most networks here are plain TensorFlow functions, as the question was asked; the library's own stand at the end.
 docs/bias-gradients.md tells the same in words.
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from training.activations import resolve
 from training.gradients import input_gradient
 from training.icnn import InputConvexNetwork, PenalizedNetwork
 
@@ -52,6 +53,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "softplus": tf.math.softplus,
     "elu": tf.nn.elu,
     "smooth_leaky": smooth_leaky,
+    "relu_squared": lambda x: tf.square(tf.nn.relu(x)),
 }
 
 
@@ -137,13 +139,14 @@ TABLE = {
     "softplus": (OTHER, NONE, OTHER),
     "elu": (OTHER, NONE, OTHER),
     "smooth_leaky": (OTHER, NONE, OTHER),
+    "relu_squared": (OTHER, NONE, OTHER),
 }
 """Per activation after a squared first layer: hidden bias, bias of a linear output, bias of an activated output."""
 
 
 @EAGER_AND_COMPILED
 @pytest.mark.parametrize("activation", TABLE)
-def test_biases_of_g_get_the_gradients_of_the_table_when_the_first_layer_is_squared(activation, compiled):
+def test_d1_t1_biases_of_g_get_the_gradients_of_the_table_when_the_first_layer_is_squared(activation, compiled):
     """The first bias always gets one, a later bias only where its activation is curved, a linear output's never."""
     phi, (hidden, linear_output, activated_output) = ACTIVATIONS[activation], TABLE[activation]
     assert [OTHER, hidden, linear_output] == biases(Plain([squared, phi, linear], seed=2), compiled=compiled)
@@ -253,7 +256,7 @@ def test_every_bias_of_f_gets_a_gradient_but_that_of_a_linear_output(compiled):
         assert [OTHER, OTHER, OTHER] == [state(of_f[name]) for name in ("b0", "b1", "b2")]
 
 
-def test_output_bias_of_f_is_a_gauge_that_changes_nothing():
+def test_d1_t5_output_bias_of_f_is_a_gauge_that_changes_nothing():
     """Ten more or less on f leaves V and every gradient as they are, up to rounding."""
     f, g = (Plain([squared, tf.math.softplus, linear], seed=seed) for seed in (1, 2))
     before = gradients(f, g, compiled=False)
@@ -267,8 +270,30 @@ def test_output_bias_of_f_is_a_gauge_that_changes_nothing():
                 np.testing.assert_allclose(left[name], right[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.2, 1.0), (0.0, 3.0), (0.5, 40.0), (0.2, 1000.0)])
+def test_d1_t4_smooth_leaky_is_within_its_bound_of_leaky_on_thirty_either_side(alpha, beta):
+    """The supremum over [-30, 30] of the difference is (1 - alpha) ln 2 / beta, reached at 0: it falls with beta."""
+    x = np.linspace(-30.0, 30.0, 600_001)
+    smooth = resolve(f"smooth_leaky({alpha}, {beta})").function(x).numpy()
+    difference = np.abs(smooth - np.maximum(x, alpha * x))
+    bound = (1.0 - alpha) * np.log(2.0) / beta
+    assert difference.max() <= bound + 1e-12
+    assert bound == pytest.approx(difference[np.argmin(np.abs(x))], rel=1e-9)
+
+
 @EAGER_AND_COMPILED
-def test_every_variable_moves_when_activations_are_curved_and_output_biases_left_out(compiled):
+def test_s6_a_every_observation_of_the_question_comes_out_as_it_was_asked(compiled):
+    """The first bias of g trains; later ones get None, or 0 under a decorator; every bias of f trains but the gauge."""
+    decorated = tf.function(by_maximum, autograph=False)
+    assert [OTHER, NONE, NONE, NONE] == biases(Plain([squared, by_maximum, by_maximum, linear], 2), compiled=compiled)
+    assert [OTHER, ZERO, ZERO, NONE] == biases(Plain([squared, decorated, decorated, linear], 2), compiled=compiled)
+    f = Plain([squared, by_maximum, by_maximum, linear], seed=1)
+    of_f = gradients(f, Plain([squared, by_maximum, linear], seed=2), compiled=compiled)[1]
+    assert [OTHER, OTHER, OTHER, ZERO] == [state(of_f[f"b{k}"]) for k in range(4)]
+
+
+@EAGER_AND_COMPILED
+def test_d1_t3_every_variable_moves_when_activations_are_curved_and_output_biases_left_out(compiled):
     """With both cures each variable of f and g has a gradient and is somewhere else after one optimiser step."""
     f, g = (Plain([squared, smooth_leaky, linear], seed=seed, output_bias=False) for seed in (1, 2))
     _, of_f, of_g = gradients(f, g, compiled=compiled)

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from service import repository
 from service.program.verification import Probe
 from training import export
 from training.config import NetworkConfig
@@ -236,16 +235,6 @@ def test_load_network_refuses_a_bomb(staged, monkeypatch):
     monkeypatch.setattr(export, "_MAX_KERAS", 100)
     with pytest.raises(ValueError, match=r"expected config\.json"):
         export.load_network(staged / "model.keras")
-
-
-def test_opened_gives_a_copy_of_the_bytes_and_removes_it(trained):
-    """What is proved is a private copy of the bytes that were hashed."""
-    version = trained / "models" / "small" / "1"
-    with export.opened(version) as (folder, manifest):
-        assert ("small", 1) == (manifest.model, manifest.version)
-        copied = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        assert repository.read_version(version).contents.keys() == copied
-    assert not folder.exists()
 
 
 def test_keras_archive_holds_no_time(staged):

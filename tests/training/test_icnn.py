@@ -372,24 +372,6 @@ def test_potential_refuses_a_target_scaling_and_others_have_no_units():
 
 
 @pytest.mark.parametrize(
-    ("hidden", "activation", "first", "offender"),
-    [
-        ((4, 4), "relu", "", "activation"),
-        ((4, 4), "leaky_relu(0.2)", "softplus", "activation"),
-        ((4, 4), "linear", "squared_leaky", "activation"),
-        ((4,), "relu", "", "activation"),
-        ((4,), "softplus", "leaky_relu(0.2)", "first_activation"),
-    ],
-)
-def test_potential_refuses_layers_whose_biases_its_inverse_would_never_train(hidden, activation, first, offender):
-    """The last activation must be curved: that is the first layer's where there is only one."""
-    config = NetworkConfig(hidden=hidden, activation=activation, first_activation=first)
-    with pytest.raises(ConfigError, match="second derivative is zero almost everywhere") as caught:
-        create_potential(config, RAW, RAW, seed=1)
-    assert f"network.{offender}" == caught.value.key
-
-
-@pytest.mark.parametrize(
     ("hidden", "activation", "first"),
     [((4, 4), "softplus", "relu"), ((4, 4), "elu", ""), ((4,), "relu", "softplus"), ((4,), "linear", "squared_leaky")],
 )

@@ -146,6 +146,23 @@ def test_train_exits_2_naming_the_key(trained, capsys, change, named):
     assert named in capsys.readouterr().err
 
 
+def test_retrain_exits_2_for_what_is_no_server(trained, capsys):
+    """An address without http is refused before anything is read."""
+    assert 2 == main(["retrain", shorten(trained), "--wait-available", "127.0.0.1:8501"])
+    assert "--wait-available" in capsys.readouterr().err
+
+
+def test_retrain_waits_for_the_server_that_the_command_names(trained, monkeypatch):
+    """The flag's address goes in the place of the configuration's, without its last slash."""
+    from training import retrain
+
+    asked = []
+    monkeypatch.setattr(retrain, "wait_available", lambda address, *_args, **_kwargs: asked.append(address))
+    write_rows(trained / "rows.csv", 400)
+    assert 0 == main(["retrain", shorten(trained), "--wait-available", "http://127.0.0.1:9/"])
+    assert ["http://127.0.0.1:9"] == asked
+
+
 @pytest.mark.parametrize("arguments", [["train"], ["train", "missing.toml"], ["fly"], ["certify", "missing"]])
 def test_usage_errors_exit_2(arguments, capsys):
     """A missing argument, file or command is bad usage."""
@@ -190,13 +207,14 @@ def test_train_ends_without_traceback_or_version_when_interrupted(tmp_path, numb
         cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        first = process.stderr.readline()
+        first, second = (process.stderr.readline() for _ in range(2))
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
-    assert "step 0" in first  # and no word of TensorFlow before it
+    assert "gradient audit: 8 of 8 variables get a gradient\n" == first  # and no word of TensorFlow before it
+    assert "step 0" in second
     assert (code, "") == (process.returncode, out)
     assert "interrupted; nothing was published" == err.splitlines()[-1]
     assert "Traceback" not in err
@@ -213,6 +231,7 @@ def test_train_says_nothing_but_its_progress(tmp_path):
     )  # fmt: skip
     assert 0 == ended.returncode, ended.stderr
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("train small: step")]
+    assert "gradient audit: 8 of 8 variables get a gradient" == lines.pop(0)
     assert [True] == [line.startswith("ROC-AUC ") for line in lines if not line.startswith("The validation loss")]
     assert "job/models/small/1" == ended.stdout.strip()
 
@@ -221,7 +240,8 @@ def test_help_imports_no_tensorflow():
     """--help of every command is fast: it needs the standard library and click."""
     script = (
         "import sys; from training.__main__ import main\n"
-        "for words in ([], ['train'], ['retrain'], ['certify'], ['evaluate']): assert main([*words, '--help']) == 0\n"
+        "for words in ([], ['train'], ['retrain'], ['audit'], ['certify'], ['evaluate']):\n"
+        "    assert main([*words, '--help']) == 0\n"
         "assert not {'tensorflow', 'keras', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -132,6 +132,7 @@ class Scripted:
         fails_at: the step that raises by itself.
     """
 
+    names = ("loss", "loss")
     keeps_best = True
 
     def __init__(self, losses, *, distances=None, fails_at=None):

@@ -3,11 +3,12 @@
 Beside the other layers; `icnn` adds its output to the score.
 """
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
+
+from training.refusals import check_coefficient
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
@@ -23,21 +24,20 @@ class Quadratic(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
 
     Input shape:
-        [n, d].
+        [..., d].
 
     Output shape:
-        [n, 1].
+        [..., 1].
 
     Raises:
-        ValueError: the coefficient is negative or not finite.
+        ArgumentRefusedError: the coefficient is negative, which would be concave.
+        ValueError: it is not finite.
     """
 
     def __init__(self, coefficient: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not (math.isfinite(coefficient) and coefficient >= 0.0):
-            message = f"{self.name}: coefficient: expected a finite number of at least 0, received {coefficient!r}."
-            raise ValueError(message)
-        self.coefficient = float(coefficient)
+        self.coefficient = check_coefficient(coefficient, f"{self.name}: coefficient")
+        self.supports_masking = True
 
     def call(self, x: Any) -> Any:
         """Return (m / 2) sum of squares over the features."""

@@ -20,12 +20,19 @@ class QuadraticForm(keras.layers.Layer):
     their networks to it first), and the linear part of the map, all that there is between two Gaussians, is a matter
     of B alone.
 
+    Args:
+        **kwargs: of `keras.layers.Layer`.
+
     Input shape:
-        [n, d].
+        [..., d].
 
     Output shape:
-        [n, 1].
+        [..., 1].
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make B [d, d], the identity."""

@@ -20,12 +20,19 @@ class Standardization(keras.layers.Layer):
     An affine map, so it keeps convexity. `mean` and `scale` are weights that no optimiser moves; they start at 0 and
     1 until `set_statistics` or `adapt` sets them. A scale that is not positive and finite is refused, also by a load.
 
+    Args:
+        **kwargs: of `keras.layers.Layer`.
+
     Input shape:
-        [n, d].
+        [..., d].
 
     Output shape:
-        [n, d].
+        [..., d].
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the two weights for d features."""

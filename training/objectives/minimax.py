@@ -4,7 +4,7 @@ Over `icnn`, `gradients` and `assignment`; `objectives.transport` starts it, `tr
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from training.assignment import w2_squared
 from training.config import ObjectiveConfig, TrainerConfig
 from training.datasets import Samples, Table
-from training.gradients import input_gradient
+from training.gradients import input_gradient, required
 from training.icnn import InputConvexNetwork, PenalizedNetwork
-from training.runs import DivergenceError
+from training.runs import DivergenceError, Entry, Part, Subject
 
 WARM_UP_STEPS = 200
 """Steps of g alone before the first step of f: a warm start brings an f that no g was fitted to."""
@@ -30,7 +30,7 @@ FINAL_RATE = 0.03
 UNTRAINED: Mapping[str, str] = {
     "output/bias": "a constant added to f or g changes neither gradient, and cancels between the expectations of V",
 }
-"""The trainable variables to which V gives no gradient, with the reason. Any other one without is refused."""
+"""The trainable variables that are always left out, with the reason; `audit` finds these and any others by itself."""
 
 _BETAS = (0.5, 0.9)
 """Decay rates of Adam's moments. Players of a minimax circle each other, and a long memory drives the circle wider."""
@@ -38,10 +38,6 @@ _BETAS = (0.5, 0.9)
 _VALIDATION_ROWS = 1000
 
 Floats = NDArray[np.floating]
-
-
-class MissingGradientError(RuntimeError):
-    """A variable is to be trained and the loss does not reach it: it would stay where it started, in silence."""
 
 
 class Minimax:
@@ -55,7 +51,8 @@ class Minimax:
     A step is `inner_steps` steps of g down the first expectation, plus the penalty of g's layers, through the second
     derivatives of g; then one step of f up V. In f's step the points grad g(Y) are held fixed: where g is at its
     minimum, the derivative through them is zero (the envelope theorem). f is projected onto non-negative kernels after
-    every step, g is only drawn to them by its penalty.
+    every step, g is only drawn to them by its penalty; an f whose kernels are left to a penalty has it in its own step.
+    A step whose gradient is not finite, or too large, is not taken: the weights stay the last finite ones.
 
     All of it happens in common standard units (`PotentialScaling`). The exported network holds an exponential average
     of f's weights over the steps, in which the circling of a minimax cancels; it keeps f's constraints, which are
@@ -67,8 +64,10 @@ class Minimax:
         validation: rows to measure the maps on.
         settings: the `[trainer]` section.
         objective: the `[objective]` section.
+        compiled: whether steps are compiled; else they run as Python, operation by operation, for a look inside.
     """
 
+    names = ("half_w2_squared", "w2_squared")
     keeps_best = False
     """Two samples of a few rows are far apart even where their distributions are equal, and nearest to each other
     under a map that shrinks: their distance is a curve to look at, not a judge between steps."""
@@ -80,10 +79,12 @@ class Minimax:
         validation: Samples,
         settings: TrainerConfig,
         objective: ObjectiveConfig,
+        *,
+        compiled: bool = True,
     ) -> None:
         self.network = network
         config = network.get_config()
-        self.f = InputConvexNetwork.from_config({**config, "name": "f"})
+        self.f = type(network).from_config({**config, "name": "f"})
         self.f.set_weights(network.get_weights())
         seed, penalty = network.seed + 1, objective.penalty
         self.g = PenalizedNetwork.from_config({**config, "name": "g", "seed": seed, "regularizer_constant": penalty})
@@ -96,16 +97,31 @@ class Minimax:
         rows = min(_VALIDATION_ROWS, len(validation.source), len(validation.target))
         self._seen = self._standard(Samples(self._some(validation.source, rows), self._some(validation.target, rows)))
         self._batch = min(settings.batch, len(self._u), len(self._v))
-        self._optimizers = {
-            name: self._optimizer(network, steps)
-            for name, network, steps in (
-                ("f", self.f, settings.steps),
-                ("g", self.g, WARM_UP_STEPS + settings.steps * objective.inner_steps),
-            )
-        }
         self._steps = 0
         self._largest = {"f": 0.0, "g": 0.0}
-        self._compile()
+        self._left_out = {name: frozenset(UNTRAINED) for name in ("f", "g")}
+        self._compiled = partial(tf.function, autograph=False) if compiled else _as_it_is
+        self._make_steps()
+
+    def subject(self) -> Subject:
+        """Return V with its two networks, on batches of the training rows in standard units."""
+
+        def draw(generator: np.random.Generator, rows: int) -> tuple[Any, ...]:
+            return tuple(tf.constant(side[generator.integers(0, len(side), rows)]) for side in (self._u, self._v))
+
+        networks = {"f": self.f, "g": self.g}
+        entries = {"f": Entry.DIFFERENCE, "g": Entry.SLOPE}
+        parts = tuple(Part(networks[name], networks[name].standard_score, entries[name]) for name in networks)
+        left_out = tuple(f"{name}/{path}" for name, paths in self._left_out.items() for path in sorted(paths))
+        return Subject(parts, self._value_of, draw, left_out)
+
+    def leave_out(self, paths: Collection[str]) -> None:
+        """Take variables out of training, such as `f/hidden_1/bias`; what is exported keeps their start."""
+        before = dict(self._left_out)
+        for name in self._left_out:
+            self._left_out[name] |= {local for path in paths for of, _, local in [path.partition("/")] if of == name}
+        if self._left_out != before:
+            self._make_steps()
 
     def start_loss(self) -> float:
         """Fit g to the f of the start; return the estimate of W2^2 / 2 before any step of f.
@@ -167,15 +183,18 @@ class Minimax:
         self.network.verify()
 
     # ------------------------------------------------------------------------------------------------ compiled parts
-    def _compile(self) -> None:
-        """Make the steps as compiled functions of rows in standard units.
+    def _make_steps(self) -> None:
+        """Make the optimisers, and the steps as compiled functions of rows in standard units.
 
         Without autograph, which would hide a `MissingGradientError` in an error of its own.
         """
+        steps = {"f": self._settings.steps}
+        steps["g"] = WARM_UP_STEPS + self._settings.steps * self._objective.inner_steps
+        self._optimizers = {name: self._optimizer(name, count) for name, count in steps.items()}
         rows = tf.TensorSpec((None, self.network.dim), tf.float32)
         batches = tf.TensorSpec((None, self._batch, self.network.dim), tf.float32)
         share = tf.TensorSpec((), tf.float32)
-        compiled = partial(tf.function, autograph=False)
+        compiled = self._compiled
         self._descend = compiled(self._descend_g, input_signature=[batches])
         self._ascend = compiled(self._ascend_f, input_signature=[rows, rows, share])
         self._value = compiled(self._value_of, input_signature=[rows, rows])
@@ -184,7 +203,7 @@ class Minimax:
 
     def _descend_g(self, batches: Any) -> Any:
         """Take one step of g for each batch of target rows; return the largest norm of a gradient."""
-        variables = _trained(self.g)
+        variables = self._trained("g")
 
         def step(largest: Any, v: Any) -> Any:
             with tf.GradientTape() as tape:
@@ -196,39 +215,44 @@ class Minimax:
 
     def _ascend_f(self, u: Any, v: Any, keep: Any) -> Any:
         """Take one step of f and move the average towards it; return V before it, and the norm of its gradient."""
-        variables = _trained(self.f)
+        variables = self._trained("f")
         x = tf.stop_gradient(input_gradient(self.g.standard_score, v))
         with tf.GradientTape() as tape:
             loss = ops.mean(self.f.standard_score(u)) - ops.mean(self.f.standard_score(x))
-        norm = self._apply("f", tape.gradient(loss, variables), variables)
-        for average, variable in zip(_trained(self.network), variables, strict=True):
+            penalised = loss + sum(self.f.losses) if self.f.losses else loss
+        norm = self._apply("f", tape.gradient(penalised, variables), variables)
+        keep = tf.where(norm <= self._objective.max_gradient_norm, keep, 1.0)  # a step not taken is not averaged
+        for average, variable in zip(self._trained("f", self.network), variables, strict=True):
             average.assign(keep * average + (1.0 - keep) * variable)
         return -loss - ops.mean(ops.sum(v * x, axis=-1)), norm
 
     def _apply(self, name: str, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
-        """Take one optimiser step and return the norm of the gradient."""
-        missing = [variable.path for variable, gradient in zip(variables, gradients, strict=True) if gradient is None]
-        if missing:
-            message = (
-                f"no gradient reaches {', '.join(missing)}. Use activations whose second derivative is not zero, or "
-                "list the variable with its reason."
-            )
-            raise MissingGradientError(message)
-        self._optimizers[name].apply(gradients, variables)
-        return tf.linalg.global_norm(gradients)
+        """Take one optimiser step, unless the gradient is too large or no number; return the gradient's norm."""
+        gradients = required(gradients, variables)
+        norm = tf.linalg.global_norm(gradients)
+
+        def move() -> Any:
+            self._optimizers[name].apply(gradients, variables)
+            return tf.constant(True)
+
+        tf.cond(norm <= self._objective.max_gradient_norm, move, lambda: tf.constant(False))
+        return norm
 
     def _value_of(self, u: Any, v: Any) -> Any:
         """Return V on rows u, v."""
-        x = input_gradient(self.g.standard_score, v)
-        first = ops.mean(self.f.standard_score(x) - ops.sum(v * x, axis=-1))
-        return first - ops.mean(self.f.standard_score(u))
+        return minimax_value(self.f.standard_score, self.g.standard_score, u, v)
 
     # ------------------------------------------------------------------------------------------------------- helpers
-    def _optimizer(self, network: Any, steps: int) -> Any:
-        """Return Adam with its state made, for so many steps."""
+    def _trained(self, name: str, network: Any = None) -> list[Any]:
+        """Return the variables of f or g that are trained, or those of another network at the same places."""
+        variables = (network or getattr(self, name)).trainable_variables
+        return [variable for variable in variables if variable.path.partition("/")[2] not in self._left_out[name]]
+
+    def _optimizer(self, name: str, steps: int) -> Any:
+        """Return Adam with its state made, for so many steps of f or g."""
         rate = keras.optimizers.schedules.CosineDecay(self._settings.learning_rate, steps, alpha=FINAL_RATE)
         optimizer = keras.optimizers.Adam(rate, beta_1=_BETAS[0], beta_2=_BETAS[1])
-        optimizer.build(_trained(network))
+        optimizer.build(self._trained(name))
         return optimizer
 
     def _standard(self, samples: Samples) -> tuple[Floats, Floats]:
@@ -281,6 +305,12 @@ class Minimax:
             self._largest[name] = max(self._largest[name], norm)
 
 
-def _trained(network: Any) -> list[Any]:
-    """Return the trainable variables that get a gradient: all but those listed."""
-    return [variable for variable in network.trainable_variables if not variable.path.endswith(tuple(UNTRAINED))]
+def minimax_value(f: Callable[[Any], Any], g: Callable[[Any], Any], u: Any, v: Any) -> Any:
+    """Return V(f, g) of two functions, rows to scores [n], on source rows u [n, d] and target rows v [m, d]."""
+    x = input_gradient(g, v)
+    first = ops.mean(f(x) - ops.sum(v * x, axis=-1))
+    return first - ops.mean(f(u))
+
+
+def _as_it_is(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    return function

@@ -4,7 +4,7 @@ Over `icnn` and `runs`; `classification` and `regression` add the loss, the metr
 """
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from training.answers import Answers
 from training.config import DataConfig, NetworkConfig, TrainerConfig
 from training.datasets import DataError, Table, read_table
+from training.gradients import required
 from training.icnn import InputConvexNetwork
 from training.objectives.comparison import Comparison, compare_scores
+from training.runs import Entry, Part, Subject
 
 _EVALUATION_ROWS = 65_536
 
@@ -94,20 +96,56 @@ class SupervisedRun:
         train: rows to fit, in a new order each pass, the pass's last odd rows left out.
         validation: rows to stop early on.
         settings: batch, learning rate and seed.
+        compiled: whether the step is compiled; else it runs as Python, operation by operation, for a look inside.
     """
 
+    names = ("loss", "loss")
     keeps_best = True
 
     def __init__(
-        self, network: InputConvexNetwork, loss: Loss, train: Table, validation: Table, settings: TrainerConfig
+        self,
+        network: InputConvexNetwork,
+        loss: Loss,
+        train: Table,
+        validation: Table,
+        settings: TrainerConfig,
+        *,
+        compiled: bool = True,
     ) -> None:
-        self._network = network
+        self.network = network
+        self._loss_of = loss
+        self._compiled = compiled
+        self._settings = settings
+        self._batch = min(settings.batch, len(train))
+        self._left_out: frozenset[str] = frozenset()
         self._train = _in_float32(train)
         self._validation = _in_float32(validation)
-        batch = min(settings.batch, len(train))
-        self._step = compile_step(network, loss, settings.learning_rate, batch)
-        self._batches = _batches(len(train), batch, np.random.default_rng(settings.seed))
+        self._step = self._make_step()
+        self._batches = _batches(len(train), self._batch, np.random.default_rng(settings.seed))
         self._loss = _evaluator(network, loss)
+
+    def subject(self) -> Subject:
+        """Return the loss and its network, on batches of the training rows."""
+        x, y = self._train
+
+        def draw(generator: np.random.Generator, rows: int) -> tuple[Any, ...]:
+            drawn = generator.integers(0, len(y), rows)
+            return tf.constant(x[drawn]), tf.constant(y[drawn])
+
+        parts = (Part(self.network, self.network, Entry.VALUE),)
+        return Subject(parts, lambda u, v: self._loss_of(self.network, u, v), draw, tuple(sorted(self._left_out)))
+
+    def leave_out(self, paths: Collection[str]) -> None:
+        """Take variables of the network out of training, by their paths."""
+        if not self._left_out.issuperset(paths):
+            self._left_out |= frozenset(paths)
+            self._step = self._make_step()
+
+    def _make_step(self) -> Any:
+        """Return the step for the variables that are trained."""
+        variables = [one for one in self.network.trainable_variables if one.path not in self._left_out]
+        rate, batch = self._settings.learning_rate, self._batch
+        return compile_step(self.network, self._loss_of, rate, batch, variables, compiled=self._compiled)
 
     def start_loss(self) -> float:
         """Return the loss of the training rows."""
@@ -125,36 +163,54 @@ class SupervisedRun:
 
     def weights(self) -> list[NDArray[np.floating]]:
         """Return the network's weights."""
-        weights: list[NDArray[np.floating]] = self._network.get_weights()
+        weights: list[NDArray[np.floating]] = self.network.get_weights()
         return weights
 
     def restore(self, weights: Sequence[NDArray[Any]]) -> None:
         """Give the network these weights."""
-        self._network.set_weights(list(weights))
+        self.network.set_weights(list(weights))
 
     def verify(self) -> None:
         """Refuse weights with which the network need not be convex."""
-        self._network.verify()
+        self.network.verify()
 
 
-def compile_step(model: InputConvexNetwork, loss_of: Loss, learning_rate: float, batch: int) -> Any:
-    """Return one optimiser step as a compiled function of x [batch, d] and y [batch]; it returns the loss before it.
+def compile_step(
+    model: InputConvexNetwork,
+    loss_of: Loss,
+    learning_rate: float,
+    batch: int,
+    variables: Sequence[Any] | None = None,
+    *,
+    compiled: bool = True,
+) -> Any:
+    """Return one optimiser step as a function of x [batch, d] and y [batch]; it returns the loss before it.
 
     Adam, then the projection of every constrained variable, which the optimiser applies itself.
+
+    Args:
+        model: the network, changed in place.
+        loss_of: what is minimised.
+        learning_rate: of Adam.
+        batch: rows of a batch.
+        variables: what is trained; None: every trainable variable.
+        compiled: whether the step is traced once and compiled.
+
+    Raises:
+        MissingGradientError: by the first call, where the loss does not reach a variable.
     """
     optimizer = keras.optimizers.Adam(learning_rate)
-    variables = model.trainable_variables
-    optimizer.build(variables)
+    trained = list(model.trainable_variables if variables is None else variables)
+    optimizer.build(trained)
     signature = (tf.TensorSpec((batch, model.dim), tf.float32), tf.TensorSpec((batch,), tf.float32))
 
-    @tf.function(input_signature=signature)
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = loss_of(model, x, y)
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(required(tape.gradient(loss, trained), trained), trained)
         return loss
 
-    return step
+    return tf.function(step, input_signature=signature, autograph=False) if compiled else step
 
 
 def mean_loss(

@@ -12,7 +12,7 @@ from service.program.kernel.library import Library, library
 from service.program.kernel.plan import UnknownStepError, aligned, plan
 from service.program.program import Program
 from service.program.tiles import evaluate_in_tiles
-from service.program.verification import Probe, verification_rows, verify
+from service.program.verification import Probe, rows_for, verify
 
 TILE_ROWS = (1, 2, 3, 4, 5, 6)
 """Rows that a product is computed for at once: six, and what is left."""
@@ -102,7 +102,7 @@ def is_trusted(program: Program, probe: Probe | None) -> bool:
     except VersionRefusedError as err:
         structlog.get_logger().error("the compiled kernel is another function: NumPy computes", reason=str(err))
         return False
-    if not _keeps_bits(found, verification_rows(program.dim, probe, program.weights_sha256)):
+    if not _keeps_bits(found, rows_for(program, probe)):
         structlog.get_logger().error("the compiled kernel does not keep a row's bits: NumPy computes")
         return False
     return True

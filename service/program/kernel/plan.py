@@ -74,7 +74,7 @@ _ATOMS: dict[type[Atom], Operation] = {
 
 
 class UnknownStepError(Exception):
-    """A program has an operator or an atom that the kernel does not know."""
+    """A program has an operator, an atom or a context that the kernel does not know."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +147,9 @@ class _Writer:
             out = SCORE if position == last else self._buffers.new(node.width)
             match node:
                 case InputNode():
+                    if node.context:
+                        message = "a context"
+                        raise UnknownStepError(message)
                     if position == last:
                         self._write(Operation.SUM, node.width, out, INPUT)
                     out = INPUT

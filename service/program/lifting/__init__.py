@@ -47,33 +47,35 @@ OPS: Mapping[str, Lift] = {
 """What lifts an op, by its name."""
 
 
-def lift(graph: InlinedGraph, dim: int) -> Program:
+def lift(graph: InlinedGraph, dim: int, context: int = 0) -> Program:
     """Return the program of a graph's output.
 
     Args:
         graph: ends in one number per row, [n] or [n, 1].
-        dim: number of features of a row.
+        dim: number of features of x.
+        context: number of features of the context, 0 for a graph without one.
 
     Raises:
         VersionRefusedError: rules `not-lifted` (an op or a form of it that is not understood), `row-axis`, `cast`,
             `finite-weights`, `output-shape`, `size-limit`; the reason names the node.
     """
-    builder, result = _result(graph, dim)
+    builder, result = _result(graph, dim, context)
     score = _score(None if result is None else pointwise.materialized(builder, result))
     return fuse(_trimmed(builder.nodes, score.node))
 
 
-def lift_support(graph: InlinedGraph, dim: int) -> Program:
+def lift_support(graph: InlinedGraph, dim: int, context: int = 0) -> Program:
     """Return the program of a graph's output that is a domain weight of each row: in [0, 1], of any curvature.
 
     Args:
         graph: ends in one number per row, [n].
-        dim: number of features of a row.
+        dim: number of features of x.
+        context: number of features of the context, 0 for a graph without one.
 
     Raises:
         VersionRefusedError: as `lift`; and rule `support`, where the output is no `DomainWeight` of a distance.
     """
-    builder, result = _result(graph, dim)
+    builder, result = _result(graph, dim, context)
     match = recognized(builder.nodes, result.expression) if isinstance(result, Pending) else None
     if match is None or not isinstance(result, Pending) or result.shape != () or result.before != 1:
         reason = "the output support is no domain weight: the unit-peak bump of one distance, which lies in [0, 1]"
@@ -83,11 +85,11 @@ def lift_support(graph: InlinedGraph, dim: int) -> Program:
     return fuse(_trimmed(builder.nodes, len(builder.nodes) - 1))
 
 
-def _result(graph: InlinedGraph, dim: int) -> tuple[Builder, Lifted | None]:
+def _result(graph: InlinedGraph, dim: int, context: int) -> tuple[Builder, Lifted | None]:
     """Return the nodes of a graph and what it ends in."""
-    if dim > MAX_NUMBERS:
-        raise VersionRefusedError("size-limit", f"rows of {dim} features, at most {MAX_NUMBERS} are read")
-    builder = Builder(dim)
+    if dim + context > MAX_NUMBERS:
+        raise VersionRefusedError("size-limit", f"rows of {dim + context} features, at most {MAX_NUMBERS} are read")
+    builder = Builder(dim, context)
     tensors: list[tuple[Lifted | None, ...]] = []
     for node in graph.nodes:
         try:
@@ -121,35 +123,43 @@ def _chosen(node: GraphNode, tensors: Sequence[tuple[Lifted | None, ...]], numbe
 
 def _lifted(builder: Builder, node: GraphNode, inputs: Sequence[Lifted | None]) -> tuple[Lifted | None, ...]:
     """Return the outputs of `node`, or refuse it; None for what is no number of a row."""
-    if node.op == "Input":
-        return (Rows(0, (builder.dim,)),)
+    if node.op in {"Input", "Context"}:
+        return (builder.row("x" if node.op == "Input" else "context"),)
     if node.op == "Constant":
         return (Constant.read(np.asarray(node.value), node.label),)
     if node.op in {"Examples", "Handle"}:
         return (None,)
     if node.op == "ParseExampleV2":
-        return (_parse_example(builder, node, inputs),)
+        return _parse_example(builder, node, inputs)
     known = [tensor for tensor in inputs if tensor is not None]
     if len(known) != len(inputs):
         raise refused("not-lifted", node, "reads serialized examples")
     if node.op not in OPS and node.op not in pointwise.EXPRESSED:
         raise refused("not-lifted", node, "is not understood on the way to the score")
-    if pointwise.takes(node, known):
+    if pointwise.takes(builder, node, known):
         return pointwise.expressed(builder, node, known)
     outputs = OPS[node.op](builder, node, [pointwise.materialized(builder, tensor) for tensor in known])
     return outputs if isinstance(outputs, tuple) else (pointwise.settled(builder, node, outputs),)
 
 
-def _parse_example(builder: Builder, node: GraphNode, inputs: Sequence[Lifted | None]) -> Rows:
-    shapes = node.attributes.get("dense_shapes")
+def _parse_example(builder: Builder, node: GraphNode, inputs: Sequence[Lifted | None]) -> tuple[Rows, ...]:
+    """Return the parsed features: the row under any name; with a context, `context` and then x, as TensorFlow sorts."""
+    parts = ("context", "x") if builder.context else ("x",)
+    rows = tuple(builder.row(part) for part in parts)
     dense_only = not node.attributes.get("num_sparse") and not node.attributes.get("ragged_value_types")
     defaults = inputs[5:]
-    no_default = len(defaults) == 1 and isinstance(defaults[0], Constant) and defaults[0].array.size == 0
-    float32 = node.attributes.get("Tdense") == (1,)
-    if not (dense_only and float32 and no_default and shapes == ((builder.dim,),) and inputs[0] is None):
-        what = f"must parse one dense float32 feature [{builder.dim}] without a default"
+    no_default = len(defaults) == len(parts) and all(
+        isinstance(default, Constant) and default.array.size == 0 for default in defaults
+    )
+    float32 = node.attributes.get("Tdense") == (1,) * len(parts)
+    fits = node.attributes.get("dense_shapes") == tuple(each.shape for each in rows) and inputs[0] is None
+    keys = inputs[3] if len(inputs) > 3 else None
+    named = len(parts) == 1 or (isinstance(keys, Constant) and [*keys.array.reshape(-1)] == [b"context", b"x"])
+    if not (dense_only and float32 and no_default and fits and named):
+        wanted = " and ".join(f"{part} [{each.width}]" for part, each in zip(parts, rows, strict=True))
+        what = f"must parse dense float32 features without a default: {wanted}"
         raise refused("not-lifted", node, what)
-    return Rows(0, (builder.dim,))
+    return rows
 
 
 def _trimmed(nodes: list[Node], last: int) -> Program:

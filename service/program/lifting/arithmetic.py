@@ -18,7 +18,7 @@ from service.program.lifting.builder import Builder, Lift, vector
 from service.program.lifting.counting import combined, is_integer
 from service.program.lifting.elementwise import square
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
-from service.program.program import AffineNode, MaximumNode, Term
+from service.program.program import AffineNode, MaximumNode, ProductNode, Term
 from service.program.tensors import Rows, Sizes, Tensor, joint_shape, rows_of
 
 
@@ -96,7 +96,7 @@ def negate(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tenso
 
 
 def multiply(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return a b, of which one is a constant, or both are the same function of the row."""
+    """Return a b, of which one is a constant or depends on the context alone, or both are the same function."""
     left, right = inputs
     if is_integer(left) and is_integer(right):
         return combined(node, (left, right), np.multiply)
@@ -104,10 +104,18 @@ def multiply(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Ten
         return folded(node, left, right, np.multiply)
     if isinstance(left, Rows) and isinstance(right, Rows):
         if left != right:
-            raise refused("not-lifted", node, "multiplies two functions of the row; only a square is understood")
+            return product(builder, node, left, right)
         return square(builder, node, (left,))
     rows, constant = (right, left) if isinstance(left, Constant) else (left, right)
     return scaled(builder, node, rows, constant, Scale)
+
+
+def product(builder: Builder, node: GraphNode, left: Rows, right: Rows) -> Rows:
+    """Return a b of two functions of the row, in each feature of which one depends on the context alone."""
+    first, second, shape = _sides(builder, node, left, right)
+    if not (builder.is_parameter(first) | builder.is_parameter(second)).all():
+        raise refused("not-lifted", node, "multiplies two functions of the row; only a square is understood")
+    return builder.append(ProductNode(first.width, (first.node, second.node), node.name), first, shape)
 
 
 def divide(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:

@@ -24,16 +24,36 @@ class Builder:
     """Program nodes in the order in which they are lifted, counted before anything large is made.
 
     Args:
-        dim: number of features of a row.
+        dim: number of features of x.
+        context: number of features of the context, 0 for none.
     """
 
-    def __init__(self, dim: int) -> None:
-        """Start with the row."""
-        self.nodes: list[Node] = [InputNode(dim)]
+    def __init__(self, dim: int, context: int = 0) -> None:
+        """Start with the row: x, and behind it the context."""
+        self._width = dim + context
+        self.nodes: list[Node] = [InputNode(self._width, context=context)]
         self.recognition = Recognition(self.nodes)
         self.dim = dim
-        self._numbers = dim
+        self.context = context
+        self._numbers = self._width
         self._places = 0
+        self._parts: dict[str, Rows] = {}
+
+    def row(self, part: str) -> Rows:
+        """Return `x` [n, dim] or `context` [n, context], as they stand in the row."""
+        if not self.context:
+            return Rows(0, (self.dim,))
+        if part not in self._parts:
+            whole = Rows(0, (self._width,))
+            places = np.arange(self.dim) if part == "x" else np.arange(self.dim, self._width)
+            self._parts[part] = self.select(part, whole, places[None], "a part of the row")
+        return self._parts[part]
+
+    def is_parameter(self, rows: Rows) -> NDArray[np.bool_]:
+        """Return which features [width] depend on the context alone."""
+        if not self.context:
+            return np.zeros(rows.width, np.bool_)
+        return self.recognition.knowledge.of(rows.node).parameter
 
     def require(self, name: str, width: int) -> None:
         """Refuse `width` more numbers for each row by `size-limit`, before memory is taken for them."""
@@ -86,9 +106,9 @@ class Builder:
     def constant(self, name: str, values: NDArray[np.floating], shape: tuple[int, ...]) -> Rows:
         """Return rows that are all the same: `values` [width]."""
         self.require(name, values.size)
-        nothing = Selection(label="a constant", places=np.full((values.size, 1), -1), input_width=self.dim)
+        nothing = Selection(label="a constant", places=np.full((values.size, 1), -1), input_width=self._width)
         node = AffineNode(values.size, (Term(0, nothing),), np.ascontiguousarray(values), name)
-        return self.append(node, Rows(0, (self.dim,)), shape)
+        return self.append(node, Rows(0, (self._width,)), shape)
 
     def broadcast(self, name: str, rows: Rows, shape: tuple[int, ...]) -> Rows:
         """Return rows whose features are repeated to `shape`, as NumPy broadcasts them."""

@@ -23,6 +23,7 @@ from service.program.partial_atoms import CURVED_OPS, Power
 from service.program.pending import Pending
 from service.program.piecewise import NotPiecewiseError
 from service.program.program import AtomNode
+from service.program.squashing_atoms import SQUASHING_OPS
 from service.program.tensors import Rows, Tensor, joint_shape, rows_of
 
 _OPERATIONS: Mapping[str, str] = {
@@ -61,7 +62,7 @@ _PASSING = frozenset({"StopGradient", "PreventGradient", "IdentityN"})
 _CHOICES = frozenset({"Select", "SelectV2"})
 
 
-def takes(node: GraphNode, inputs: Sequence[Lifted]) -> bool:
+def takes(builder: Builder, node: GraphNode, inputs: Sequence[Lifted]) -> bool:
     """Whether an op on these tensors is lifted here, though another family may have it: nothing there fits them."""
     rows = [tensor for tensor in inputs if isinstance(tensor, Rows)]
     pending = any(isinstance(tensor, Pending) for tensor in inputs)
@@ -73,7 +74,13 @@ def takes(node: GraphNode, inputs: Sequence[Lifted]) -> bool:
         return node.op in _OPERATIONS or node.op in _ATOMS or node.op == "LeakyRelu" or node.op in _PASSING
     if node.op in _WITH_A_CONSTANT:
         return len(rows) == 1 and any(isinstance(tensor, Constant) for tensor in inputs)
-    return node.op in _OF_TWO_ROWS and len(rows) == 2 and rows[0] != rows[1]
+    return node.op in _OF_TWO_ROWS and len(rows) == 2 and rows[0] != rows[1] and not _scales(builder, node, rows)
+
+
+def _scales(builder: Builder, node: GraphNode, rows: Sequence[Rows]) -> bool:
+    """Whether one of two factors, or what is divided by, depends on the context alone."""
+    factors = rows[1:] if node.op == "RealDiv" else rows
+    return any(bool(builder.is_parameter(factor).all()) for factor in factors)
 
 
 def expressed(builder: Builder, node: GraphNode, inputs: Sequence[Lifted]) -> tuple[Lifted, ...]:
@@ -227,8 +234,10 @@ def reciprocal(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> T
 
 
 def divide(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor:
-    """Return a / b: a constant over rows is a multiple of the reciprocal."""
+    """Return a / b: a constant over rows is a multiple of the reciprocal; so are rows over a parameter."""
     left, right = inputs
+    if isinstance(left, Rows) and isinstance(right, Rows) and builder.is_parameter(right).all():
+        return arithmetic.product(builder, node, left, rows_of(node, reciprocal(builder, node, (right,))))
     if not isinstance(left, Constant) or not isinstance(right, Rows):
         return arithmetic.divide(builder, node, inputs)
     factor = dataclasses.replace(left, array=coefficients(node, left))
@@ -253,9 +262,12 @@ def squared_difference(builder: Builder, node: GraphNode, inputs: Sequence[Tenso
 
 
 def _not_convex(builder: Builder, node: GraphNode, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
-    """Refuse a function that is neither convex nor concave, by its name; of a constant it is one."""
-    if isinstance(inputs[0], Constant) and node.op in FUNCTIONS:
+    """Refuse a function that is neither convex nor concave, by its name; of a constant or of the context it is one."""
+    argument = inputs[0]
+    if isinstance(argument, Constant) and node.op in FUNCTIONS:
         return elementwise.function_of_constant(builder, node, inputs)
+    if isinstance(argument, Rows) and node.op in SQUASHING_OPS and builder.is_parameter(argument).all():
+        return elementwise.atom(SQUASHING_OPS[node.op]())(builder, node, inputs)
     what = f"is {_NAMED[node.op]}, which is neither convex nor concave; softplus, relu and elu are convex"
     raise refused("not-lifted", node, what)
 

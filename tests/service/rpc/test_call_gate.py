@@ -59,3 +59,16 @@ def test_closed_gate_holds_refusals_back_until_the_server_is_stopped(monkeypatch
     assert not futures.wait([refusal], 0.05).done
     gate.release()
     assert UnavailableError is type(refusal.exception(20))
+
+
+def test_call_that_arrived_before_the_stop_is_refused_after_it():
+    """A released gate still takes a call, which gRPC hands over late; without it gRPC's own thread would die."""
+    gate = CallGate()
+    gate.close()
+    gate.release()
+    refuse = gate.intercept_service(lambda _: "handler", PREDICT).unary_unary
+    refusal = refuse.experimental_thread_pool.submit(refuse, b"", None)
+    assert UnavailableError is type(refusal.exception(20))
+    gate.end()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        refuse.experimental_thread_pool.submit(refuse, b"", None)

@@ -15,10 +15,14 @@ import pytest
 import tensorflow as tf
 
 from tests.oracle import icnn as oracle
-from training.config import NetworkConfig, ObjectiveConfig, TrainerConfig
+from training import trainer
+from training.answers import Answers
+from training.config import METRICS, NetworkConfig, ObjectiveConfig, TrainerConfig
 from training.datasets import Samples, Table
-from training.icnn import InputConvexNetwork, create_potential
-from training.objectives.minimax import UNTRAINED, WARM_UP_STEPS, Minimax, MissingGradientError
+from training.gradients import MissingGradientError
+from training.icnn import InputConvexNetwork, PenalizedNetwork, create_potential
+from training.objectives.minimax import UNTRAINED, WARM_UP_STEPS, Minimax
+from training.objectives.transport import Transport
 from training.runs import DivergenceError
 
 NETWORK = NetworkConfig(hidden=(6, 5), activation="smooth_leaky", first_activation="squared_leaky", quadratic=0.1)
@@ -215,7 +219,7 @@ def quadratics(run: Minimax, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return m, a
 
 
-def test_value_equals_the_closed_form_of_quadratics_and_is_least_at_the_inverse():
+def test_s5_a_value_equals_the_closed_form_of_quadratics_and_is_least_at_the_inverse():
     """With f = 1/2 x M x + a x, V is direct to compute, and among quadratic g the one that inverts grad f is best."""
     run = start()
     m, a = quadratics(run, seed=1)
@@ -324,7 +328,7 @@ def test_layer_that_f_does_not_use_is_refused_by_name():
 
 # ------------------------------------------------------------------------------------------- projection and penalty
 @pytest.mark.usefixtures("eagerly")
-def test_kernels_of_f_and_of_the_average_are_non_negative_after_every_step():
+def test_s5_c_kernels_of_f_and_of_the_average_are_non_negative_after_every_step():
     """Steps that are far too large throw weights of f onto zero, never below; those of g go below."""
     run = start(trainer={"learning_rate": 0.3}, penalty=0.0, inner_steps=1, averaging=0.5, max_gradient_norm=1e30)
     zeros, below = 0, 0.0
@@ -339,7 +343,7 @@ def test_kernels_of_f_and_of_the_average_are_non_negative_after_every_step():
     assert below < 0.0
 
 
-def test_penalty_stands_in_gs_step_alone(recorded):
+def test_s5_d_penalty_stands_in_gs_step_alone(recorded):
     """Between the factors 0 and 1.7 each kernel of g differs by -3.4 max(-W, 0), and nothing else in any step does."""
     without = record(0.0)
     for path, gradient in recorded.gradients["g"].items():
@@ -349,6 +353,36 @@ def test_penalty_stands_in_gs_step_alone(recorded):
         np.testing.assert_allclose(gradient - without.gradients["g"][path], expected, atol=1e-5)
     for path, gradient in recorded.gradients["f"].items():
         np.testing.assert_array_equal(without.gradients["f"][path], gradient)
+
+
+def test_s5_d_penalty_stands_in_fs_step_too_where_f_is_soft():
+    """An f that nothing but a penalty keeps convex gets -2 c max(-W, 0) more on each kernel, and g's own is as ever."""
+    found = {}
+    for constant in (0.0, 2.5):
+        network = PenalizedNetwork(DIM, (6, 5), "smooth_leaky", potential=True, regularizer_constant=constant, seed=5)
+        run = start(network=network)
+        for player, seed in ((run.f, 7), (run.g, 8)):
+            draw(player, seed, negative=True)
+        run._optimizers = {"f": Recorder(run.f), "g": Recorder(run.g)}
+        v = np.random.default_rng(7).normal(size=(ROWS, DIM)).astype(np.float32)
+        run._descend(v[None])
+        run._ascend(v, v + 1.0, tf.constant(1.0))
+        found[constant] = {name: recorder.gradients() for name, recorder in run._optimizers.items()}
+        weights = numbers(run.f)
+    for path, gradient in found[2.5]["f"].items():
+        expected = -5.0 * np.maximum(-weights[path], 0.0) if path in CONSTRAINED else np.zeros(gradient.shape)
+        assert (path in CONSTRAINED) == bool(np.any(expected))
+        np.testing.assert_allclose(gradient - found[0.0]["f"][path], expected, atol=2e-5)
+    for path, gradient in found[2.5]["g"].items():
+        np.testing.assert_array_equal(found[0.0]["g"][path], gradient)
+
+
+def test_s5_d_hard_f_has_no_penalty_to_add():
+    """What is projected after every step adds nothing to `losses`, so that its step is V alone."""
+    run = start()
+    run.f.standard_score(np.ones((2, DIM), np.float32))
+    run.g.standard_score(np.ones((2, DIM), np.float32))
+    assert ([], len(CONSTRAINED)) == (run.f.losses, len(run.g.losses))
 
 
 def test_penalty_of_the_validation_is_the_sum_over_gs_constrained_layers():
@@ -484,7 +518,7 @@ def test_exported_weights_are_those_of_f_when_nothing_is_averaged():
             np.testing.assert_array_equal(f[path], value)
 
 
-def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others():
+def test_s5_g_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others():
     """The rows of each batch come from the run's own generator, the weights from the network's seed."""
     tf.config.experimental.enable_op_determinism()
 
@@ -549,7 +583,7 @@ def gaussian_pair(dim: int, rows: int = 1000) -> tuple[Samples, float]:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4])
-def test_estimate_is_within_two_percent_of_the_closed_form_on_gaussian_pairs(dim):
+def test_s5_b_estimate_is_within_two_percent_of_the_closed_form_on_gaussian_pairs(dim):
     """W2^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), of which the start knows the shift alone."""
     data, expected = gaussian_pair(dim)
     network = create_potential(NETWORK, data.source.x, data.target.x, seed=5)
@@ -559,6 +593,22 @@ def test_estimate_is_within_two_percent_of_the_closed_form_on_gaussian_pairs(dim
     assert abs(begin - expected) > 0.3 * expected
     assert expected == pytest.approx(run._half_w2_squared(float(run._value(run._u, run._v))), rel=0.02)
     assert expected == pytest.approx(np.mean(estimates[-40:]), rel=0.1)  # of batches, whose rows vary
+
+
+def test_s5_e_d5_6_names_of_the_outputs_say_which_of_the_two_distances_they_are():
+    """Samples that differ by a shift of length 5: what is called half is 12.5, and what is called squared is 25."""
+    x = clouds().source.x
+    data = samples(x, x + np.array([3.0, 0.0, -4.0]))
+    run = start(data)
+    assert ("half_w2_squared", "w2_squared") == run.names
+    assert 12.5 == pytest.approx(run._half_w2_squared(float(run._value(run._u, run._v))), rel=0.02)
+    told = run.validation()
+    assert run.names[1] == next(iter(told))
+    found = Transport(ObjectiveConfig(), 16).metrics(Answers(np.zeros(len(x)), x.astype(np.float32)), data)
+    assert 25.0 == pytest.approx(found["w2_squared"], rel=0.1)  # of draws of half the rows
+    assert found["w2"] == pytest.approx(np.sqrt(found["w2_squared"]))
+    every = {*run.names, *told, *found, *METRICS["transport"]}
+    assert {"half_w2_squared", "w2_squared", "inverse_w2_squared", "w2", "w2_uvp"} == {n for n in every if "w2" in n}
 
 
 def short_run(data: Samples) -> tuple[list[float], list[np.ndarray]]:
@@ -607,11 +657,47 @@ def test_bound_on_gradients_that_none_can_keep_ends_the_run_at_once():
 
 
 @pytest.mark.usefixtures("eagerly")
+def test_s5_f_diverging_run_names_step_and_quantity_and_keeps_the_last_finite_parameters():
+    """Rows of NaN at the third step: that step is not taken, and all weights are those of the second, bit for bit."""
+    run = start(trainer={"steps": 9, "evaluate_every": 9}, inner_steps=1)
+    run._descend(run._draw(run._v, 1))
+    weights, rows, step = [], run._draw, run.step
+
+    def told() -> float:
+        if len(weights) == 2:
+            run._draw = lambda *args: rows(*args) * np.nan
+        loss = step()
+        weights.append([*run.weights(), *run.f.get_weights(), *run.g.get_weights()])
+        return loss
+
+    run.step, run.start_loss = told, lambda: 0.0
+    with pytest.raises(DivergenceError, match=r"at step 3: the norm of the gradient of [fg] is nan") as caught:
+        trainer.fit(run, TrainerConfig(steps=9, evaluate_every=9))
+    assert 3 == caught.value.step
+    last = [*run.weights(), *run.f.get_weights(), *run.g.get_weights()]
+    assert all(np.array_equal(old, new) for old, new in zip(weights[-1], last, strict=True))
+    assert not all(np.array_equal(old, new) for old, new in zip(weights[0], last, strict=True))
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_s5_f_run_that_explodes_by_itself_keeps_finite_parameters():
+    """With a learning rate that throws the weights away, every weight that is left is a number."""
+    run = start(trainer={"learning_rate": 1e6})
+    limits = TrainerConfig(steps=5, evaluate_every=5)
+    run.start_loss = lambda: 0.0
+    with pytest.raises(DivergenceError, match=r"training diverged at step \d: the norm of the gradient of [fg] is"):
+        trainer.fit(run, limits)
+    for network in (run.network, run.f, run.g):
+        assert all(np.isfinite(weight).all() for weight in network.get_weights())
+
+
+@pytest.mark.usefixtures("eagerly")
 def test_weight_that_is_no_number_ends_the_run():
-    """NaN is above no bound by comparison, and is refused all the same; so is a map of NaN by the validation."""
+    """NaN is above no bound by comparison, and is refused all the same; so is a map of NaN; no other weight has it."""
     run = start()
     run.g.first.kernel.assign(np.full((DIM, 6), np.nan))
     with pytest.raises(DivergenceError, match=r"the norm of the gradient of [fg] is nan"):
         run.step()
-    with pytest.raises(DivergenceError, match=r"the map is nan"):
+    with pytest.raises(DivergenceError, match=r"the inverse map is nan"):
         run.validation()
+    assert all(np.isfinite(value).all() for value in numbers(run.f).values())
