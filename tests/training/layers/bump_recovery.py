@@ -70,7 +70,7 @@ def recover(layer, trained, steps, learning_rate=0.03):
     optimizer.build(variables)
     x, y = tf.constant(trained.x, tf.float32), tf.constant(trained.y, tf.float32)
     variance = np.var(trained.y, axis=0)
-    share = tf.constant(1.0 / np.where(variance > 1e-20, variance, 1.0) / len(trained.x), tf.float32)
+    share = tf.constant(1.0 / np.where(variance > 1e-8, variance, 1.0) / len(trained.x), tf.float32)
 
     def num_bad(numbers):
         return tf.reduce_sum(tf.cast(~tf.math.is_finite(numbers), tf.int32))

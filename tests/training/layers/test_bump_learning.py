@@ -46,12 +46,13 @@ def test_s24_b_widths_are_recovered_from_inputs_in_the_unit_interval(widths, ste
     assert 0.01 > errors(found(trained, steps), trained).max()
 
 
-def test_s24_c_number_of_steps_and_its_reason_are_documented():
-    """The page's table of steps by width holds for each of its rows, and its derivative is the measured one."""
+@pytest.mark.parametrize("most_steps", [2000, pytest.param(20_000, marks=LONG)])
+def test_s24_c_number_of_steps_and_its_reason_are_documented(most_steps):
+    """The page's table of steps by width holds row by row, and its derivative is the measured one."""
     page = PAGE.read_text(encoding="utf-8")
     rows = [tuple(map(float, row)) for row in re.findall(r"^\| ([\d.]+) \| ([\d.]+) \|", page.replace(",", ""), re.M)]
     assert {0.1, 1.0, 5.0, 10.0, 20.0} <= {s for s, _ in rows}
-    for budget in sorted({int(steps) for _, steps in rows}):
+    for budget in sorted({int(steps) for _, steps in rows if steps <= most_steps}):
         trained = problems([s for s, steps in rows if steps == budget], 1.0)
         assert 0.01 > errors(found(trained, budget), trained).max()
     assert "2 x^2 / (e s^3)" in page
@@ -76,9 +77,8 @@ def test_s24_e_width_is_recovered_inside_a_larger_model(noise):
         x = rng.uniform(-3, 3, (500, 1)).astype(np.float32)
         y = 0.7 * bumps.bump(0.8 * x + 0.3, 1.8)[0] - 0.2 + noise * math.exp(-1) * rng.standard_normal((500, 1))
         inputs, start = keras.Input((1,)), keras.initializers.RandomUniform(0.5, 1.5, seed=seed)
-        model = keras.Model(
-            inputs, keras.layers.Dense(1)(Bump()(keras.layers.Dense(1, kernel_initializer=start)(inputs)))
-        )
+        first, last = (keras.layers.Dense(1, kernel_initializer=start) for _ in range(2))
+        model = keras.Model(inputs, last(Bump()(first(inputs))))
         first, layer, _ = model.layers[1:]
         layer.adapt(first(x))
         _fit(model, x, y, 2000)
