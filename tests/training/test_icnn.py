@@ -129,7 +129,7 @@ def test_oracle_gradient_equals_its_central_differences(activation, tmp_path):
 
 @pytest.mark.parametrize("spread", [1.0, 3.0, 10.0])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path):
+def test_d2_t7_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path):
     """10,000 random pairs find no midpoint above its chord beyond float64 rounding."""
     network(activation).save(tmp_path / "m.keras")
     checkpoint = oracle.read_checkpoint(tmp_path / "m.keras")
@@ -139,7 +139,7 @@ def test_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path)
     assert (oracle.score(checkpoint, middle) <= 0.5 * (ends[0] + ends[1]) + slack).all()
 
 
-def test_midpoint_inequality_is_violated_after_sign_flips(tmp_path):
+def test_d2_t7_midpoint_inequality_is_violated_after_sign_flips(tmp_path):
     """The falsifier of the test above can fail: with every hidden kernel negated it finds violations."""
     network().save(tmp_path / "m.keras")
     checkpoint = oracle.read_checkpoint(tmp_path / "m.keras")
