@@ -83,6 +83,30 @@ def test_s8_a_bank_equals_a_sum_over_the_window_in_numpy():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("size", "shape"), [(None, (3, 4)), ((2, 3), (2, 4, 5, 2))])
+def test_bank_gradients_equal_central_differences_in_float64(size, shape):
+    """For the inputs, and for each filter's kernel and bias."""
+    bank = FilterBank(3, size, dtype="float64")
+    x = tf.Variable(rows(*shape).astype(float))
+    bank.build(shape)
+    places = [x, *(variable.value for variable in bank.variables)]
+    cotangent = np.random.default_rng(1).normal(size=bank.compute_output_shape(shape))
+
+    def value() -> tf.Tensor:
+        return tf.reduce_sum(cotangent * tf.square(bank(x.read_value())))
+
+    with tf.GradientTape() as tape:
+        total = value()
+    for place, slope in zip(places, tape.gradient(total, places), strict=True):
+        direction = np.random.default_rng(2).normal(size=place.shape)
+        ends = []
+        for sign in (1.0, -1.0):
+            place.assign_add(sign * 1e-5 * direction)
+            ends.append(float(value()))
+            place.assign_sub(sign * 1e-5 * direction)
+        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(np.sum(slope.numpy() * direction), rel=1e-7, abs=1e-9)
+
+
 @pytest.mark.parametrize("lead", [(5,), (5, 4)])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_s8_c_dense_bank_is_a_matrix_product(lead, use_bias):
