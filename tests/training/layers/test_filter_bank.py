@@ -44,25 +44,28 @@ def offdiagonal(kernel: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.sum(gram**2) / 2), (2.0 * columns @ gram).reshape(kernel.shape)
 
 
-@pytest.mark.parametrize("filters", [1, 2, 10])
+THREAD = ((7, 7, 1024), 1, 1, "valid")
+SAME = ((6, 5, 3), 3, 1, "same")
+
+
 @pytest.mark.parametrize(
-    ("shape", "size", "strides", "padding"),
+    ("filters", "geometry"),
     [
-        ((7, 7, 1024), 1, 1, "valid"),
-        ((6, 5, 3), 3, 1, "same"),
-        ((9, 8, 2), (2, 3), 2, "valid"),
-        ((8, 6, 2), (3, 2), (2, 1), "same"),
-        ((11, 3), 4, 3, "valid"),
-        ((4, 4, 4, 2), 2, 1, "valid"),
+        *((filters, geometry) for filters in (1, 2, 10) for geometry in (THREAD, SAME)),
+        (10, ((9, 8, 2), (2, 3), 2, "valid")),
+        (3, ((8, 6, 2), (3, 2), (2, 1), "same")),
+        (2, ((11, 3), 4, 3, "valid")),
+        (2, ((4, 4, 4, 2), 2, 1, "valid")),
     ],
 )
-def test_s8_a_bank_equals_one_convolution_with_the_kernels_side_by_side(filters, shape, size, strides, padding):
+def test_s8_a_bank_equals_one_convolution_with_the_kernels_side_by_side(filters, geometry):
     """For 1, 2 and 10 filters in 1 to 3 axes of space, with several strides and paddings, it is Keras' own to 1e-6."""
-    bank = FilterBank(filters, size, strides, padding, bias_initializer="normal")
+    shape, *arguments = geometry
+    bank = FilterBank(filters, *arguments, bias_initializer="normal")
     x = rows(2, *shape)
     found = np.asarray(bank(x))
     layer = {2: keras.layers.Conv1D, 3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
-    single = layer(filters, size, strides, padding)
+    single = layer(filters, *arguments)
     single.build(x.shape)
     single.set_weights(whole(bank))
     np.testing.assert_allclose(found, np.asarray(single(x)), rtol=0.0, atol=1e-6)
