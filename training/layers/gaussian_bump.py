@@ -27,6 +27,53 @@ def largest_offset(dtype: str) -> float:
     return math.sqrt(2.0 * _EXPONENTS[dtype])
 
 
+def gaussian(x: Any, height: Any, width: Any, center: Any, *, dtype: str = "float32") -> Any:
+    r"""Return the Gaussian bump of each number, finite for every input, width and centre.
+
+    .. math:: G(x) = h \exp(-\tfrac12 u^2), \qquad u = (x - c) / w
+
+    where |x - c| < u_max w, with u_max of `largest_offset`; 0 elsewhere, and NaN at a NaN. A difference x - c that
+    leaves the floats counts as far away.
+
+    Args:
+        x: tensor of any shape, float32 or float64.
+        height: h, of the same dtype, a shape that broadcasts.
+        width: w, likewise; what is not positive has no support at all.
+        center: c, likewise.
+        dtype: what x was before it was cast up, if it was: float16 or bfloat16.
+    """
+    w, offset = held(width, dtype), ops.subtract(x, center)
+    is_near = ops.less(ops.abs(offset), ops.multiply(support(width, dtype), largest_offset(dtype)))
+    value = safe_where(is_near, offset, lambda v: _bell(ops.square(over(v, w))))
+    return ops.where(ops.isnan(x), x, ops.multiply(height, value))
+
+
+def radial_gaussian(x: Any, height: Any, width: Any, center: Any, *, dtype: str = "float32") -> Any:
+    r"""Return the Gaussian bump of each point of the last axis, [..., 1].
+
+    .. math:: G(x) = h \exp(-\tfrac12 \sum_i ((x_i - c_i) / w_i)^2)
+
+    Args:
+        x: [..., d], as for `gaussian`.
+        height: h, [1].
+        width: w, a scalar or [d].
+        center: c, [d].
+        dtype: as for `gaussian`.
+    """
+    w, offset, bound = held(width, dtype), ops.subtract(x, center), largest_offset(dtype)
+    is_near = ops.less(ops.abs(offset), ops.multiply(support(width, dtype), bound))
+    u = safe_where(is_near, offset, lambda v: over(v, w), bound)
+    squares = ops.sum(ops.square(u), axis=-1, keepdims=True)
+    value = safe_where(ops.less(squares, bound * bound), squares, _bell)
+    unknown = ops.sum(ops.where(ops.isnan(x), x, ops.zeros_like(x)), axis=-1, keepdims=True)
+    return ops.where(ops.isnan(unknown), unknown, ops.multiply(height, value))
+
+
+def _bell(squares: Any) -> Any:
+    """Return exp(-squares / 2)."""
+    return ops.exp(ops.multiply(-0.5, squares))
+
+
 @keras.saving.register_keras_serializable(package="convex_scoring")
 class GaussianBump(Localized):
     r"""A Gaussian bump of each number, or of each point, with trainable height, width and centre.
@@ -110,35 +157,34 @@ class GaussianBump(Localized):
 
     def _shape(self, x: Any, width: Any, dtype: str) -> Any:
         """Return the Gaussian bump of each number, or of each point."""
-        w = held(width, dtype)
         c, h = (ops.cast(part, x.dtype) for part in (self.center, self.height))
-        if not (self.per_feature or self.radial):
+        if self.radial:
+            return radial_gaussian(x, h, width, c, dtype=dtype)
+        if not self.per_feature:
             c, h = ops.reshape(c, ()), ops.reshape(h, ())
-        bound = largest_offset(dtype)
-        offset = ops.subtract(x, c)
-        is_near = ops.less(ops.abs(offset), ops.multiply(support(width, dtype), bound))
-        if not self.radial:
-            value = safe_where(is_near, offset, lambda v: _bell(ops.square(over(v, w))))
-            return ops.where(ops.isnan(x), x, ops.multiply(h, value))
-        u = safe_where(is_near, offset, lambda v: over(v, w), bound)
-        squares = ops.sum(ops.square(u), axis=-1, keepdims=True)
-        value = safe_where(ops.less(squares, bound * bound), squares, _bell)
-        unknown = ops.sum(ops.where(ops.isnan(x), x, ops.zeros_like(x)), axis=-1, keepdims=True)
-        return ops.where(ops.isnan(unknown), unknown, ops.multiply(h, value))
+        return gaussian(x, h, width, c, dtype=dtype)
 
-    def adapt(self, x: Any, *, quantile: float = 0.99, factor: float | None = None) -> None:
-        """Set the centre to the median of the inputs, and the width to a multiple of a quantile of their distances.
+    def adapt(self, x: Any, *, targets: Any = None, quantile: float = 0.99, factor: float | None = None) -> None:
+        """Set the centre to the median of the inputs, the width to a multiple of a quantile of their distances.
 
         Args:
             x: as for `Localized.adapt`.
+            targets: values to fit, of the shape of the layer's outputs; the height starts at the largest of them in
+                size, with its sign: from the wrong side of 0 it may never come across. None: it stays as it is.
             quantile: of the distances, above 0 and at most 1.
             factor: of the quantile; None: 0.5.
 
         Raises:
-            ValueError: no finite input, or a quantile or factor out of range.
+            ValueError: no finite input, a quantile or factor out of range, or targets that are not finite.
         """
         self.center.assign(np.median(self._finite(x), axis=0))
         super().adapt(x, quantile=quantile, factor=factor)
+        if targets is not None:
+            values = np.asarray(targets, np.float64).reshape(-1, self.height.shape[0])
+            if not np.isfinite(values).all():
+                message = f"{self.name}: adapt: expected finite targets, received NaN or infinity. Leave such rows out."
+                raise ValueError(message)
+            self.height.assign(values[np.abs(values).argmax(axis=0), np.arange(values.shape[1])])
 
     def _place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the centre."""
@@ -147,17 +193,16 @@ class GaussianBump(Localized):
 
     @property
     def counterexample(self) -> Counterexample:
-        """Around the centre a positive height is a hill; three widths away a negative one bends down too."""
-        built = self.built
-        w = float(np.max(ops.convert_to_numpy(self.width))) if built else 1.0
-        h = float(ops.convert_to_numpy(self.height).reshape(-1)[0]) if built else 1.0
+        """Around the centre a positive height is a hill; between one and four widths away a negative one bends down."""
+        h, w, c = 1.0, 1.0, 0.0
+        if self.built:
+            parts = (self.height, self.width, self.center)
+            h, w, c = (float(ops.convert_to_numpy(part).reshape(-1)[0]) for part in parts)
         h = h or 1.0
-        near, far = h, h * math.exp(-2.0)
-        name = f"the Gaussian bump of height {h:g}, width {w:g} and centre 0"
-        if h > 0:
-            return Counterexample(name, (-2.0 * w, 0.0, 2.0 * w), (far, near, far))
-        points = (w, 2.5 * w, 4.0 * w)
-        left, middle, right = (h * math.exp(-0.5 * (point / w) ** 2) for point in points)
+        offsets = (-2.0, 0.0, 2.0) if h > 0 else (1.0, 2.5, 4.0)
+        left, middle, right = (h * math.exp(-0.5 * offset * offset) for offset in offsets)
+        points = (c + offsets[0] * w, c + offsets[1] * w, c + offsets[2] * w)
+        name = f"the Gaussian bump of height {h:g}, width {w:g} and centre {c:g}"
         return Counterexample(name, points, (left, middle, right))
 
     def get_config(self) -> dict[str, Any]:
@@ -168,8 +213,3 @@ class GaussianBump(Localized):
             "height_initializer": keras.initializers.serialize(self.height_initializer),
             "center_initializer": keras.initializers.serialize(self.center_initializer),
         }
-
-
-def _bell(squares: Any) -> Any:
-    """Return exp(-squares / 2)."""
-    return ops.exp(ops.multiply(-0.5, squares))

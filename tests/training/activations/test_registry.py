@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from training import activations
 from training.activations import ActivationRefusedError, Role
+from training.layers.bump import Bump
+from training.layers.gaussian_bump import GaussianBump
+from training.layers.sigma_bump import SigmaBump
 
 HIDDEN = (
     "softplus", "relu", "leaky_relu", "elu", "smooth_leaky", "linear", "squareplus", "celu", "sparse_plus", "threshold",
@@ -16,7 +19,7 @@ FIRST = ("squared_leaky", "abs", "square", "log_cosh", "symmetric_softplus")
 NEVER = (
     "sigmoid", "tanh", "softsign", "gelu", "silu", "swish", "mish", "selu", "relu6", "log_sigmoid", "sparse_sigmoid",
     "hard_sigmoid", "hard_tanh", "hard_silu", "hard_swish", "hard_shrink", "soft_shrink", "tanh_shrink",
-    "celu_squared", "softmax", "log_softmax", "sparsemax", "glu",
+    "celu_squared", "softmax", "log_softmax", "sparsemax", "glu", "bump", "sigma_bump", "gaussian_bump",
 )  # fmt: skip
 MIXING = {
     "softmax": lambda x: keras.activations.softmax(keras.ops.stack([x, 0 * x], axis=-1))[..., 0],
@@ -24,6 +27,9 @@ MIXING = {
     "sparsemax": lambda x: keras.activations.sparsemax(keras.ops.stack([x, 0 * x], axis=-1))[..., 0],
     "glu": lambda x: keras.activations.glu(keras.ops.stack([0 * x + 1, x], axis=-1))[..., 0],
     "celu_squared": lambda x: keras.ops.square(keras.activations.celu(x)),
+    "bump": lambda x: Bump(dtype="float64")(x),
+    "sigma_bump": lambda x: SigmaBump(dtype="float64")(x),
+    "gaussian_bump": lambda x: GaussianBump(dtype="float64")(x),
 }
 """Never allowed, and no elementwise functions of Keras: what their counterexamples are of."""
 GRID = np.linspace(-30.0, 30.0, 60_001)

