@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from training.dependence import COMPARISONS, Dependence, dependence
 from training.gradients import MissingGradientError
+from training.layers.function import gradients_left_out
 from training.objectives.minimax import minimax_value
 from training.runs import Entry, Part, Subject
 
@@ -301,9 +302,9 @@ def _largest(
             for variable, value in zip(variables, start, strict=True) if draw else ():
                 variable.assign(_drawn(variable, value, generator))
             for batch in batches:
-                with tf.GradientTape() as tape:
+                with gradients_left_out(), tf.GradientTape() as tape:
                     loss = subject.loss(*batch)
-                gradients = tape.gradient(loss, [variable.value for variable in variables])
+                    gradients = tape.gradient(loss, [variable.value for variable in variables])
                 for variable, gradient in zip(variables, gradients, strict=True):
                     if gradient is not None:
                         entry = float(np.max(np.abs(tf.convert_to_tensor(gradient).numpy()), initial=0.0))

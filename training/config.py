@@ -161,6 +161,8 @@ class NetworkConfig:
     positivity: str = _option("'projection'", _text("projection"), "projection")
     quadratic: float = _option("a number from 0 to 1e6", _number(0, 1e6), 1e-3)
     support: bool = _option("true or false", _truth, False)
+    unit: str = _option("'dense', 'maxout' or 'log_sum_exp'", _text(r"dense|maxout|log_sum_exp"), "dense")
+    pieces: int = _option("a whole number from 1 to 64, for maxout and log_sum_exp", _integer(1, 64), 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from training.call_time import before_each_call, is_tracing
 
@@ -42,6 +43,31 @@ class Parts:
         self.name = name
         self.flags = list(flags)
         self.whole = whole
+
+    def set_flags(self, trainables: Sequence[bool]) -> None:
+        """Freeze and thaw parts; what is refused changes nothing.
+
+        Args:
+            trainables: for each part, in order, True to train it and False to freeze it.
+
+        Raises:
+            ValueError: not one for each part.
+            TypeError: no list, or one of them is no boolean.
+        """
+        if not isinstance(trainables, (list, tuple, np.ndarray)):
+            message = f"{self.name}: trainables: expected a list of booleans, received {trainables!r}."
+            raise TypeError(message)
+        if len(trainables) != len(self.flags):
+            message = (
+                f"{self.name}: trainables: expected {len(self.flags)} booleans, one for each part, received "
+                f"{len(trainables)}."
+            )
+            raise ValueError(message)
+        for index, flag in enumerate(trainables):
+            if not isinstance(flag, (bool, np.bool_)):
+                message = f"{self.name}: trainables[{index}]: expected True or False, received {flag!r}."
+                raise TypeError(message)
+        self.flags[:] = [bool(flag) for flag in trainables]
 
     def is_trained(self, part: int) -> bool:
         """Return whether a part is trained now."""

@@ -13,17 +13,17 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training import activations
-from training.activations import ActivationRefusedError, ConvexActivation, Role
+from training.activations import ActivationRefusedError, Role
 from training.config import ConfigError, NetworkConfig
 from training.datasets import DataError
-from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
-from training.layers.dense_partially_constrained import DensePartiallyConstrained
+from training.initializers import PASSTHROUGH_SHARE
 from training.layers.domain_weight import DomainWeight
 from training.layers.potential_scaling import PotentialScaling
 from training.layers.quadratic import Quadratic
 from training.layers.quadratic_form import QuadraticForm
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
+from training.layers.unit_kinds import DENSE, UnitKind
 from training.positivity import PENALTY, PROJECTION
 
 START_SHARE = 0.01
@@ -70,6 +70,8 @@ class _Recursion(keras.Model):
         target_scaling: bool = False,
         passthrough_share: float = PASSTHROUGH_SHARE,
         support: bool = False,
+        unit: str = DENSE,
+        pieces: int = 2,
         regularizer_constant: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
@@ -93,12 +95,8 @@ class _Recursion(keras.Model):
         self.seed = seed
         seeds = [int(part) for part in np.random.SeedSequence(seed).generate_state(2 * len(hidden) + 1)]
         self.standardization = Standardization(name="standardization")
-        self.first = keras.layers.Dense(
-            self.hidden[0],
-            activation=ConvexActivation(self.first_activation, Role.FIRST),
-            kernel_initializer=PassthroughNormal(share=1.0, seed=seeds.pop()),
-            name="first",
-        )
+        self.kind = UnitKind(unit, pieces, self.positivity)
+        self.first = self.kind.first(self.hidden[0], self.first_activation, seeds.pop())
         widths = zip(self.hidden, (*self.hidden[1:], 1), strict=True)
         self.constrained = [
             self._constrained(index, fan_in, units, (seeds.pop(), seeds.pop()))
@@ -113,20 +111,12 @@ class _Recursion(keras.Model):
         if potential:
             self._start_at_identity()
 
-    def _constrained(self, index: int, fan_in: int, units: int, seeds: tuple[int, int]) -> DensePartiallyConstrained:
+    def _constrained(self, index: int, fan_in: int, units: int, seeds: tuple[int, int]) -> Any:
         """Return the layer above `fan_in` units; the last one is the affine output."""
-        slope, share = self.activation.slope[0], self.passthrough_share
-        last = index == len(self.hidden)
-        return DensePartiallyConstrained(
-            units,
-            activation=None if last else self.activation.name,
-            positivity=self.positivity,
-            regularizer_constant=self.regularizer_constant,
-            kernel_initializer=NonNegativeLogNormal(slope, share, seeds[0]),
-            passthrough_initializer=PassthroughNormal(share, seeds[1]),
-            bias_initializer=keras.initializers.Constant(moments(fan_in, slope=slope, share=share).bias),
-            name="output" if last else f"hidden_{index}",
-        )
+        form = {"share": self.passthrough_share, "regularizer_constant": self.regularizer_constant}
+        if index == len(self.hidden):
+            return self.kind.output(fan_in, self.activation, seeds, name="output", **form)
+        return self.kind.above(fan_in, units, self.activation, seeds, name=f"hidden_{index}", **form)
 
     def _start_at_identity(self) -> None:
         """Make the gradient nearly the identity: the quadratic form is, and the layers beside it weigh little."""
@@ -243,6 +233,8 @@ class _Recursion(keras.Model):
             "target_scaling": self.target_scaling is not None,
             "passthrough_share": self.passthrough_share,
             "support": self.domain_weight is not None,
+            "unit": self.kind.name,
+            "pieces": self.kind.pieces,
             "seed": self.seed,
         }
 
@@ -274,6 +266,8 @@ class InputConvexNetwork(_Recursion):
         target_scaling: whether the score is scaled back into the units of a standardised target.
         passthrough_share: share of each pre-activation's variance at the start that comes through the passthrough, in
             [0, 1). Without any, deep networks become one function in all units, or explode (`initializers`).
+        unit: `dense`; or `maxout` or `log_sum_exp`, units of several pieces each, without an activation.
+        pieces: number of pieces of each such unit, at least 1.
         support: whether there is a domain weight beside the score, `support`; no gradient goes through it.
         seed: of the weights' initial values: the same seed, the same weights.
         **kwargs: of `keras.Model`.
@@ -286,7 +280,7 @@ class InputConvexNetwork(_Recursion):
 
     Raises:
         ActivationRefusedError: an activation may not stand where it was put.
-        ValueError: no hidden layer, a negative m, a share that is none, or both scalings.
+        ValueError: no hidden layer, a negative m, a share that is none, an unknown unit, or both scalings.
     """
 
     positivity = PROJECTION
@@ -353,6 +347,9 @@ def create_potential(
         ConfigError: as `create_network`; or the last layer's activation is piecewise linear: the second network of the
             minimax enters by its gradient alone, in which the biases of such layers do not appear.
     """
+    if network.unit != DENSE:
+        received = f"'{network.unit}': the network of the inverse map has dense units"
+        raise ConfigError("network.unit", "'dense' for a transport", received)
     model = _configured(network, source.shape[1], seed, potential=True)
     first, second = (rows.astype(np.float32).astype(np.float64) for rows in (source, target))
     scale = float(np.sqrt((first.var(axis=0).mean() + second.var(axis=0).mean()) / 2.0)) or 1.0
@@ -383,6 +380,8 @@ def _configured(network: NetworkConfig, dim: int, seed: int, **form: bool) -> In
         first_activation=network.first_activation or None,
         quadratic=network.quadratic,
         support=network.support,
+        unit=network.unit,
+        pieces=network.pieces,
         seed=seed,
         **form,
     )

@@ -184,7 +184,7 @@ def penalty(regularizer: keras.regularizers.Regularizer, kernels: Callable[[], S
         owner: what the kernels belong to; each is watched on its own.
     """
     if isinstance(regularizer, KernelFunction) and is_tracing():
-        before_each_call(("penalty", id(owner)), _Watch(regularizer, kernels))
+        before_each_call(("penalty", id(owner)), _Watch(regularizer, kernels, owner))
     first, *others = (regularizer(kernel) for kernel in kernels())
     return sum(others, start=first)
 
@@ -192,9 +192,10 @@ def penalty(regularizer: keras.regularizers.Regularizer, kernels: Callable[[], S
 class _Watch:
     """Computes penalties before the calls of a compiled function that are a power of two, and every 1024th."""
 
-    def __init__(self, regularizer: KernelFunction, kernels: Callable[[], Sequence[Any]]) -> None:
+    def __init__(self, regularizer: KernelFunction, kernels: Callable[[], Sequence[Any]], owner: object) -> None:
         self._regularizer = regularizer
         self._kernels = kernels
+        self._owner = owner  # lives as long as its number is a key
         self._calls = 0
 
     def __call__(self) -> None:

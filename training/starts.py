@@ -10,6 +10,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training.icnn import InputConvexNetwork
+from training.layers.unit_kinds import DENSE
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +34,13 @@ def rescale_layers(network: InputConvexNetwork, rows: NDArray[np.floating]) -> l
 
     Returns:
         Shift s and gain g of each layer, the first layer's first.
+
+    Raises:
+        ValueError: the network has units of several pieces, which have a start of their own.
     """
+    if network.kind.name != DENSE:
+        message = f"{network.name}: unit: expected a network of dense units to rescale, received {network.kind.name!r}."
+        raise ValueError(message)
     u = network.standardization(ops.convert_to_tensor(rows.astype(np.float32)))
     found = [_rescale([network.first.kernel], network.first.bias, ops.matmul(u, network.first.kernel))]
     z = network.first(u)

@@ -181,6 +181,8 @@ NETWORKS: Mapping[str, tuple[Recipe, ...]] = {
             ((3,),),
             ranks=False,
         ),
+        Recipe(lambda **more: InputConvexNetwork(3, (4, 3), unit="maxout", pieces=3, **more), ((3,),), ranks=False),
+        Recipe(lambda **more: InputConvexNetwork(3, (4, 3), unit="log_sum_exp", **more), ((3,),), ranks=False),
         Recipe(lambda **more: InputConvexNetwork(3, (4,), potential=True, support=True, **more), ((3,),), ranks=False),
     ),
     "JointlyRegularized": (Recipe(_joint, ((3,),), ranks=False),),

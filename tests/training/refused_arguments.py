@@ -8,19 +8,23 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from tests.training.user_functions import BOWL, DOME
 from training import activations
 from training.activations import ConvexActivation, Role
 from training.icnn import InputConvexNetwork, PenalizedNetwork
+from training.layers.bump import Bump
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
 from training.layers.diagonal_quadratic import DiagonalQuadratic
 from training.layers.feature_pooling import FeaturePooling
 from training.layers.function import Function as FunctionLayer
+from training.layers.gaussian_bump import GaussianBump
 from training.layers.log_sum_exp import LogSumExp
 from training.layers.low_rank_quadratic import LowRankQuadratic
 from training.layers.quadratic import Quadratic
+from training.layers.sigma_bump import SigmaBump
 
 Function = Callable[[np.float64], Any]
 
@@ -74,6 +78,10 @@ def _leaky(x: Any, alpha: float) -> Any:
     return x if x > 0 else alpha * x
 
 
+def _bump(x: Any) -> Any:
+    return np.exp(-1 / (1 - x * x)) if abs(x) < 1 else 0.0
+
+
 NOT_CONVEX: Mapping[str, Function] = {
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
@@ -98,6 +106,9 @@ NOT_CONVEX: Mapping[str, Function] = {
     "log_softmax": lambda x: x - np.logaddexp(x, 0.0),
     "sparsemax": lambda x: np.clip((x + 1) / 2, 0, 1),
     "glu": _sigmoid,
+    "bump": _bump,
+    "sigma_bump": _bump,
+    "gaussian_bump": lambda x: np.exp(-x * x / 2),
 }
 """Activations that are not convex, from the documentation of Keras; those of several numbers at (x, 0), or (1, x)."""
 
@@ -160,7 +171,24 @@ def _temperatures(make: Callable[[float], Any]) -> tuple[Refused, ...]:
     return tuple(Refused(lambda t=t: make(t), lambda x, t=t: _soft_minimum(x, t)) for t in TEMPERATURES)
 
 
+def _hidden(bump: Any) -> Any:
+    """Return what asks for a bump as the activation of a hidden layer."""
+    return DensePartiallyConstrained(2, bump)
+
+
+def _high(height: float) -> Any:
+    """Return a Gaussian bump of some height, built."""
+    bump = GaussianBump(height_initializer=keras.initializers.Constant(height))
+    bump.build((None, 2))
+    return bump
+
+
 REFUSED: Mapping[str, tuple[Refused, ...]] = {
+    "Bump": (
+        Refused(lambda: _hidden(Bump()), _bump),
+        Refused(lambda: _hidden(Bump(unit_peak=True)), lambda x: np.e * _bump(x)),
+        Refused(lambda: ConvexActivation(Bump(), Role.FIRST), _bump),
+    ),
     "ConvexActivation": (
         *_activations(lambda name: ConvexActivation(name, Role.HIDDEN)),
         *_first(lambda name: ConvexActivation(name, Role.FIRST)),
@@ -180,6 +208,11 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
         Refused(lambda: FunctionLayer(DOME, Role.FIRST), lambda x: -x * x),
         Refused(lambda: FunctionLayer(BOWL, Role.HIDDEN), lambda x: x * x, True),
     ),
+    "GaussianBump": (
+        Refused(lambda: _hidden(GaussianBump()), lambda x: np.exp(-x * x / 2)),
+        Refused(lambda: _hidden(_high(-2.0)), lambda x: -2 * np.exp(-x * x / 2)),
+        Refused(lambda: ConvexActivation(_high(3.0), Role.FIRST), lambda x: 3 * np.exp(-x * x / 2)),
+    ),
     "InputConvexNetwork": (
         *_activations(lambda name: InputConvexNetwork(2, (2,), name)),
         *_first(lambda name: InputConvexNetwork(2, (2,), first_activation=name)),
@@ -192,18 +225,17 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
         *_coefficients(lambda c: PenalizedNetwork(2, (2,), quadratic=c)),
     ),
     "Quadratic": _coefficients(Quadratic),
+    "SigmaBump": (Refused(lambda: _hidden(SigmaBump()), _bump),),
 }
 """Refusals of each class that has an argument with which it would not be convex."""
 
 NOTHING_TO_REFUSE: Mapping[str, str] = {
     "ActNorm": "its scale is an exponential",
     "AtLeast": "it keeps a width positive, and is no part of the function",
-    "Bump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
     "ConvexBatchNormalization": "its factor is constrained, and nothing may stand in the constraint's place",
     "DomainWeight": "it is no part of the score",
     "FilterBank": "it is affine, whatever its weights are",
     "FilterBankModel": "it is affine, whatever its weights are",
-    "GaussianBump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
     "JointlyRegularized": "it computes what its model does",
     "KernelFunction": "a regulariser is no part of the function",
     "Maxout": "its kernel is projected, whatever starts it",
@@ -216,7 +248,6 @@ NOTHING_TO_REFUSE: Mapping[str, str] = {
     "PieceLogNormal": "an initialiser decides where weights start, and its weights are positive",
     "PotentialScaling": "its scale is verified when it is set",
     "QuadraticForm": "a sum of squares, whatever its matrix is",
-    "SigmaBump": "it is not convex whatever its arguments are, and stands nowhere on the way to a score",
     "Standardization": "its scale is verified when it is set",
     "TargetScaling": "its scale is verified when it is set",
 }

@@ -16,7 +16,7 @@ TARGETS = np.random.default_rng(4).normal(size=(8, 3)).astype(np.float32)
 SOME = [False, True, True]
 
 
-def compiled(optimizer: Any = "adam", parts: list[bool] | None = None, **arguments: Any) -> tuple[FilterBank, Any]:
+def compiled(optimizer: Any = "sgd", parts: list[bool] | None = None, **arguments: Any) -> tuple[FilterBank, Any]:
     """Return a dense bank of three filters and a compiled model of it with one more layer."""
     bank = FilterBank(3, trainable_parts=parts, name="bank")
     x = keras.Input((4,))
@@ -67,7 +67,7 @@ SEVERAL = {"steps_per_execution": 2}
     ],
 )
 def test_s10_toggle_after_compile_is_never_silent_in_fit_and_train_on_batch(first, arguments):
-    """Whichever of the two was traced first, both raise in both directions, and after `retrace` the next step obeys."""
+    """Whichever was traced first, both raise in both directions, and either remedy lets the next step obey."""
     bank, model = compiled(**arguments)
     runs = [first(model), (batch if first is fit else fit)(model)]
     for parts, traced in ((SOME, runs), ([True] * 3, runs[:1])):
@@ -80,7 +80,10 @@ def test_s10_toggle_after_compile_is_never_silent_in_fit_and_train_on_batch(firs
             with pytest.raises(FrozenSetChangedError, match=r"bank: .*retrace\(model\)"):
                 run()
             np.testing.assert_array_equal(before, weights(bank))
-        retrace(model)
+        if parts == SOME:
+            retrace(model)
+        else:
+            model.compile(model.optimizer, "mse", **arguments)
         assert parts == moved(bank, runs[0])
 
 
@@ -113,7 +116,10 @@ def step_of(model: Any, optimizer: Any, variables: list[Any] | None = None) -> C
     return step
 
 
-@pytest.mark.parametrize(("jit_compile", "listed"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("jit_compile", "listed"),
+    [(False, True), pytest.param(True, False, marks=LONG), pytest.param(True, True, marks=LONG)],
+)
 def test_compiled_loop_of_ones_own_raises_after_a_toggle(jit_compile, listed):
     """A tf.function raises, also where its list of variables was made outside, and made anew it obeys."""
     bank, model = compiled()
@@ -202,7 +208,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+SHORT = ("adamw", "adafactor", "scaling")
+
+
+@pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=LONG) for name in OPTIMIZERS])
 def test_thawed_filter_is_new_to_an_optimiser_whose_state_of_the_others_stays(name):
     """After `retrace` an optimiser that was built without a filter knows it, and steps of the others are as ever."""
     optimizer = OPTIMIZERS[name]()

@@ -129,7 +129,7 @@ def test_oracle_gradient_equals_its_central_differences(activation, tmp_path):
 
 @pytest.mark.parametrize("spread", [1.0, 3.0, 10.0])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path):
+def test_d2_t7_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path):
     """10,000 random pairs find no midpoint above its chord beyond float64 rounding."""
     network(activation).save(tmp_path / "m.keras")
     checkpoint = oracle.read_checkpoint(tmp_path / "m.keras")
@@ -139,7 +139,7 @@ def test_network_satisfies_the_midpoint_inequality(activation, spread, tmp_path)
     assert (oracle.score(checkpoint, middle) <= 0.5 * (ends[0] + ends[1]) + slack).all()
 
 
-def test_midpoint_inequality_is_violated_after_sign_flips(tmp_path):
+def test_d2_t7_midpoint_inequality_is_violated_after_sign_flips(tmp_path):
     """The falsifier of the test above can fail: with every hidden kernel negated it finds violations."""
     network().save(tmp_path / "m.keras")
     checkpoint = oracle.read_checkpoint(tmp_path / "m.keras")
@@ -173,6 +173,22 @@ def test_new_network_starts_with_scores_of_ordinary_size():
     for hidden in ((64,), (64, 64), (32,) * 8):
         deviation = float(np.std(network(hidden=hidden, quadratic=0.0)(RAW)))
         assert 0.1 < deviation < 3.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_d9_4_passthrough_has_its_share_of_the_variance_at_the_start(share):
+    """The argument is the variance of a passthrough's weights times d; the default is one half, and reads back."""
+    model = InputConvexNetwork(4, (300, 300), "relu", passthrough_share=share, seed=1)
+    assert share == pytest.approx(float(np.var(model.constrained[0].passthrough.numpy())) * 4, rel=0.15)
+    assert share == InputConvexNetwork.from_config(model.get_config()).passthrough_share
+    assert 0.5 == InputConvexNetwork(4, (3,)).passthrough_share
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 2.0, np.nan])
+def test_d9_4_share_that_is_none_is_refused(share):
+    """With all of the variance from the passthrough the layers below would have no say."""
+    with pytest.raises(ValueError, match=r"passthrough_share: expected a number in \[0, 1\)"):
+        InputConvexNetwork(4, (3,), passthrough_share=share)
 
 
 def test_verification_names_the_layer_of_a_negative_weight():

@@ -137,20 +137,7 @@ class FilterBank(keras.layers.Layer):
             ValueError: not one for each filter.
             TypeError: no list, or one of them is no boolean.
         """
-        if not isinstance(trainables, (list, tuple, np.ndarray)):
-            message = f"{self.name}: trainables: expected a list of booleans, received {trainables!r}."
-            raise TypeError(message)
-        if len(trainables) != len(self.parts):
-            message = (
-                f"{self.name}: trainables: expected {len(self.parts)} booleans, one for each filter, received "
-                f"{len(trainables)}."
-            )
-            raise ValueError(message)
-        for index, flag in enumerate(trainables):
-            if not isinstance(flag, (bool, np.bool_)):
-                message = f"{self.name}: trainables[{index}]: expected True or False, received {flag!r}."
-                raise TypeError(message)
-        self._flags.flags[:] = [bool(flag) for flag in trainables]
+        self._flags.set_flags(trainables)
 
     @property
     def kernel(self) -> Any:

@@ -44,25 +44,28 @@ def offdiagonal(kernel: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.sum(gram**2) / 2), (2.0 * columns @ gram).reshape(kernel.shape)
 
 
-@pytest.mark.parametrize("filters", [1, 2, 10])
+THREAD = ((7, 7, 1024), 1, 1, "valid")
+SAME = ((6, 5, 3), 3, 1, "same")
+
+
 @pytest.mark.parametrize(
-    ("shape", "size", "strides", "padding"),
+    ("filters", "geometry"),
     [
-        ((7, 7, 1024), 1, 1, "valid"),
-        ((6, 5, 3), 3, 1, "same"),
-        ((9, 8, 2), (2, 3), 2, "valid"),
-        ((8, 6, 2), (3, 2), (2, 1), "same"),
-        ((11, 3), 4, 3, "valid"),
-        ((4, 4, 4, 2), 2, 1, "valid"),
+        *((filters, geometry) for filters in (1, 2, 10) for geometry in (THREAD, SAME)),
+        (10, ((9, 8, 2), (2, 3), 2, "valid")),
+        (3, ((8, 6, 2), (3, 2), (2, 1), "same")),
+        (2, ((11, 3), 4, 3, "valid")),
+        (2, ((4, 4, 4, 2), 2, 1, "valid")),
     ],
 )
-def test_s8_a_bank_equals_one_convolution_with_the_kernels_side_by_side(filters, shape, size, strides, padding):
+def test_s8_a_bank_equals_one_convolution_with_the_kernels_side_by_side(filters, geometry):
     """For 1, 2 and 10 filters in 1 to 3 axes of space, with several strides and paddings, it is Keras' own to 1e-6."""
-    bank = FilterBank(filters, size, strides, padding, bias_initializer="normal")
+    shape, *arguments = geometry
+    bank = FilterBank(filters, *arguments, bias_initializer="normal")
     x = rows(2, *shape)
     found = np.asarray(bank(x))
     layer = {2: keras.layers.Conv1D, 3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
-    single = layer(filters, size, strides, padding)
+    single = layer(filters, *arguments)
     single.build(x.shape)
     single.set_weights(whole(bank))
     np.testing.assert_allclose(found, np.asarray(single(x)), rtol=0.0, atol=1e-6)
@@ -81,6 +84,30 @@ def test_s8_a_bank_equals_a_sum_over_the_window_in_numpy():
             window = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 3]
             expected[:, i, j] = np.tensordot(window, kernel, axes=3) + bias
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "shape"), [(None, (3, 4)), ((2, 3), (2, 4, 5, 2))])
+def test_bank_gradients_equal_central_differences_in_float64(size, shape):
+    """For the inputs, and for each filter's kernel and bias."""
+    bank = FilterBank(3, size, dtype="float64")
+    x = tf.Variable(rows(*shape).astype(float))
+    bank.build(shape)
+    places = [x, *(variable.value for variable in bank.variables)]
+    cotangent = np.random.default_rng(1).normal(size=bank.compute_output_shape(shape))
+
+    def value() -> tf.Tensor:
+        return tf.reduce_sum(cotangent * tf.square(bank(x.read_value())))
+
+    with tf.GradientTape() as tape:
+        total = value()
+    for place, slope in zip(places, tape.gradient(total, places), strict=True):
+        direction = np.random.default_rng(2).normal(size=place.shape)
+        ends = []
+        for sign in (1.0, -1.0):
+            place.assign_add(sign * 1e-5 * direction)
+            ends.append(float(value()))
+            place.assign_sub(sign * 1e-5 * direction)
+        assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(np.sum(slope.numpy() * direction), rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("lead", [(5,), (5, 4)])

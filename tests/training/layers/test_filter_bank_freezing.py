@@ -31,8 +31,8 @@ class Bench:
         self.optimizer = optimizer
         optimizer.build(self.bank.trainable_variables)
 
-    def train(self, steps: int, *, jit_compile: bool = False) -> None:
-        """Take so many steps, in a function that is compiled for the flags as they are."""
+    def train(self, steps: int, *, compiled: bool = False, jit_compile: bool = False) -> None:
+        """Take so many steps, eagerly or in a function that is compiled for the flags as they are."""
         variables = self.bank.trainable_variables
 
         def step() -> None:
@@ -45,7 +45,11 @@ class Bench:
             for _ in tf.range(steps):
                 step()
 
-        loop()
+        if compiled:
+            loop()
+            return
+        for _ in range(steps):
+            step()
 
     def state(self) -> list[bytes]:
         """Return the bits of each filter, bias included."""
@@ -67,30 +71,25 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_s10_a_and_d8_t2_frozen_filters_keep_every_bit_over_a_hundred_steps(name):
-    """With momentum built up before freezing, decoupled decay and a norm constraint, frozen is frozen."""
+LONG = (pytest.mark.chaos, pytest.mark.timeout(300))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "jit_compile"),
+    [("adamw", 1000, False), ("sgd", 100, False), pytest.param("adamw", 1000, True, marks=LONG)],
+)
+def test_s10_a_and_d8_t2_frozen_filters_keep_every_bit(name, steps, jit_compile):
+    """With momentum from before the freezing, decoupled decay and norm constraints, no bit moves."""
     bench = Bench(OPTIMIZERS[name]())
-    bench.train(20)
+    bench.train(10)
     assert all(np.abs(slot).max() > 0.0 for slot in bench.slots(1))
     before, slots = bench.state(), bench.slots(1)
     bench.bank.set_trainable_parts(SOME)
-    bench.train(100)
+    bench.train(steps, compiled=True, jit_compile=jit_compile)
     assert [False, True, False, True] == unchanged(before, bench.state())
     for old, new in zip(slots, bench.slots(1), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_frozen_filters_keep_every_bit_over_a_thousand_steps_of_adam_with_decay(jit_compile):
-    """A thousand steps after momentum was built up, with and without XLA, move the trained filters only."""
-    bench = Bench(keras.optimizers.AdamW(0.01, weight_decay=0.1))
-    bench.train(10)
-    before = bench.state()
-    bench.bank.set_trainable_parts(SOME)
-    bench.train(1000, jit_compile=jit_compile)
-    assert [False, True, False, True] == unchanged(before, bench.state())
-    assert 1010 == int(bench.optimizer.iterations)
+    assert 10 + steps == int(bench.optimizer.iterations)
 
 
 def test_s10_b_freeze_train_thaw_train_moves_thawed_filters_and_resets_no_state():
