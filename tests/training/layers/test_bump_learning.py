@@ -75,9 +75,9 @@ def test_s24_e_noise_of_one_percent_leaves_every_width_within_five():
     assert 0.05 > errors(found(trained, 2000), trained).max()
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_s24_e_width_is_recovered_inside_a_larger_model(noise):
-    """Dense, bump, dense learn .7 B_s(w x + b) - .2: the width in units of x, s / |w|, is right within 5 %."""
+def test_s24_e_width_is_recovered_inside_a_larger_model_from_noisy_targets():
+    """Dense, bump, dense learn .7 B_s(w x + b) - .2 with noise of 1 %: the width in units of x, s / |w|, within 5 %."""
+    noise = 0.01
     ratios = []
     for seed in range(3):
         keras.utils.set_random_seed(seed)
