@@ -14,6 +14,7 @@ from keras import ops
 from tests.oracle import bumps
 from tests.training.layers.bump_grid import derivatives, grid, num_not_finite
 from training.activations import ActivationRefusedError
+from training.audit import Rule, audit, value_subject
 from training.icnn import InputConvexNetwork
 from training.layers.bump import Bump, bump, cut, radial_bump
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
@@ -159,6 +160,31 @@ def test_s22_a_width_has_a_gradient_that_is_not_zero_for_inputs_inside(form):
     assert found is not None
     np.testing.assert_allclose(inner * bumps.bump(x, 2.0)[2].sum(), found.numpy()[0], rtol=1e-5)
     assert 0.1 < abs(found.numpy()[0])
+
+
+class OnlyCompared(keras.layers.Layer):
+    """A bump whose width is only compared, as it was first written."""
+
+    def build(self, _input_shape):
+        """Make the width."""
+        self.width = self.add_weight(name="width", shape=(1,), initializer="ones")
+
+    def call(self, x):
+        """Return the bump of radius 1 inside of the width."""
+        return ops.where(ops.abs(x) < self.width, bump(x, ops.ones(())), ops.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"), [(OnlyCompared, Rule.CONDITION), (Bump, Rule.TRAINS), (SigmaBump, Rule.TRAINS)]
+)
+def test_s22_b_audit_tells_a_width_that_is_only_compared_from_one_in_the_value(make, rule):
+    """The audit reports the width of the first version with its reason, and finds nothing wrong with that of ours."""
+    model = keras.Sequential([keras.Input((1,)), make(name="bump"), keras.layers.Dense(1)])
+    x = np.random.default_rng(9).uniform(-0.9, 0.9, (64, 1)).astype(np.float32)
+    result = audit(value_subject(model, lambda y, z: ops.mean(ops.square(y - z)), x, np.cos(x)))
+    (found,) = [one for one in result.findings if "/bump/" in f"/{one.variable}"]
+    assert rule is found.rule
+    assert ("only in a condition" in found.reason) == (rule is Rule.CONDITION)
 
 
 def test_s22_c_width_that_is_only_compared_has_no_gradient():
