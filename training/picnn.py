@@ -29,10 +29,12 @@ class PartiallyInputConvexNetwork(keras.Model):
     r"""A scalar function of a row and its context that is convex in the row for each context, not jointly.
 
     .. math::
+        \begin{aligned}
         u_{i+1} &= \tilde g(\tilde W_i u_i + \tilde b_i) \\
         z_{i+1} &= g_i\big(W^z_i (z_i \circ [W^{zu}_i u_i + b^z_i]_+)
                    + W^y_i (y \circ (W^{yu}_i u_i + b^y_i)) + W^u_i u_i + b_i\big) \\
         f(y; u_0) &= z_L + \tfrac{m}{2} \|y\|^2, \qquad z_0 = 0
+        \end{aligned}
 
     Amos, Xu, Kolter (ICML 2017), equation 3, in its letters: y are the standardised features in which f is convex (`x`
     here and on the wire), u_0 the standardised context. W^z is non-negative (`DensePartiallyConstrained`, by
