@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from training.activations import ActivationRefusedError
 from training.config import ConfigError, load_config
 from training.datasets import DataError
 from training.icnn import InputConvexNetwork
+from training.objectives import create_objective
 from training.picnn import PartiallyInputConvexNetwork
 
 JOB = """
@@ -373,6 +375,14 @@ def test_retrain_refuses_a_column_that_moved_from_context_to_features(job, tmp_p
     path.write_text(path.read_text().replace('["season", "place"]', '["season"]'))
     with pytest.raises(DataError, match="they differ in context place, place"):
         retrain.retrain(load_config(path))
+
+
+def test_example_reads_its_context_out_of_the_shipped_file():
+    """The configuration in training/examples: eight measurements in which the score is convex, for each age and sex."""
+    config = load_config(Path(pipeline.__file__).parent / "examples" / "diabetes_by_age.toml")
+    table = create_objective(config).read(config.data)
+    assert (("bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"), ("age", "sex")) == (table.features, table.context)
+    assert [32.1, 101.0, 157.0, 93.2, 38.0, 4.0, 4.8598, 87.0, 59.0, 2.0] == table.x[0].tolist()
 
 
 @pytest.mark.parametrize(
