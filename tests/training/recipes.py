@@ -39,6 +39,7 @@ from training.layers.sigma_bump import SigmaBump
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
 from training.orthonormality import Orthonormal
+from training.picnn import PartiallyInputConvexNetwork
 from training.piece_initializers import PieceLogNormal
 from training.regularizers import KernelFunction, PairwiseOrthogonality
 
@@ -186,6 +187,20 @@ NETWORKS: Mapping[str, tuple[Recipe, ...]] = {
         Recipe(lambda **more: InputConvexNetwork(3, (4,), potential=True, support=True, **more), ((3,),), ranks=False),
     ),
     "JointlyRegularized": (Recipe(_joint, ((3,),), ranks=False),),
+    "PartiallyInputConvexNetwork": (
+        Recipe(
+            lambda **more: PartiallyInputConvexNetwork(
+                3, 2, (4, 3), "elu", context_units=5, context_activation="tanh", gate="sigmoid", seed=1, **more
+            ),
+            ((3,), (2,)),
+            ranks=False,
+        ),
+        Recipe(
+            lambda **more: PartiallyInputConvexNetwork(3, 2, (4,), quadratic=0.1, target_scaling=True, **more),
+            ((3,), (2,)),
+            ranks=False,
+        ),
+    ),
     "PenalizedNetwork": (
         Recipe(lambda **more: PenalizedNetwork(3, (4,), regularizer_constant=0.5, **more), ((3,),), ranks=False),
     ),
