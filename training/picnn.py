@@ -12,7 +12,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from training import activations, gates
-from training.activations import ActivationRefusedError, Role
+from training.activations import ActivationRefusedError, ConvexActivation, Role
 from training.config import CONTEXT_ACTIVATIONS, ConfigError, NetworkConfig
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
 from training.layers.dense_partially_constrained import DensePartiallyConstrained
@@ -104,7 +104,7 @@ class PartiallyInputConvexNetwork(keras.Model):
         seeds = _seeds(seed, 2 * len(hidden) + 1)
         self.first = keras.layers.Dense(
             self.hidden[0],
-            activation=self.first_activation.function,
+            activation=ConvexActivation(self.first_activation, Role.FIRST),
             kernel_initializer=PassthroughNormal(share=1.0, seed=seeds.pop()),
             name="first",
         )
