@@ -3,6 +3,7 @@
 import ast
 import functools
 import math
+import re
 from pathlib import Path
 
 import keras
@@ -518,12 +519,14 @@ def test_d7_t3_radial_bump_is_the_bump_of_the_norm():
     np.testing.assert_allclose(by_width, by_s, atol=1e-5)
 
 
-def test_d7_t4_is_s24_and_lies_beside():
-    """The test of learning has a module of its own, whose names say S24."""
-    source = (Path(__file__).parent / "test_bump_learning.py").read_text(encoding="utf-8")
-    assert {"a", "b", "c", "d", "e"} <= {
-        part for name in _tests(source) if name.startswith("test_s24_") for part in name.split("_")[2:4]
-    }
+def test_s20_f_the_six_tests_of_the_mathematics_are_here_by_name():
+    """D7-T1 to D7-T6 are tests of this module; D7-T4, learning, is S24 with all of its letters, in the one beside."""
+    here, beside = (
+        _tests((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        for name in (Path(__file__).name, "test_bump_learning.py")
+    )
+    assert {1, 2, 3, 5, 6} == {number for number in range(1, 7) if any(f"d7_t{number}_" in name for name in here)}
+    assert set("abcde") <= {name[9] for name in beside if re.fullmatch(r"test_s24_[a-z]_.*", name)}
 
 
 def _tests(source):
