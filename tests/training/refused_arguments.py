@@ -252,6 +252,7 @@ NOTHING_TO_REFUSE: Mapping[str, str] = {
     "NonNegativeLogNormal": "an initialiser decides where weights start, and its weights are positive",
     "OrthogonalProjection": "it is affine, whatever its matrix is",
     "Orthonormal": "it has no argument",
+    "PReLU": "its slopes are projected, whatever starts them",
     "PairwiseOrthogonality": "a regulariser is no part of the function",
     "PassthroughNormal": "an initialiser of weights that are free",
     "PieceLogNormal": "an initialiser decides where weights start, and its weights are positive",
@@ -259,6 +260,7 @@ NOTHING_TO_REFUSE: Mapping[str, str] = {
     "QuadraticForm": "a sum of squares, whatever its matrix is",
     "Standardization": "its scale is verified when it is set",
     "TargetScaling": "its scale is verified when it is set",
+    "UnitInterval": "it has no argument",
 }
 """Classes without such an argument, each with the reason."""
 
