@@ -164,7 +164,7 @@ LAYERS: Mapping[str, tuple[Recipe, ...]] = {
         Recipe(lambda **more: Maxout(2, use_bias=False, passthrough_initializer="he_normal", **more), ((3,),)),
     ),
     "OrthogonalProjection": (Recipe(lambda **more: OrthogonalProjection(2, **more), ((3,),), kept),),
-    "PReLU": (Recipe(lambda **more: PReLU("he_normal", "l2", **more), ((3,),)),),
+    "PReLU": (Recipe(lambda **more: PReLU("zeros", "l2", **more), ((3,),)),),
     "PotentialScaling": (Recipe(PotentialScaling, ((), (3,)), ranks=False),),
     "Quadratic": (Recipe(lambda **more: Quadratic(0.25, **more), ((3,),)),),
     "QuadraticForm": (Recipe(QuadraticForm, ((3,),)),),
