@@ -82,8 +82,7 @@ class ModelStatus:
         labels: label -> version that it means now.
         label_problem: why the labels file, or a part of it, was not followed; empty while all is well.
         versions: newest first.
-        context_dim: features of the context of that version, 0 without one.
-        context_features: their names, or empty.
+        context: number and names of the features of that version's context; 0 and none without one.
     """
 
     name: str
@@ -93,8 +92,7 @@ class ModelStatus:
     labels: Mapping[str, int]
     label_problem: str
     versions: tuple[VersionStatus, ...]
-    context_dim: int = 0
-    context_features: tuple[str, ...] = ()
+    context: tuple[int, tuple[str, ...]] = (0, ())
 
 
 @dataclasses.dataclass(frozen=True)

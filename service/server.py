@@ -97,8 +97,8 @@ def announcement(addresses: Addresses, models: list[ModelStatus], settings: Sett
         return "\n".join(lines)
     model = live[0]
     path = "/score" if model.default else f"/models/{model.name}/score"
-    numbers, beside = (", ".join(["0"] * dim) for dim in (model.dim or 0, model.context_dim))
-    context = f', "context": [[{beside}]]' if model.context_dim else ""
+    numbers, beside = (", ".join(["0"] * dim) for dim in (model.dim or 0, model.context[0]))
+    context = f', "context": [[{beside}]]' if beside else ""
     lines.append(f"  curl http://{rest}{path} -d '{{\"instances\": [[{numbers}]]{context}}}'")
     lines.append(f'  {_python()} -c "{_grpc_snippet(model, grpc_address)}"')
     return "\n".join(lines)
@@ -117,7 +117,7 @@ def _python() -> str:
 
 def _grpc_snippet(model: ModelStatus, address: str) -> str:
     # Only single quotes and nothing that a shell expands: it stands between double quotes.
-    inputs = {"x": model.dim} | ({CONTEXT: model.context_dim} if model.context_dim else {})
+    inputs = {"x": model.dim} | ({CONTEXT: model.context[0]} if model.context[0] else {})
     tensors = (
         f"{name} = t.TensorProto(dtype=1, tensor_shape={{'dim': [{{'size': 1}}, {{'size': {dim}}}]}}, "
         f"float_val=[0] * {dim}); "

@@ -138,6 +138,11 @@ class Signature:
                 raise ValueError(message)
 
     @property
+    def context(self) -> tuple[int, tuple[str, ...]]:
+        """Number and names of the features of the context."""
+        return self.context_dim, self.context_features
+
+    @property
     def width(self) -> int:
         """Number of features of a row inside: x, and behind it the context."""
         return self.dim + self.context_dim

@@ -20,6 +20,7 @@ from training.config import ConfigError, DataConfig
 from training.datasets import Data, DataError
 from training.icnn import InputConvexNetwork
 from training.objectives.transport import FLOOR
+from training.picnn import PartiallyInputConvexNetwork
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Champion:
     version: int
     manifest: Manifest
     program: Program
-    network: InputConvexNetwork | None
+    network: InputConvexNetwork | PartiallyInputConvexNetwork | None
     cold: str = ""
 
 
@@ -77,12 +78,14 @@ def check_features(champion: Champion, data: Data) -> None:
     Raises:
         DataError: names what differs.
     """
-    if champion.manifest.features != data.features:
-        changed = sorted(set(champion.manifest.features) ^ set(data.features))
+    manifest = champion.manifest
+    if (manifest.features, manifest.context_features) != (data.features, data.context):
+        before = {*manifest.features, *(f"context {name}" for name in manifest.context_features)}
+        changed = sorted(before ^ {*data.features, *(f"context {name}" for name in data.context)})
         what = f"differ in {', '.join(changed[:5])}" if changed else "stand in another order"
         message = (
             f"{data.file}: expected the features of version {champion.version}, received others: they {what}. "
-            f"Name them in data.features, or publish the change on purpose with `train`."
+            f"Name them in data.features and data.context, or publish the change on purpose with `train`."
         )
         raise DataError(message)
 
@@ -118,14 +121,21 @@ def recorded_floor(manifest: Manifest, metric: str) -> float | None:
 
 def data_drift(manifest: Manifest, train: Data) -> float | None:
     """Return how far the features moved since the champion was trained, or None where its manifest does not say."""
-    means, deviations = manifest.data.get("feature_means"), manifest.data.get("feature_deviations")
+    means, deviations = (
+        [*_list(manifest.data.get(f"feature_{name}")), *_list(manifest.data.get(f"context_{name}"))]
+        for name in ("means", "deviations")
+    )
     dim = train.x.shape[1]
-    if not isinstance(means, list) or not isinstance(deviations, list) or {len(means), len(deviations)} != {dim}:
+    if {len(means), len(deviations)} != {dim}:
         return None
     return gate.feature_drift(train.x.mean(axis=0), np.asarray(means, float), np.asarray(deviations, float))
 
 
-def _load_network(path: Path) -> tuple[InputConvexNetwork | None, str]:
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _load_network(path: Path) -> tuple[InputConvexNetwork | PartiallyInputConvexNetwork | None, str]:
     """Return the network, or None and why it cannot be read."""
     try:
         return export.load_network(path), ""

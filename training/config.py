@@ -27,6 +27,9 @@ HIGHER_IS_BETTER = frozenset({"roc_auc", "accuracy", "r2"})
 TOLERANCES: Mapping[str, float] = {"classification": 0.005, "regression": 0.005, "transport": 2.0}
 """How much worse the first metric of each task may be where the file names no tolerance."""
 
+CONTEXT_ACTIVATIONS = ("softplus", "relu", "elu", "tanh", "sigmoid", "silu")
+"""Activations of the context's own layers: convex or not, the score is not convex in the context anyway."""
+
 NAMED_SOURCES = ("sklearn:china.jpg", "sklearn:flower.jpg")
 """Pictures that come with scikit-learn, as a configuration names them."""
 
@@ -139,13 +142,19 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """`[data]`: the file or files, their columns, and the held-out rule."""
+    """`[data]`: the file or files, their columns, and the held-out rule.
+
+    The score is convex in the columns `features`, for each value of the columns `context`.
+    """
 
     file: Path = _option("a path, relative to this file", _path, Path(), tasks=_SUPERVISED, required=True)  # noqa: RUF009  # a field
     target: str = _option("the target column's name", _text(r"(?s).+"), "", tasks=_SUPERVISED, required=True)
     source: Path | str = _option(_SOURCE, _source, "", tasks=_TRANSPORT, required=True)  # noqa: RUF009  # a field
     target_file: Path | str = _option(_SOURCE, _source, "", tasks=_TRANSPORT, required=True)  # noqa: RUF009  # a field
     features: tuple[str, ...] = _option("a list of distinct column names (empty: all others)", _names, ())
+    context: tuple[str, ...] = _option(
+        "a list of distinct column names (empty: no context)", _names, (), tasks=_SUPERVISED
+    )
     held_out_percent: int = _option("a whole number from 1 to 90", _integer(1, 90), 20)
     salt: str = _option("a text", _text(r"(?s).*"), "convex-scoring")
     max_bad_rows_percent: float = _option("a number from 0 to 100", _number(0, 100), 1.0)
@@ -153,7 +162,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """`[network]`: the shape of the input-convex network."""
+    """`[network]`: the shape of the input-convex network; the last three keys are of the context's part of it."""
 
     hidden: tuple[int, ...] = _option("a list of 1 to 64 layer widths, each from 1 to 65536", _sizes, (64, 64))
     activation: str = _option("an activation's name", _text(r".+"), "softplus")
@@ -163,6 +172,11 @@ class NetworkConfig:
     support: bool = _option("true or false", _truth, False)
     unit: str = _option("'dense', 'maxout' or 'log_sum_exp'", _text(r"dense|maxout|log_sum_exp"), "dense")
     pieces: int = _option("a whole number from 1 to 64, for maxout and log_sum_exp", _integer(1, 64), 2)
+    context_units: int = _option("a whole number from 1 to 65536", _integer(1, 65_536), 32, tasks=_SUPERVISED)
+    context_activation: str = _option(
+        "one of: " + ", ".join(CONTEXT_ACTIVATIONS), _text("|".join(CONTEXT_ACTIVATIONS)), "softplus", tasks=_SUPERVISED
+    )
+    gate: str = _option("a gate's name", _text(r".+"), "softplus", tasks=_SUPERVISED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,10 +305,16 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
 
 
 def _check_columns(config: TrainingConfig) -> None:
-    """Refuse a target among the features, and a named source that nobody has."""
+    """Refuse a column that stands for two things, and a named source that nobody has."""
     data = config.data
-    if data.target in data.features:
-        raise ConfigError("data.features", "columns other than the target", f"the target '{data.target}'")
+    for key, names in (("features", data.features), ("context", data.context)):
+        if data.target in names:
+            raise ConfigError(f"data.{key}", "columns other than the target", f"the target '{data.target}'")
+    for name in data.context:
+        if name in data.features:
+            raise ConfigError("data.context", "columns that are not among data.features", f"'{name}'")
+    if data.context and config.network.support:
+        raise ConfigError("network.support", "false beside data.context", "true")
     for key, source in (("source", data.source), ("target_file", data.target_file)):
         if source and isinstance(source, str) and source not in NAMED_SOURCES:
             raise ConfigError(f"data.{key}", _nearest(source, NAMED_SOURCES, "named source"), f"'{source}'")

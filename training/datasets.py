@@ -33,7 +33,7 @@ class Table:
 
     Args:
         features: feature names in column order.
-        x: float64 [n, d], the features.
+        x: float64 [n, d + c], the features, and behind them the context.
         y: float64 [n], the target; [n, 0] where the rows have none.
         file: the file's name, without its folder.
         sha256: of the file's bytes, hexadecimal.
@@ -41,6 +41,7 @@ class Table:
         dropped: number of dropped rows by reason.
         notes: sentences on what was done to the file's numbers.
         picture: height and width, where the rows are all pixels of a picture in their order; else None.
+        context: names of the columns of x behind the features: what the score need not be convex in.
     """
 
     features: tuple[str, ...]
@@ -52,16 +53,22 @@ class Table:
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     picture: tuple[int, int] | None = None
+    context: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.x)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of x."""
+        return (*self.features, *self.context)
+
+    @property
     def constant_features(self) -> tuple[str, ...]:
-        """The features that have one value (in float32) in all rows: they carry no information here."""
+        """The columns of x that have one value (in float32) in all rows: they carry no information here."""
         x = self.x.astype(np.float32)
-        return tuple(name for name, same in zip(self.features, (x == x[:1]).all(axis=0), strict=True) if same)
+        return tuple(name for name, same in zip(self.columns, (x == x[:1]).all(axis=0), strict=True) if same)
 
     def take(self, mask: NDArray[np.bool_]) -> "Table":
         """Return the table of the rows where `mask` (bool [n]) is true."""
@@ -96,6 +103,11 @@ class Samples:
         return self.source.features
 
     @property
+    def context(self) -> tuple[str, ...]:
+        """None: a map has no context."""
+        return ()
+
+    @property
     def file(self) -> str:
         """The source file's name."""
         return self.source.file
@@ -121,7 +133,12 @@ class Split(Generic[DataT]):
 
 
 def read_table(
-    path: Path, *, target: str | None, features: Sequence[str] = (), max_bad_rows_percent: float = 1.0
+    path: Path,
+    *,
+    target: str | None,
+    features: Sequence[str] = (),
+    context: Sequence[str] = (),
+    max_bad_rows_percent: float = 1.0,
 ) -> Table:
     """Return the numeric rows of a CSV (with header), Parquet or NPY file.
 
@@ -132,7 +149,8 @@ def read_table(
     Args:
         path: file that ends in .csv, .parquet or .npy.
         target: name of the target column; None: the rows have none.
-        features: names of the feature columns, in the order wanted; empty: all but the target, in the file's order.
+        features: names of the feature columns, in the order wanted; empty: all others, in the file's order.
+        context: names of the columns of the context, in the order wanted.
         max_bad_rows_percent: largest share of dropped rows, in percent of the rows read.
 
     Raises:
@@ -150,17 +168,17 @@ def read_table(
         message = f"{path.name}: expected a {path.suffix.lower()} file of numeric columns, received: {err}"
         raise DataError(message.rstrip(". ") + ". Write the file again.") from err
     _check_names(names, path.name)
-    chosen = tuple(features) or tuple(name for name in names if name != target)
+    chosen = tuple(features) or tuple(name for name in names if name not in {target, *context})
     if target is not None:
         _check_column(target, columns, path.name, "Encode it as numbers, two classes as 0 and 1.")
-    for name in chosen:
+    for name in (*chosen, *context):
         advice = "Encode it as numbers (true and false as 1 and 0), or list in data.features the columns to use."
         _check_column(name, columns, path.name, advice)
     if not chosen:
         beside = "" if target is None else f" beside the target '{target}'"
         message = f"{path.name}: expected at least one feature column{beside}, received none."
         raise DataError(message)
-    x = np.column_stack([_numbers(columns, name, path.name) for name in chosen])
+    x = np.column_stack([_numbers(columns, name, path.name) for name in (*chosen, *context)])
     y = np.empty((len(x), 0)) if target is None else _numbers(columns, target, path.name)
     rows_read = len(x) + ragged
     if not rows_read:
@@ -176,7 +194,8 @@ def read_table(
             f"allowed. Repair the file, or raise data.max_bad_rows_percent."
         )
         raise DataError(message)
-    return Table(chosen, x[good], y[good], path.name, hashlib.sha256(data).hexdigest(), rows_read, dropped)
+    digest = hashlib.sha256(data).hexdigest()
+    return Table(chosen, x[good], y[good], path.name, digest, rows_read, dropped, context=tuple(context))
 
 
 def read_bytes(path: Path, suffixes: Sequence[str]) -> bytes:

@@ -117,6 +117,7 @@ def _job(manifest: Manifest, data: Path, target: str | None) -> TrainingConfig:
     columns = {
         "features": list(manifest.features) or [f"column_{index}" for index in range(manifest.dim)],
         "max_bad_rows_percent": 100.0,
+        **({"context": list(manifest.context_features)} if manifest.context_features else {}),
     }
     if manifest.task == "transport":
         if target is None:

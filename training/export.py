@@ -5,10 +5,12 @@ as a plain Keras model. Everything that is written comes from the model alone: n
 and the same weights give the same bytes.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2, regression_pb2
 
 from service.program.verification import Probe
+from service.signature import CONTEXT
 from training.icnn import InputConvexNetwork
 from training.layers.function import Function
+from training.picnn import PartiallyInputConvexNetwork
 
 PROBE_ROWS = 16
 PROBE_FILE = "probe.npz"
@@ -32,7 +36,7 @@ REGRESS_METHOD = "tensorflow/serving/regress"
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 _MAX_KERAS = 2**30
-_NETWORK = "convex_scoring>InputConvexNetwork"
+_NETWORKS = ("convex_scoring>InputConvexNetwork", "convex_scoring>PartiallyInputConvexNetwork")
 
 
 class ExportError(Exception):
@@ -44,14 +48,16 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
 
     Signatures (contract section 2): `serving_default`: x float32 [n, dim] to score [n] and gradient [n, dim];
     `score`: x to score; `regress`: inputs, serialized `tf.Example`s with feature `x`, to outputs [n], with the method
-    name of TensorFlow Serving. A network with a domain weight adds `support` [n] to the first. The probe's answers are
-    those of the SavedModel read back from disk.
+    name of TensorFlow Serving. A network with a domain weight adds `support` [n] to the first. A partially convex one
+    takes a second input, `context` float32 [n, c], in each, and feature `context` in the examples; its gradient is by
+    x. The probe's answers are those of the SavedModel read back from disk.
 
     Args:
-        model: maps float32 [n, dim] to scores [n]; raw features in.
+        model: maps float32 [n, dim], or [x, context], to scores [n]; raw features in.
         folder: an empty folder.
         name: the model's name, for the warm-up requests.
-        rows: [m, dim], m >= 1, training rows to take the probe's 16 rows from (evenly spaced; repeated if fewer).
+        rows: [m, dim + c], m >= 1, training rows, the context's columns last; the probe's 16 rows are taken from them
+            (evenly spaced; repeated if fewer).
 
     Raises:
         ExportError: the files cannot be written.
@@ -65,14 +71,16 @@ def stage(model: keras.Model, folder: Path, *, name: str, rows: NDArray[np.float
     exported.numbers = [variable.value for variable in model.variables]  # a Keras model would bring other objects along
     try:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(exported, str(folder), signatures=_signatures(model, rows.shape[1]), options=options)
+        signatures = _signatures(model, rows.shape[1] - context_dim(model))
+        tf.saved_model.save(exported, str(folder), signatures=signatures, options=options)
         _patch(folder)
         _save_keras(model, folder / KERAS_FILE)
         reloaded = reload(folder)
         score, gradient = reloaded(chosen)
-        probe = Probe(chosen, score, gradient, reloaded.support(chosen) if has_support(model) else None)
+        support = reloaded.support(chosen) if has_support(model) else None
+        probe = dataclasses.replace(Probe.of_rows(chosen, score, gradient), support=support)
         (folder / PROBE_FILE).write_bytes(probe.to_bytes())
-        _write_warmup(folder / WARMUP_FILE, name, chosen)
+        _write_warmup(folder / WARMUP_FILE, name, probe)
     except (tf.errors.OpError, OSError) as err:
         message = f"the version's files cannot be written: {_reason(err)}. Nothing was published."
         raise ExportError(message) from err
@@ -92,13 +100,21 @@ class Reloaded:
 
     def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return score [n] and gradient [n, dim]."""
-        answer = self._serve(x=tf.constant(rows, dtype=tf.float32))
+        answer = self._serve(**self._inputs(rows))
         return answer["score"].numpy(), answer["gradient"].numpy()
 
     def support(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the domain weights [n] of a model that answers them."""
-        weights: NDArray[np.float32] = self._serve(x=tf.constant(rows, dtype=tf.float32))["support"].numpy()
+        weights: NDArray[np.float32] = self._serve(**self._inputs(rows))["support"].numpy()
         return weights
+
+    def _inputs(self, rows: NDArray[np.float32]) -> dict[str, tf.Tensor]:
+        """Return the function's inputs: rows, or x and the context that stands behind it."""
+        taken = self._serve.structured_input_signature[1]
+        if CONTEXT not in taken:
+            return {"x": tf.constant(rows, dtype=tf.float32)}
+        x, context = np.split(rows, [taken["x"].shape[1]], axis=1)
+        return {"x": tf.constant(x, dtype=tf.float32), CONTEXT: tf.constant(context, dtype=tf.float32)}
 
 
 def reload(folder: Path) -> Reloaded:
@@ -111,13 +127,18 @@ def has_support(model: keras.Model) -> bool:
     return getattr(model, "domain_weight", None) is not None
 
 
+def context_dim(model: keras.Model) -> int:
+    """Return the number of features of a model's context, 0 for one without."""
+    return int(getattr(model, "context_dim", 0))
+
+
 def _reason(err: Exception) -> str:
     """Return what the system said: TensorFlow puts it last, after its node's name and the path of a temporary file."""
     words = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(getattr(err, "strerror", None) or err))
     return " ".join(words.rsplit(";", 1)[-1].split())[:200]
 
 
-def load_network(path: Path) -> InputConvexNetwork:
+def load_network(path: Path) -> InputConvexNetwork | PartiallyInputConvexNetwork:
     """Return the network in a `model.keras` whose hash was checked, for a warm start.
 
     Keras builds what the archive's config names, so the archive is looked at first: the three members that Keras
@@ -135,12 +156,12 @@ def load_network(path: Path) -> InputConvexNetwork:
             message = f"model.keras: expected {', '.join(sorted(_MEMBERS))}, received {', '.join(sizes)[:200]}."
             raise ValueError(message)
         config = json.loads(archive.read("config.json"))
-    if config.get("registered_name") != _NETWORK or _names_a_class(config.get("config")):
+    if config.get("registered_name") not in _NETWORKS or _names_a_class(config.get("config")):
         message = "model.keras: expected an input-convex network of this package and no other class."
         raise ValueError(message)
     model = keras.models.load_model(path, compile=False, safe_mode=True)
-    if not isinstance(model, InputConvexNetwork):
-        message = f"model.keras: expected an InputConvexNetwork, received {type(model).__name__}."
+    if not isinstance(model, InputConvexNetwork | PartiallyInputConvexNetwork):
+        message = f"model.keras: expected an input-convex network, received {type(model).__name__}."
         raise ValueError(message)
     return model
 
@@ -154,6 +175,8 @@ def _names_a_class(value: Any) -> bool:
 
 def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
     """Return the functions to export, by signature name."""
+    if context_dim(model):
+        return _context_signatures(model, dim)
     rows = tf.TensorSpec([None, dim], tf.float32, name="x")
     examples = tf.TensorSpec([None], tf.string, name="inputs")
 
@@ -173,6 +196,34 @@ def _signatures(model: keras.Model, dim: int) -> dict[str, Any]:
     def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([dim], tf.float32)})
         return {"outputs": model(parsed["x"], training=False)}
+
+    return {"serving_default": score_and_gradient, "score": score, "regress": regress}
+
+
+def _context_signatures(model: keras.Model, dim: int) -> dict[str, Any]:
+    """Return the functions to export of a model with a context, by signature name."""
+    rows = tf.TensorSpec([None, dim], tf.float32, name="x")
+    contexts = tf.TensorSpec([None, context_dim(model)], tf.float32, name=CONTEXT)
+    features = {
+        CONTEXT: tf.io.FixedLenFeature([context_dim(model)], tf.float32),
+        "x": tf.io.FixedLenFeature([dim], tf.float32),
+    }
+
+    @tf.function(input_signature=[rows, contexts])
+    def score(x: tf.Tensor, context: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"score": model([x, context], training=False)}
+
+    @tf.function(input_signature=[rows, contexts])
+    def score_and_gradient(x: tf.Tensor, context: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            value = model([x, context], training=False)
+        return {"score": value, "gradient": tape.gradient(value, x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(inputs, features)
+        return {"outputs": model([parsed["x"], parsed[CONTEXT]], training=False)}
 
     return {"serving_default": score_and_gradient, "score": score, "regress": regress}
 
@@ -214,25 +265,28 @@ def _save_keras(model: keras.Model, path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), data)
 
 
-def _write_warmup(path: Path, name: str, rows: NDArray[np.float32]) -> None:
+def _write_warmup(path: Path, name: str, probe: Probe) -> None:
     """Write warm-up requests in TensorFlow Serving's format: each signature, with one row and with all of them."""
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for count in (1, len(rows)):
+        for count in (1, len(probe.x)):
+            inputs = {"x": probe.x[:count]} | ({} if probe.context is None else {CONTEXT: probe.context[:count]})
             for signature in ("serving_default", "score"):
-                writer.write(_predict_log(name, signature, rows[:count]).SerializeToString(deterministic=True))
-            writer.write(_regress_log(name, rows[:count]).SerializeToString(deterministic=True))
+                writer.write(_predict_log(name, signature, inputs).SerializeToString(deterministic=True))
+            writer.write(_regress_log(name, inputs).SerializeToString(deterministic=True))
 
 
-def _predict_log(name: str, signature: str, rows: NDArray[np.float32]) -> Any:
+def _predict_log(name: str, signature: str, inputs: Mapping[str, NDArray[np.float32]]) -> Any:
     request = predict_pb2.PredictRequest(model_spec=model_pb2.ModelSpec(name=name, signature_name=signature))
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(rows, dtype=tf.float32))
+    for input_name, rows in inputs.items():
+        request.inputs[input_name].CopyFrom(tf.make_tensor_proto(rows, dtype=tf.float32))
     return prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
 
 
-def _regress_log(name: str, rows: NDArray[np.float32]) -> Any:
+def _regress_log(name: str, inputs: Mapping[str, NDArray[np.float32]]) -> Any:
     request = regression_pb2.RegressionRequest(model_spec=model_pb2.ModelSpec(name=name, signature_name="regress"))
-    for row in rows:
+    for number in range(len(inputs["x"])):
         example = request.input.example_list.examples.add()
-        example.features.feature["x"].float_list.value.extend(row)
+        for input_name, rows in inputs.items():
+            example.features.feature[input_name].float_list.value.extend(rows[number])
     return prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog(request=request))

@@ -127,4 +127,4 @@ def _lone_values(table: Table) -> list[tuple[str, float]]:
     squares = (deviations / np.where(largest > 0.0, largest, 1.0)) ** 2
     lone = squares.max(axis=0) > _LONE_SHARE * squares.sum(axis=0)
     values = table.x[squares.argmax(axis=0), np.arange(table.x.shape[1])]
-    return [(name, float(value)) for name, value, one in zip(table.features, values, lone, strict=True) if one]
+    return [(name, float(value)) for name, value, one in zip(table.columns, values, lone, strict=True) if one]

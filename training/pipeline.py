@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic
@@ -23,13 +23,12 @@ from service.program.certification import certify
 from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
-from service.signature import OUTPUTS
+from service.signature import CONTEXT, OUTPUTS
 from training import audit, export, findings, publish, report
 from training.answers import Answers
 from training.audit import Audit
 from training.config import ConfigError, TrainingConfig
 from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
-from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
 from training.pictures import Recoloured, recolour
 from training.progress import Report, reporting
@@ -141,7 +140,7 @@ class Result:
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""
-        features = self.rows.data.features
+        features, context = self.rows.data.features, self.rows.data.context
         return {
             "format_version": FORMAT_VERSION,
             "model": self.config.model.name,
@@ -150,7 +149,7 @@ class Result:
             "task": self.config.model.task,
             "parent": self.parent,
             "rolled_back_to": None,
-            "input": {"name": "x", "dtype": "float32", "dim": len(features), "features": list(features)},
+            "input": {**_tensor("x", features), **({CONTEXT: _tensor(CONTEXT, context)} if context else {})},
             "outputs": list(self.proved.outputs),
             "threshold": self.objective.threshold,
             "certificate": self.proved.certificate,
@@ -277,7 +276,7 @@ def run_fit(config: TrainingConfig, run: Run, progress: Progress) -> History:
         return fit(run, config.trainer, told)
 
 
-def stage_and_prove(model: InputConvexNetwork, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:
+def stage_and_prove(model: Any, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:
     """Write the version's files, read them back, prove them convex and verify that they answer as proved.
 
     Raises:
@@ -328,11 +327,13 @@ def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: in
 
 
 def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
-    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation.
+    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation; the context's.
 
     Of two samples these are the source's, which is what a server gets; the target's file and rows stand beside them.
     """
-    train = rows.train.x.astype(np.float64)
+    train, dim = rows.train.x.astype(np.float64), len(rows.data.features)
+    means, deviations = (_rounded(statistic) for statistic in (train.mean(axis=0), train.std(axis=0)))
+    beside = {"context_means": means[dim:], "context_deviations": deviations[dim:]} if rows.data.context else {}
     sides = {"train_rows": rows.train, "validation_rows": rows.validation, "held_out_rows": rows.held_out}
     counts = {name: len(side) for name, side in sides.items()}
     if isinstance(rows.data, Samples):
@@ -343,9 +344,14 @@ def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
         **data_fingerprint(rows.data),
         **counts,
         **other,
-        "feature_means": _rounded(train.mean(axis=0)),
-        "feature_deviations": _rounded(train.std(axis=0)),
+        "feature_means": means[:dim],
+        "feature_deviations": deviations[:dim],
+        **beside,
     }
+
+
+def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
+    return {"name": name, "dtype": "float32", "dim": len(features), "features": list(features)}
 
 
 def utc_now() -> str:

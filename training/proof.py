@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from service.manifest import Manifest, VersionRefusedError
 from service.program.gradient_ranges import gradient_ranges
-from service.program.verification import Probe, branches, rounding_margin, verification_rows
+from service.program.verification import Probe, branches, rounding_margin, rows_for
+from service.signature import CONTEXT
 from training import private_copy
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def prove(path: Path) -> Proof:
         certified: Certified = certification.result().certify(folder)
         probe = Probe.from_bytes((folder / "probe.npz").read_bytes()) if (folder / "probe.npz").exists() else None
     program = certified.program
-    if probe is not None and probe.x.shape[1] != program.dim:
+    if probe is not None and (probe.x.shape[1], probe.rows.shape[1]) != (program.dim, program.width):
         raise VersionRefusedError("probe", f"the probe has {probe.x.shape[1]} features, the model {program.dim}")
-    rows = verification_rows(program.dim, probe, program.weights_sha256)
+    rows = rows_for(program, probe)
     # One thread for BLAS: its own wait for each other where others compute. The two questions are asked side by side.
     with threadpoolctl.threadpool_limits(1, user_api="blas"), futures.ThreadPoolExecutor(1) as pool:
         ranges = pool.submit(gradient_ranges, program)
@@ -122,6 +123,7 @@ def to_document(proof: Proof) -> dict[str, Any]:
             "dim": certified.dim,
             "features": [] if proof.manifest is None else list(proof.manifest.features),
         },
+        **({"context": _context(proof)} if certified.interface.context_dim else {}),
         "score": default.score_name,
         "signatures": list(certified.signatures),
         "certificate": dict(certified.certificate.to_document(proof.gradient, proof.rounding_margin)),
@@ -131,6 +133,14 @@ def to_document(proof: Proof) -> dict[str, Any]:
             for ends in zip(proof.lower, proof.upper, strict=True)
         ],
     }
+
+
+def _context(proof: Proof) -> dict[str, Any]:
+    """Return the context as JSON: what is held fixed."""
+    interface = proof.certified.interface
+    features = () if proof.manifest is None else proof.manifest.context_features
+    dtype = interface.file_signatures[0].context_dtype
+    return {"name": CONTEXT, "dtype": dtype, "dim": interface.context_dim, "features": list(features)}
 
 
 def refusal_document(error: VersionRefusedError) -> dict[str, Any]:
@@ -146,6 +156,10 @@ def lines(proof: Proof) -> Iterator[str]:
     yield f"model: made {made}"
     names = ", ".join(proof.features[:6]) + (", ..." if certified.dim > 6 else "")
     yield f"takes: {default.input_name}, {default.input_dtype} [n, {certified.dim}] ({names})"
+    if certified.interface.context_dim:
+        context = _context(proof)
+        beside = ", ".join(context["features"][:6]) + (", ..." if len(context["features"]) > 6 else "")
+        yield f"beside: {CONTEXT}, {context['dtype']} [n, {context['dim']}]" + (f" ({beside})" if beside else "")
     yield f"answers: {', '.join(default.outputs)}; signatures: {', '.join(certified.signatures)}"
     yield f"proof: {len(certificate.steps)} steps"
     rows = [
@@ -163,7 +177,8 @@ def lines(proof: Proof) -> Iterator[str]:
         yield f"branches that no verification row took: {', '.join(proof.untaken)[:400]}"
     yield f"weights sha256: {certificate.weights_sha256}"
     yield f"program sha256: {certificate.program_sha256}"
-    yield "proved: the score is convex in x"
+    held = f" for each {CONTEXT}; nothing is claimed across contexts" if certified.interface.context_dim else ""
+    yield f"proved: the score is convex in x{held}"
 
 
 _GRADIENTS = {

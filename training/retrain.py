@@ -25,7 +25,6 @@ from training.champion import (
 )
 from training.config import TrainingConfig
 from training.gate import GateReport
-from training.icnn import InputConvexNetwork
 from training.objectives import Objective, create_objective
 from training.pipeline import Result, Rows
 from training.progress import reporting
@@ -120,7 +119,7 @@ def retrain(
 
 def _start(
     config: TrainingConfig, objective: Objective[Any], rows: Rows[Any], champion: Champion | None
-) -> tuple[InputConvexNetwork, str]:
+) -> tuple[Any, str]:
     """Return the network to train and a sentence on where its weights come from."""
     new = objective.create_network(config.network, rows.train, config.trainer.seed)
     if champion is None:
@@ -133,7 +132,7 @@ def _start(
     return old, f"start: the weights of champion version {champion.version}"
 
 
-def _shape(network: InputConvexNetwork) -> dict[str, Any]:
+def _shape(network: Any) -> dict[str, Any]:
     """Return what two networks must share for one to go on from the other's weights."""
     return {key: value for key, value in network.get_config().items() if key not in {"name", "seed"}}
 

@@ -178,6 +178,7 @@ class Power(Atom):
         slack = abs(self.exponent) * 4 * np.spacing(np.abs(np.where(np.isfinite(ends), ends, 0.0)))
         low, high = outward((ends - slack).min(axis=0), (ends + slack).max(axis=0))
         if self.exponent < 0:
+            low = np.where(lower > 0, np.maximum(low, 0.0), low)
             return np.where(inside, -np.inf, low), np.where(inside, np.inf, high)
         if self.exponent % 2 == 0:
             low = np.maximum(np.where(inside, 0.0, low), 0.0)

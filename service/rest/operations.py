@@ -67,7 +67,7 @@ def _model(status: ModelStatus) -> dict[str, object]:
         "default": status.default,
         "dim": status.dim,
         "features": list(status.features),
-        **describe_context(status.context_dim, status.context_features),
+        **describe_context(*status.context),
         "labels": dict(status.labels),
         **problem,
         "versions": [_version(version) for version in status.versions],

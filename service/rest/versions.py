@@ -48,7 +48,7 @@ def _describe(live: ModelVersion) -> dict[str, object]:
         "version": signature.version,
         "dim": signature.dim,
         "features": list(signature.features),
-        **describe_context(signature.context_dim, signature.context_features),
+        **describe_context(*signature.context),
         "outputs": list(signature.outputs),
         "convexity": live.convexity,
         "unproved_reason": live.loaded.unproved_reason,

@@ -89,6 +89,32 @@ def test_parse_returns_every_field_when_the_manifest_is_whole():
     assert {**DOCUMENT, "manifest_sha256": found.document["manifest_sha256"]} == found.document
 
 
+def test_parse_returns_the_context_when_the_input_names_one():
+    """A second input beside x comes back with its columns; without one there is none, and no field for it."""
+    context = {"name": "context", "dtype": "float32", "dim": 3, "features": ["season", "place", "hour"]}
+    found = manifest.parse(changed("input/context", context))
+    assert (3, ("season", "place", "hour"), 2) == (found.context_dim, found.context_features, found.dim)
+    plain = manifest.parse(manifest.seal(DOCUMENT))
+    assert (0, ()) == (plain.context_dim, plain.context_features)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        None,
+        {"name": "c", "dtype": "float32", "dim": 1, "features": []},
+        {"name": "context", "dtype": "float64", "dim": 1, "features": []},
+        {"name": "context", "dtype": "float32", "dim": 0, "features": []},
+        {"name": "context", "dtype": "float32", "dim": 2, "features": ["one"]},
+        {"name": "context", "dtype": "float32", "dim": 1},
+        {"name": "context", "dtype": "float32", "dim": 1, "features": [], "context": {}},
+    ],
+)
+def test_parse_refuses_a_context_that_is_none(context):
+    """Another name, type or width, names that do not fit, a field too many: the schema says no."""
+    assert "manifest-schema" == refused(changed("input/context", context))
+
+
 def test_parse_refuses_every_single_flipped_bit():
     """No bit of a manifest can change unseen, not even in white space or in the case of a hash."""
     sealed = manifest.seal(DOCUMENT)

@@ -27,6 +27,7 @@ from training.layers.low_rank_quadratic import LowRankQuadratic
 from training.layers.maxout import Maxout
 from training.layers.orthogonal_projection import OrthogonalProjection
 from training.layers.potential_scaling import PotentialScaling
+from training.layers.prelu import PReLU, UnitInterval
 from training.layers.quadratic import Quadratic
 from training.layers.quadratic_form import QuadraticForm
 from training.layers.standardization import Standardization
@@ -182,6 +183,7 @@ KEEPING: Mapping[str, Callable[[Draw, Any], Any]] = {
     "ConvexBatchNormalization": _batch_normalization,
     "FeaturePooling": _pooling,
     "Function": lambda _draw, z: Function(HINGE, Role.HIDDEN)(z),
+    "PReLU": lambda _draw, z: PReLU("he_normal")(z),
     "Dropout": lambda _draw, z: keras.layers.Dropout(0.3)(z),
 }
 """Layers of z alone, convex and non-decreasing in every feature."""
@@ -223,6 +225,8 @@ def _set_weights(draw: Draw, layer: keras.layers.Layer) -> None:
             continue
         if isinstance(weight.constraint, NonNegative):
             values = np.abs(values) * (draw.random(weight.shape) < 0.8)
+        elif isinstance(weight.constraint, UnitInterval):
+            values = np.clip(values + 0.5, 0.0, 1.0)
         elif weight.name in {"scale", "moving_variance"}:
             values = np.exp(values)
         weight.assign(values)

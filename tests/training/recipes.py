@@ -33,12 +33,14 @@ from training.layers.maxout import Maxout
 from training.layers.orthogonal_projection import OrthogonalProjection
 from training.layers.positive_scale import AtLeast
 from training.layers.potential_scaling import PotentialScaling
+from training.layers.prelu import PReLU, UnitInterval
 from training.layers.quadratic import Quadratic
 from training.layers.quadratic_form import QuadraticForm
 from training.layers.sigma_bump import SigmaBump
 from training.layers.standardization import Standardization
 from training.layers.target_scaling import TargetScaling
 from training.orthonormality import Orthonormal
+from training.picnn import PartiallyInputConvexNetwork
 from training.piece_initializers import PieceLogNormal
 from training.regularizers import KernelFunction, PairwiseOrthogonality
 
@@ -162,6 +164,7 @@ LAYERS: Mapping[str, tuple[Recipe, ...]] = {
         Recipe(lambda **more: Maxout(2, use_bias=False, passthrough_initializer="he_normal", **more), ((3,),)),
     ),
     "OrthogonalProjection": (Recipe(lambda **more: OrthogonalProjection(2, **more), ((3,),), kept),),
+    "PReLU": (Recipe(lambda **more: PReLU("zeros", "l2", **more), ((3,),)),),
     "PotentialScaling": (Recipe(PotentialScaling, ((), (3,)), ranks=False),),
     "Quadratic": (Recipe(lambda **more: Quadratic(0.25, **more), ((3,),)),),
     "QuadraticForm": (Recipe(QuadraticForm, ((3,),)),),
@@ -186,6 +189,20 @@ NETWORKS: Mapping[str, tuple[Recipe, ...]] = {
         Recipe(lambda **more: InputConvexNetwork(3, (4,), potential=True, support=True, **more), ((3,),), ranks=False),
     ),
     "JointlyRegularized": (Recipe(_joint, ((3,),), ranks=False),),
+    "PartiallyInputConvexNetwork": (
+        Recipe(
+            lambda **more: PartiallyInputConvexNetwork(
+                3, 2, (4, 3), "elu", context_units=5, context_activation="tanh", gate="sigmoid", seed=1, **more
+            ),
+            ((3,), (2,)),
+            ranks=False,
+        ),
+        Recipe(
+            lambda **more: PartiallyInputConvexNetwork(3, 2, (4,), quadratic=0.1, target_scaling=True, **more),
+            ((3,), (2,)),
+            ranks=False,
+        ),
+    ),
     "PenalizedNetwork": (
         Recipe(lambda **more: PenalizedNetwork(3, (4,), regularizer_constant=0.5, **more), ((3,),), ranks=False),
     ),
@@ -205,6 +222,7 @@ PARTS: Mapping[str, tuple[Recipe, ...]] = {
     "Orthonormal": (Recipe(_dense(kernel_constraint=Orthonormal()), ((3,),)),),
     "PassthroughNormal": (Recipe(_dense(kernel_initializer=PassthroughNormal(0.2, 3)), ((3,),)),),
     "PieceLogNormal": (Recipe(_dense(kernel_initializer=PieceLogNormal(3, 0.5, 3)), ((3,),)),),
+    "UnitInterval": (Recipe(_dense(kernel_constraint=UnitInterval()), ((3,),)),),
 }
 """Recipes of each registered constraint, initialiser, regulariser and activation, in a plain layer."""
 
@@ -219,6 +237,7 @@ OBJECTS: Mapping[str, tuple[Any, ...]] = {
     "Orthonormal": (Orthonormal(),),
     "PassthroughNormal": (PassthroughNormal(0.2, 3), PassthroughNormal(seed=None)),
     "PieceLogNormal": (PieceLogNormal(3, 0.5, 3), PieceLogNormal(seed=None)),
+    "UnitInterval": (UnitInterval(),),
 }
 """The constraints, initialisers and regularisers themselves, which answer for a kernel."""
 

@@ -25,6 +25,7 @@ from training.layers.log_sum_exp import LogSumExp
 from training.layers.low_rank_quadratic import LowRankQuadratic
 from training.layers.quadratic import Quadratic
 from training.layers.sigma_bump import SigmaBump
+from training.picnn import PartiallyInputConvexNetwork
 
 Function = Callable[[np.float64], Any]
 
@@ -220,6 +221,14 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
     ),
     "LogSumExp": _temperatures(lambda t: LogSumExp(2, temperature=t)),
     "LowRankQuadratic": _coefficients(lambda c: LowRankQuadratic(1, initial=c)),
+    "PartiallyInputConvexNetwork": (
+        *_activations(lambda name: PartiallyInputConvexNetwork(2, 1, (2,), name)),
+        *_first(lambda name: PartiallyInputConvexNetwork(2, 1, (2,), first_activation=name)),
+        *_coefficients(lambda c: PartiallyInputConvexNetwork(2, 1, (2,), quadratic=c)),
+        Refused(lambda: PartiallyInputConvexNetwork(2, 1, (2,), gate="tanh"), lambda x: np.tanh(-1) * abs(x)),
+        Refused(lambda: PartiallyInputConvexNetwork(2, 1, (2,), gate="linear"), lambda x: -abs(x)),
+        Refused(lambda: PartiallyInputConvexNetwork(2, 1, (2,), gate="elu"), lambda x: np.expm1(-1) * abs(x)),
+    ),
     "PenalizedNetwork": (
         *_activations(lambda name: PenalizedNetwork(2, (2,), name)),
         *_coefficients(lambda c: PenalizedNetwork(2, (2,), quadratic=c)),
@@ -243,6 +252,7 @@ NOTHING_TO_REFUSE: Mapping[str, str] = {
     "NonNegativeLogNormal": "an initialiser decides where weights start, and its weights are positive",
     "OrthogonalProjection": "it is affine, whatever its matrix is",
     "Orthonormal": "it has no argument",
+    "PReLU": "its slopes are projected, whatever starts them",
     "PairwiseOrthogonality": "a regulariser is no part of the function",
     "PassthroughNormal": "an initialiser of weights that are free",
     "PieceLogNormal": "an initialiser decides where weights start, and its weights are positive",
@@ -250,6 +260,7 @@ NOTHING_TO_REFUSE: Mapping[str, str] = {
     "QuadraticForm": "a sum of squares, whatever its matrix is",
     "Standardization": "its scale is verified when it is set",
     "TargetScaling": "its scale is verified when it is set",
+    "UnitInterval": "it has no argument",
 }
 """Classes without such an argument, each with the reason."""
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from training.answers import Answers
 from training.config import DataConfig, NetworkConfig, TrainerConfig, TrainingConfig
 from training.datasets import DataT
-from training.icnn import InputConvexNetwork
 from training.objectives.classification import Classification
 from training.objectives.comparison import Comparison
 from training.objectives.regression import Regression
@@ -31,10 +30,10 @@ class Objective(Protocol[DataT]):
     def check(self, data: DataT, side: str = "") -> None:
         """Refuse rows that the task cannot learn from or measure (DataError); `side` says which rows of a file."""
 
-    def create_network(self, network: NetworkConfig, train: DataT, seed: int) -> InputConvexNetwork:
-        """Return a new network, standardised by the training rows."""
+    def create_network(self, network: NetworkConfig, train: DataT, seed: int) -> Any:
+        """Return a new `InputConvexNetwork`, or a partially convex one for a task with a context, standardised."""
 
-    def start(self, network: InputConvexNetwork, train: DataT, validation: DataT, settings: TrainerConfig) -> Run:
+    def start(self, network: Any, train: DataT, validation: DataT, settings: TrainerConfig) -> Run:
         """Return a run that fits `network` in place."""
 
     def metrics(self, answers: Answers, held_out: DataT) -> dict[str, float]:

@@ -16,8 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
-from training.icnn import InputConvexNetwork, create_network
-from training.objectives.supervised import Supervised
+from training.objectives.supervised import Network, Supervised, new_network
 
 _CALIBRATION_BINS = 10
 _MANY_ROWS = 10_000
@@ -54,9 +53,9 @@ class Classification(Supervised):
                 message = f"{data.file}: expected {side} rows of both classes, received no row with target {label:g}"
                 raise DataError(f"{' '.join(message.split())} among {len(data)}. Give more rows of that class.")
 
-    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> Network:
         """Return a new network whose score is a logit."""
-        return create_network(network, train.x, seed=seed)
+        return new_network(network, train, seed)
 
     def loss(self, model: Any, x: Any, y: Any) -> Any:
         """Return the mean logistic loss of a batch, stable for scores of any size."""

@@ -15,8 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
-from training.icnn import InputConvexNetwork, create_network
-from training.objectives.supervised import Supervised
+from training.objectives.supervised import Network, Supervised, new_network
 
 _MANY_ROWS = 10_000
 
@@ -48,9 +47,9 @@ class Regression(Supervised):
             advice = "Give more rows." if side else "Look at the target column."
             raise DataError(f"{' '.join(message.split())} {len(data)} rows. {advice}")
 
-    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> Network:
         """Return a new network whose score is in the target's units."""
-        return create_network(network, train.x, seed=seed, target=train.y)
+        return new_network(network, train, seed, train.y)
 
     def loss(self, model: Any, x: Any, y: Any) -> Any:
         """Return the mean squared error of a batch over the variance of the training targets."""

@@ -16,11 +16,15 @@ from training.answers import Answers
 from training.config import DataConfig, NetworkConfig, TrainerConfig
 from training.datasets import DataError, Table, read_table
 from training.gradients import required
-from training.icnn import InputConvexNetwork
+from training.icnn import InputConvexNetwork, create_network
 from training.objectives.comparison import Comparison, compare_scores
+from training.picnn import PartiallyInputConvexNetwork, create_partial_network
 from training.runs import Entry, Part, Subject
 
 _EVALUATION_ROWS = 65_536
+
+Network = InputConvexNetwork | PartiallyInputConvexNetwork
+"""A network that a target may be learned by."""
 
 Loss = Callable[[Any, Any, Any], Any]
 """Network, x float32 [n, d] and y float32 [n] to the mean loss of these rows, a scalar tensor."""
@@ -39,7 +43,11 @@ class Supervised(abc.ABC):
             DataError: the file or its columns cannot be used.
         """
         return read_table(
-            data.file, target=data.target, features=data.features, max_bad_rows_percent=data.max_bad_rows_percent
+            data.file,
+            target=data.target,
+            features=data.features,
+            context=data.context,
+            max_bad_rows_percent=data.max_bad_rows_percent,
         )
 
     @abc.abstractmethod
@@ -47,7 +55,7 @@ class Supervised(abc.ABC):
         """Refuse a target that the task cannot learn or measure (DataError); `side` says which rows of a file."""
 
     @abc.abstractmethod
-    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> InputConvexNetwork:
+    def create_network(self, network: NetworkConfig, train: Table, seed: int) -> Network:
         """Return a new network, standardised by the training rows."""
 
     @abc.abstractmethod
@@ -62,9 +70,7 @@ class Supervised(abc.ABC):
     def baselines(self, train: Table, held_out: Table, seed: int) -> Mapping[str, dict[str, float]]:
         """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""
 
-    def start(
-        self, network: InputConvexNetwork, train: Table, validation: Table, settings: TrainerConfig
-    ) -> "SupervisedRun":
+    def start(self, network: Network, train: Table, validation: Table, settings: TrainerConfig) -> "SupervisedRun":
         """Return a run that fits `network` in place; every batch has min(settings.batch, n) training rows."""
         return SupervisedRun(network, self.loss, train, validation, settings)
 
@@ -104,7 +110,7 @@ class SupervisedRun:
 
     def __init__(
         self,
-        network: InputConvexNetwork,
+        network: Network,
         loss: Loss,
         train: Table,
         validation: Table,
@@ -175,8 +181,22 @@ class SupervisedRun:
         self.network.verify()
 
 
+def new_network(network: NetworkConfig, train: Table, seed: int, target: NDArray[np.floating] | None = None) -> Network:
+    """Return a new network, standardised by the training rows: partially convex where they have a context.
+
+    Args:
+        network: the `[network]` section.
+        train: the training rows.
+        seed: of the initial weights.
+        target: [n], the training targets where the score is to be in their units, else None.
+    """
+    if train.context:
+        return create_partial_network(network, train.x, len(train.context), seed=seed, target=target)
+    return create_network(network, train.x, seed=seed, target=target)
+
+
 def compile_step(
-    model: InputConvexNetwork,
+    model: Network,
     loss_of: Loss,
     learning_rate: float,
     batch: int,
@@ -184,7 +204,7 @@ def compile_step(
     *,
     compiled: bool = True,
 ) -> Any:
-    """Return one optimiser step as a function of x [batch, d] and y [batch]; it returns the loss before it.
+    """Return one optimiser step as a function of x [batch, width] and y [batch]; it returns the loss before it.
 
     Adam, then the projection of every constrained variable, which the optimiser applies itself.
 
@@ -202,7 +222,7 @@ def compile_step(
     optimizer = keras.optimizers.Adam(learning_rate)
     trained = list(model.trainable_variables if variables is None else variables)
     optimizer.build(trained)
-    signature = (tf.TensorSpec((batch, model.dim), tf.float32), tf.TensorSpec((batch,), tf.float32))
+    signature = (tf.TensorSpec((batch, _width(model)), tf.float32), tf.TensorSpec((batch,), tf.float32))
 
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -228,9 +248,14 @@ def _in_float32(table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return table.x.astype(np.float32), table.y.astype(np.float32)
 
 
-def _evaluator(model: InputConvexNetwork, loss_of: Loss) -> Any:
+def _width(model: Network) -> int:
+    """Return the width of a network's rows: its features, and a context behind them."""
+    return model.dim + (model.context_dim if isinstance(model, PartiallyInputConvexNetwork) else 0)
+
+
+def _evaluator(model: Network, loss_of: Loss) -> Any:
     """Return the loss as a compiled function of any number of rows, traced once."""
-    signature = (tf.TensorSpec((None, model.dim), tf.float32), tf.TensorSpec((None,), tf.float32))
+    signature = (tf.TensorSpec((None, _width(model)), tf.float32), tf.TensorSpec((None,), tf.float32))
 
     @tf.function(input_signature=signature)
     def loss(x: Any, y: Any) -> Any:

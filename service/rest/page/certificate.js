@@ -22,6 +22,10 @@ function words({ certificate, version, engine, created, made_elsewhere: elsewher
     `Version ${version}${created ? `, made ${created.replace("T", " ").replace("Z", " UTC")},` : ""} is proved convex in ` +
       `${count} ${count === 1 ? "step" : "steps"}. This server made the proof itself when it loaded the version, from the files that it serves` +
       ` (engine: ${engine}).`,
+    certificate.for_each
+      ? `It is convex in ${certificate.convex_in.join(", ")} for each ${certificate.for_each.join(", ")}: between rows of ` +
+        "different contexts nothing is claimed."
+      : "",
     elsewhere ? "The model was made elsewhere: its files say nothing of the data, of held-out metrics or of the names of features." : "",
     strong > 0
       ? `Strong convexity: f(x) − m/2·|x|² is still convex for m = ${rough(strong, 3)}, in the features' own units.`

@@ -5,7 +5,7 @@ import { say } from "/page/elements.js";
 const FEATURES = JSON.stringify(["red", "green", "blue"]);
 
 /** Whether a version's gradient maps a colour to a colour: its features are red, green and blue. */
-export const mapsColours = ({ features }) => JSON.stringify(features) === FEATURES;
+export const mapsColours = ({ features, context }) => !context && JSON.stringify(features) === FEATURES;
 
 /** Three numbers as a colour that can be shown: rounded (halves to even) and clipped to 0..255. */
 export const shown = (numbers) => Array.from(Uint8ClampedArray.from(numbers));

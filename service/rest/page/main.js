@@ -116,10 +116,10 @@ const load = server.latestOnly(() => telling("version", async () => {
 const names = (features) => JSON.stringify(features.map(({ name }) => name));
 
 /** The two features whose deviations move the score most at the start, in their own order. */
-async function steepest({ model, version, dim }, features, start) {
-  const { gradients } = await server.score(model, version, start, dim);
+async function steepest(details, features, start) {
+  const { gradients } = await server.score(details, start);
   const weight = ({ index, deviation }) => Math.abs(gradients[index] * deviation);
-  const order = [...features].sort((a, b) => weight(b) - weight(a)).slice(0, 2);
+  const order = features.filter(({ isContext }) => !isContext).sort((a, b) => weight(b) - weight(a)).slice(0, 2);
   return order.sort((a, b) => a.index - b.index);
 }
 
@@ -138,7 +138,7 @@ byId("version").addEventListener("change", (event) => {
 const askPicture = server.latestOnly(() => telling("picture", async () => {
   const { details, axes } = state;
   const made = grid(state.point, axes);
-  const { scores, gradients } = await server.score(details.model, details.version, made.rows, details.dim);
+  const { scores, gradients } = await server.score(details, made.rows);
   if (details !== state.details || axes !== state.axes) return;
   state.picture = { axes, grid: made, scores, gradients, threshold: details.threshold };
   showHyperplane(current(), state.picture);
@@ -149,7 +149,7 @@ const askPoint = server.latestOnly(async () => {
   const { details, features } = state;
   const point = state.point.slice();
   const answered = await telling("point", async () => {
-    const { scores, gradients } = await server.score(details.model, details.version, point, details.dim);
+    const { scores, gradients } = await server.score(details, point);
     if (details !== state.details) return;
     state.answer = { point, scores, gradients };
     showAnswer(state.answer, details, features);
@@ -197,7 +197,7 @@ function showPoint() {
 function showAxes() {
   byId("axis-1-field").hidden = state.axes.length < 2;
   state.axes.forEach((axis, k) => {
-    byId(`axis-${k}`).replaceChildren(...state.features.map(({ index, name }) =>
+    byId(`axis-${k}`).replaceChildren(...state.features.filter(({ isContext }) => !isContext).map(({ index, name }) =>
       element("option", { value: index, text: name, selected: index === axis.index })));
   });
   showOthers();

@@ -41,6 +41,7 @@ function card(model, chosen, choose) {
   if (model.default) name.append(" ", element("span", { class: "tag", text: "default" }));
   const facts = element("dl", { class: "facts" }, ...pairs([
     ["Dimension", model.dim ?? "–"],
+    ...(model.context ? [["Context", model.context.dim]] : []),
     ["Newest version", newest?.version ?? "–"],
     ["State", newest?.state ?? "–"],
     ["Engine", shown?.engine || "–"],

@@ -52,7 +52,7 @@ function verdictOf(score, threshold) {
 /** Show the largest entries as bars; return the first. */
 function showGradient({ gradients }, features) {
   const perDeviation = byId("unit").value === "deviation";
-  const entries = features.map(({ index, name, deviation }) => ({
+  const entries = features.filter(({ isContext }) => !isContext).map(({ index, name, deviation }) => ({
     name,
     value: perDeviation ? gradients[index] * deviation : gradients[index],
   }));
@@ -80,7 +80,9 @@ export function showHyperplane(answer, picture) {
 
 /** Show the curl command that asks the server for the same point. */
 export function showCurl(point, details) {
-  const row = Array.from(point, exact).join(", ");
+  const numbers = Array.from(point, exact);
+  const row = numbers.slice(0, details.dim).join(", ");
+  const context = details.context ? `, "context": [[${numbers.slice(details.dim).join(", ")}]]` : "";
   byId("curl").textContent =
-    `curl '${location.origin}${scorePath(details.model, details.version)}' -d '{"instances": [[${row}]]}'`;
+    `curl '${location.origin}${scorePath(details.model, details.version)}' -d '{"instances": [[${row}]]${context}}'`;
 }

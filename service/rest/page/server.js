@@ -68,9 +68,12 @@ async function post(path, rows, count, width, cancel = null) {
   return new Float32Array(body);
 }
 
-/** Scores and gradients of rows: Float32Array [n * dim] in, { scores [n], gradients [n * dim] } out, one version. */
-export async function score(model, version, rows, dim) {
-  const count = rows.length / dim;
+/**
+ * Scores and gradients of rows: Float32Array [n * width] in, { scores [n], gradients [n * dim] } out, one version. A row
+ * is x, and behind it the context, if there is one.
+ */
+export async function score({ model, version, dim, context }, rows) {
+  const count = rows.length / (dim + (context?.dim ?? 0));
   const table = await post(scorePath(model, version), rows, count, dim + 1);
   const scores = new Float32Array(count);
   const gradients = new Float32Array(count * dim);

@@ -7,14 +7,23 @@ const MAX_NUMBERS = 4e5; // of one request: beyond 170 features the grid is coar
 const ULP = 2 ** -23;
 const ROUNDING_ULPS = 16;
 
-/** Names, start, deviation and range of every feature of a version; without a manifest's means: 0 and 1. */
+/**
+ * Names, start, deviation and range of every feature of a version; without a manifest's means: 0 and 1. Features of a
+ * context come last: the score is convex in the others only, so that these are never axes.
+ */
 export function features(details) {
-  return Array.from({ length: details.dim }, (_, index) => {
-    const mean = details.feature_means?.[index] ?? 0;
-    const deviation = details.feature_deviations?.[index] || Math.abs(mean) / 10 || 1;
+  const { dim, context } = details;
+  return Array.from({ length: dim + (context?.dim ?? 0) }, (_, index) => {
+    const isContext = index >= dim;
+    const place = isContext ? index - dim : index;
+    const mean = (isContext ? details.context_means : details.feature_means)?.[place] ?? 0;
+    const deviations = isContext ? details.context_deviations : details.feature_deviations;
+    const deviation = deviations?.[place] || Math.abs(mean) / 10 || 1;
+    const name = isContext ? `${context.features[place] ?? place} (context)` : details.features[place] ?? `x[${place}]`;
     return {
       index,
-      name: details.features[index] ?? `x[${index}]`,
+      isContext,
+      name,
       start: Math.fround(mean),
       deviation,
       low: Math.fround(mean - SPREAD * deviation),

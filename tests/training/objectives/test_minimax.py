@@ -355,6 +355,7 @@ def test_s5_d_penalty_stands_in_gs_step_alone(recorded):
         np.testing.assert_array_equal(without.gradients["f"][path], gradient)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_s5_d_penalty_stands_in_fs_step_too_where_f_is_soft():
     """An f that nothing but a penalty keeps convex gets -2 c max(-W, 0) more on each kernel, and g's own is as ever."""
     found = {}
