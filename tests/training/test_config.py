@@ -236,15 +236,23 @@ def test_transport_has_two_files_and_the_keys_of_its_minimax(tmp_path):
     assert (tmp_path / "p.csv", tmp_path / "q.png", "w2_uvp", 2.0) == (
         config.data.source, config.data.target_file, config.gate.metric, config.gate.tolerance,
     )  # fmt: skip
-    assert (5, 1.0, 0.999, 1e4) == tuple(vars(config.objective).values())
-    keys = "inner_steps = 3\npenalty = 0\naveraging = 0\nmax_gradient_norm = 0.5\n"
+    assert (5, 1.0, 0.999, 1e4, "refuse") == tuple(vars(config.objective).values())
+    keys = 'inner_steps = 3\npenalty = 0\naveraging = 0\nmax_gradient_norm = 0.5\nuntrained = "freeze"\n'
     chosen = load(tmp_path, f'{TRANSPORT}[objective]\n{keys}[network]\nfirst_activation = "squared_leaky"\n')
-    assert (3, 0.0, 0.0, 0.5) == tuple(vars(chosen.objective).values())
+    assert (3, 0.0, 0.0, 0.5, "freeze") == tuple(vars(chosen.objective).values())
     assert "squared_leaky" == chosen.network.first_activation
 
 
 @pytest.mark.parametrize(
-    "line", ["inner_steps = 0", "penalty = -1", "averaging = 1.0", "max_gradient_norm = 0", "max_gradient_norm = inf"]
+    "line",
+    [
+        "inner_steps = 0",
+        "penalty = -1",
+        "averaging = 1.0",
+        "max_gradient_norm = 0",
+        "max_gradient_norm = inf",
+        'untrained = "never"',
+    ],
 )
 def test_key_of_the_minimax_out_of_range_is_refused(line, tmp_path):
     """An average that forgets nothing would never move, and no step is no training."""
