@@ -57,7 +57,7 @@ bench: runtime  ## measurements, each printed as one JSON document with both sid
 	@exec $(RUN) -m bench $(ARGS)
 
 chaos: dev  ## the long form of the chaos suites: faults by the hundred, each of which must be refused
-	@exec $(RUN) -m pytest -q -m chaos tests/chaos $(ARGS)
+	@exec $(RUN) -m pytest -q -m chaos tests $(ARGS)
 
 image:  ## build the container image convex-scoring
 	@exec $(DOCKER) build -t convex-scoring $(ARGS) .

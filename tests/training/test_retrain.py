@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from service import manifest
 from tests.training.conftest import SHIFT, write_rows, write_samples
@@ -18,6 +19,7 @@ from training.config import ConfigError, TrainingConfig, load_config
 from training.datasets import DataError
 from training.objectives import create_objective
 from training.objectives.transport import Transport
+from training.runs import Entry, Part, Subject
 
 
 def config_of(folder: Path, *, steps: int = 60, **publishing: object) -> TrainingConfig:
@@ -150,9 +152,22 @@ class Placed:
     """A run that takes no step: it leaves a potential whose map is the shift to the target and `offset` more."""
 
     keeps_best = False
+    names = ("w2_squared", "w2_squared")
 
     def __init__(self, network, offset):
         self.network, self.offset = network, np.asarray(offset)
+
+    def subject(self):
+        """Return a loss that every variable moves."""
+
+        def draw(generator, rows):
+            return (tf.constant(generator.normal(size=(rows, 2)), tf.float32),)
+
+        parts = (Part(self.network, self.network, Entry.VALUE),)
+        return Subject(parts, lambda x: tf.reduce_mean(tf.square(self.network(x))), draw)
+
+    def leave_out(self, paths):
+        """Take nothing out: there is no step."""
 
     def start_loss(self):
         """Return a loss."""
