@@ -17,8 +17,8 @@ import pytest
 LONG_LIVED_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Helpers that Python's multiprocessing starts once and keeps to the end of the process."""
 
-KEPT_FILES = "/matplotlib/mpl-data/fonts/"
-"""Fonts stay open in matplotlib's cache once a test has drawn with them."""
+KEPT_FILES = "/fonts/"
+"""Fonts, its own and the system's, stay open in matplotlib's cache once a test has drawn with them."""
 
 GC_SECONDS = 0.05
 """How long threads and sockets may take to end by themselves before circles of objects are looked through."""
