@@ -10,9 +10,11 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from training.layers.verified import Verified
+
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class ActNorm(keras.layers.Layer):
+class ActNorm(Verified, keras.layers.Layer):
     r"""Each feature times a positive scale, plus a shift, both trained.
 
     .. math:: y = e^{s} \circ x + b
@@ -91,13 +93,3 @@ class ActNorm(keras.layers.Layer):
                 f"{bias[at]} and the logarithm {log_scale[at]} of the scale. Train with smaller steps."
             )
             raise ValueError(message)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()

@@ -11,12 +11,13 @@ import keras
 import numpy as np
 
 from training.constraints import NonNegative, check_non_negative
+from training.layers.verified import Verified
 
 _KERAS_ARGUMENTS = set(inspect.signature(keras.layers.BatchNormalization.__init__).parameters) - {"name", "dtype"}
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class ConvexBatchNormalization(keras.layers.BatchNormalization):
+class ConvexBatchNormalization(Verified, keras.layers.BatchNormalization):
     r"""Keras' batch normalisation over the last axis with a factor that is not negative.
 
     .. math:: y = \gamma \circ \frac{x - \mu}{\sqrt{v + \epsilon}} + \beta, \qquad \gamma \ge 0
@@ -76,16 +77,6 @@ class ConvexBatchNormalization(keras.layers.BatchNormalization):
                 f"{mean.min()} to {mean.max()} and variances from {variance.min()} to {variance.max()}."
             )
             raise ValueError(message)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

@@ -14,6 +14,7 @@ from keras import ops
 from training import activations
 from training.constraints import NonNegative, NonNegativeAnd, check_non_negative
 from training.initializers import PASSTHROUGH_SHARE, NonNegativeLogNormal, PassthroughNormal, moments
+from training.layers.verified import Verified
 from training.positivity import FORMS, PENALTY, PROJECTION, FreeStart, OfKernel, check_word
 
 _INPUTS = ("kernel", "passthrough")
@@ -21,7 +22,7 @@ _INPUTS = ("kernel", "passthrough")
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class DensePartiallyConstrained(keras.layers.Layer):
+class DensePartiallyConstrained(Verified, keras.layers.Layer):
     r"""Dense layer of two inputs, convex in x wherever its first input is convex in x.
 
     .. math:: y = \varphi(z W + x A + b), \qquad W \ge 0
@@ -279,16 +280,6 @@ class DensePartiallyConstrained(keras.layers.Layer):
             self._kernel.assign(self._kernel.constraint(self._kernel))
         self.verify()
         return negative
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

@@ -9,11 +9,12 @@ import keras
 from keras import ops
 
 from training.constraints import NonNegative, check_non_negative
+from training.layers.verified import Verified
 from training.refusals import check_coefficient
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class DiagonalQuadratic(keras.layers.Layer):
+class DiagonalQuadratic(Verified, keras.layers.Layer):
     r"""Units that are sums of squares of single features, times trained coefficients that are not negative.
 
     .. math:: q_j(x) = \tfrac12 \sum_i c_{ij} x_i^2, \qquad c_{ij} \ge 0
@@ -77,16 +78,6 @@ class DiagonalQuadratic(keras.layers.Layer):
             NegativeWeightError: names the layer and the first such coefficient.
         """
         check_non_negative(self.coefficients.numpy(), f"{self.name}/coefficients")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

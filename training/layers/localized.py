@@ -22,13 +22,14 @@ from training.layers.positive_scale import (
     width_of,
     working_dtype,
 )
+from training.layers.verified import Verified
 
 
 class NoSignalError(ValueError):
     """Every input lies where a bump is zero: its width gets no gradient from any of them."""
 
 
-class Localized(keras.layers.Layer, abc.ABC):
+class Localized(Verified, keras.layers.Layer):
     """A function of a distance over a width, near one place; the base of the bumps.
 
     Args:
@@ -209,16 +210,6 @@ class Localized(keras.layers.Layer, abc.ABC):
             WidthError: names the layer and the first such width.
         """
         check_width(ops.convert_to_numpy(self.width), f"{self.name}/{self.width_name}")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

@@ -10,11 +10,12 @@ from keras import ops
 
 from training.constraints import NonNegative, check_non_negative
 from training.initializers import PassthroughNormal
+from training.layers.verified import Verified
 from training.refusals import check_coefficient
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class LowRankQuadratic(keras.layers.Layer):
+class LowRankQuadratic(Verified, keras.layers.Layer):
     r"""Units that are sums of squares of few mixtures of features, times coefficients that are not negative.
 
     .. math:: q_j(x) = \tfrac12 \sum_{k=1}^{r} c_{kj} (x B)_k^2, \qquad c_{kj} \ge 0
@@ -93,16 +94,6 @@ class LowRankQuadratic(keras.layers.Layer):
             NegativeWeightError: names the layer and the first such coefficient.
         """
         check_non_negative(self.coefficients.numpy(), f"{self.name}/coefficients")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

@@ -10,11 +10,12 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from training.layers.verified import Verified
 from training.orthonormality import Orthonormal, check_orthonormal
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class OrthogonalProjection(keras.layers.Layer):
+class OrthogonalProjection(Verified, keras.layers.Layer):
     r"""Coordinates of a row along k orthonormal directions.
 
     .. math:: y = x P, \qquad P^{\mathsf T} P = I_k, \qquad k \le d
@@ -100,16 +101,6 @@ class OrthogonalProjection(keras.layers.Layer):
             NotOrthonormalError: names the layer and the deviation.
         """
         check_orthonormal(self.kernel.numpy(), f"{self.name}/kernel")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

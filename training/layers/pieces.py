@@ -11,10 +11,11 @@ from keras import ops
 
 from training.constraints import NonNegative, check_non_negative
 from training.initializers import PassthroughNormal
+from training.layers.verified import Verified
 from training.piece_initializers import SHARE, PieceLogNormal, piece_moments
 
 
-class Pieces(keras.layers.Layer, abc.ABC):
+class Pieces(Verified, keras.layers.Layer):
     r"""Units of several pieces each, convex in x wherever the first input is convex in x.
 
     .. math:: u_{jp} = (z W + x A + b)_{jp}, \qquad y_j = R(u_{j1}, \dots, u_{jP}), \qquad W \ge 0
@@ -134,16 +135,6 @@ class Pieces(keras.layers.Layer, abc.ABC):
         """
         if self.kernel is not None:
             check_non_negative(self.kernel.numpy(), f"{self.name}/kernel")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the variables, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the variables and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""

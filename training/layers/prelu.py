@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from training.layers.verified import Verified
+
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
 class UnitInterval(keras.constraints.Constraint):
@@ -27,7 +29,7 @@ class SlopeError(ValueError):
 
 
 @keras.saving.register_keras_serializable(package="convex_scoring")
-class PReLU(keras.layers.Layer):
+class PReLU(Verified, keras.layers.Layer):
     r"""Leaky ReLU with a trained slope for each channel (the last axis).
 
     .. math:: \varphi_j(x) = \begin{cases} x & x > 0 \\ \alpha_j x & x \le 0 \end{cases}, \qquad 0 \le \alpha_j \le 1
@@ -95,16 +97,6 @@ class PReLU(keras.layers.Layer):
             at = int(np.argmax(bad))
             message = f"{self.name}/alpha: expected slopes from 0 to 1, received {alpha[at]} at [{at}]."
             raise SlopeError(message)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the slopes, once they are verified."""
-        self.verify()
-        super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the slopes and verify them."""
-        super().load_own_variables(store)
-        self.verify()
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
