@@ -1,4 +1,4 @@
-"""The command line: `python -m service [serve | models | label]`; without a word, or with flags alone, it serves.
+"""The command line: `python -m service [serve | score | models | label]`; without a word, or flags alone, it serves.
 
 The top of the service. What a command needs is imported when it runs: `--help` answers without TensorFlow or NumPy.
 """
@@ -100,6 +100,75 @@ def serve(**flags: str | None) -> None:
     logs.close()
     if not all_ended:
         os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
+
+
+@main.command()
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    envvar="CONVEX_MODELS_DIR",
+    show_default=True,
+    help="folder of models: <model>/<version>/ below it",
+)
+@click.option("--model", default="", envvar="CONVEX_DEFAULT_MODEL", help="name of the model [default: the only one]")
+@click.option("--version", type=click.IntRange(1), help="number of the version [default: the newest that loads]")
+@click.option("--label", help="label of the version")
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="rows: .parquet, .csv or .npy")
+@click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help="file to write; .parquet, ...")
+@click.option("--gradient", is_flag=True, help="add the gradient too, a column gradient_<feature> for each feature")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["refuse", "empty"]),
+    default="refuse",
+    show_default=True,
+    help="a row with an empty cell, NaN or an infinity ends the job, or gets an empty score",
+)
+@click.option("--engine", type=click.Choice(["auto", "tensorflow", "program"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="batches computed at once [default: one a core]")
+def score(  # noqa: PLR0913  (one for each flag)
+    models_dir: Path,
+    model: str,
+    version: int | None,
+    label: str | None,
+    source: Path,
+    sink: Path,
+    gradient: bool,
+    bad_rows: str,
+    engine: str,
+    threads: int,
+) -> None:
+    """Score the rows of a file without a server: its columns, then `score`, go to another file.
+
+    Features are found by name; other columns stay. The output appears when it is whole. Bits are those of the server.
+    """
+    if version is not None and label is not None:
+        _fail("--version and --label: expected one of them, received both", 2)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what is half written is removed on the way out
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    from rich.console import Console
+
+    from service.bulk import progress, scoring, versions
+    from service.bulk.failure import BulkError
+    from service.errors import VersionRefusedError
+
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    job = scoring.Job(source, sink, gradient, bad_rows == "empty", threads)
+    try:
+        with versions.opened(versions.Wanted(models_dir, model, version, label), engine, tell) as live:
+            name = f"{live.signature.model} version {live.signature.version}"
+            scored = scoring.score_file(job, live, lambda rows: progress.counting(f"score {name}", rows, console))
+    except BulkError as error:
+        _fail(str(error), 1)
+    except VersionRefusedError as error:
+        _fail(f"refused: {error}", 3)
+    bad = f", {scored.num_bad_rows} of them without a score" if scored.num_bad_rows else ""
+    tell(f"{name}: {scored.num_rows} rows{bad}")
+    _say(str(sink))
 
 
 @main.command()

@@ -113,6 +113,7 @@ def test_a_bad_environment_variable_exits_2():
 def test_an_unknown_flag_or_command_exits_2():
     """What is not offered is bad usage."""
     assert 2 == run("--rest-prot", "1").returncode
+    assert 2 == run("scores").returncode
     assert 2 == run("score").returncode
 
 
