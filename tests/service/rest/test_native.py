@@ -345,7 +345,7 @@ TOO_MANY = orjson.dumps({"instances": [[1, 2, 3]] * 5})
         (np.float32([np.inf, 2, 3]).tobytes(), "/score", {"Content_Type": OCTETS}, INVALID, "infinite"),
         (np.zeros(15, np.float32).tobytes(), "/score", {"Content_Type": OCTETS}, TOO_LARGE, "at most 4"),
         (BODY, "/score", {"Content_Type": "text/plain"}, UNSUPPORTED, "received 'text/plain'"),
-        (BODY, "/score", {"Content_Type": "text/csv"}, UNSUPPORTED, "expected application/json or text/csv"),
+        (BODY, "/score", {"Content_Type": "text/tab-separated-values"}, UNSUPPORTED, "expected application/json"),
         (BODY, "/score", {"Content_Type": NPY}, INVALID, "not .npy"),
         (
             npy(np.zeros((2, 4))),
