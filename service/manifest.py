@@ -207,8 +207,13 @@ def _no_constant(name: str) -> None:
 
 def _schema(field: str, expected: str, found: object) -> VersionRefusedError:
     """Return the refusal of one field."""
-    reason = f"manifest.json: {field[:80]}: expected {expected}, received {str(found)[:80]}. Publish it again."
+    reason = f"manifest.json: {_plain(field)}: expected {expected}, received {_plain(str(found))}. Publish it again."
     return VersionRefusedError("manifest-schema", reason)
+
+
+def _plain(text: str) -> str:
+    """Return the beginning of a text of the file as a log or a terminal may have it."""
+    return text[:80] if text[:80].isprintable() else ascii(text[:80])
 
 
 def _is_version(value: object) -> bool:

@@ -43,7 +43,7 @@ def check_identity(found: Manifest, model: str, version: int) -> None:
     """
     if (found.model, found.version) != (model, version):
         reason = (
-            f"manifest.json says model {found.model[:64]} version {found.version}, the folder says model {model} "
+            f"manifest.json says model {found.model[:64]!a} version {found.version}, the folder says model {model} "
             f"version {version}. Publish the version under its own name; a copy needs a manifest of its own."
         )
         raise VersionRefusedError("manifest-identity", reason)
