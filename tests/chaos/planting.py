@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 
+import numpy as np
+
 from service import manifest
 from service.program.verification import Probe
 from tests.end_to_end.clients import RestClient
@@ -148,14 +150,14 @@ class Beside:
         return len(answers)
 
     def refusal_seconds(self):
-        """Return how many loads of the model were refused so far, and how long they took together, in seconds."""
+        """Return, as an array, how many loads of the model were refused so far, and the seconds that they took."""
         text = self.server.get("/metrics")[1].decode()
-        found = {}
+        found = {"count": 0.0, "sum": 0.0}
         for line in text.splitlines():
             if line.startswith("convex_version_load_seconds_") and f'model="{MODEL}"' in line and "refused" in line:
                 name = line.partition("{")[0].rpartition("_")[2]
                 found[name] = float(line.rpartition(" ")[2])
-        return found["count"], found["sum"]
+        return np.array([found["count"], found["sum"]])
 
     def close(self):
         """End the client."""

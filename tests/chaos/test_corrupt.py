@@ -58,6 +58,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_beside_a_version_that_serves
     harms = [(flip, FILES[i % len(FILES)]) for i in range(num_flips)]
     harms += [(cut, FILES[i % len(FILES)]) for i in range(num_cuts)]
     rules = Counter()
+    before = beside.refusal_seconds()
     for start in range(0, len(harms), AT_ONCE):
         planted = {beside.plant(damaged_copy(harm, name, rng)): name for harm, name in harms[start : start + AT_ONCE]}
         for version, (rule, reason) in beside.outcomes(planted).items():
@@ -67,7 +68,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_beside_a_version_that_serves
         beside.remove(planted)
     assert len(harms) == rules.total()
     num_answers = beside.check()
-    count, seconds = beside.refusal_seconds()
+    count, seconds = beside.refusal_seconds() - before
     assert beside.accepts(sealed_copy)
     beside.check(controls=1)
     report(
@@ -106,7 +107,7 @@ def load_here(folder):
 
 @pytest.fixture
 def load(request, tmp_path):
-    """Return `load(folder)`, from a folder to a live version: in the long form by a loading process, which may crash."""
+    """Return `load(folder)`, from a folder to a live version; the long form has a loading process, which may crash."""
     if request.node.get_closest_marker("chaos") is None:
         yield load_here
         return
@@ -183,7 +184,7 @@ def test_flip_of_a_weight_under_all_hashes_is_refused_or_stays_within_the_probe(
         if values is not None:
             for value, other in zip(expected, values, strict=True):
                 assert np.abs(value - other).max() <= 1e-5 * np.abs(value).max()
-    assert num_flips > 2 * found["served"] or num_flips < 100
+    assert 0 < found["served"] < num_flips
     report(flips=num_flips, outcomes=dict(found))
 
 
