@@ -93,6 +93,8 @@ def serve(**flags: str | None) -> None:
 
     try:
         supervisor = server.Supervisor(worker.Worker(settings), announce)
+    except settings_module.SettingError as error:  # the file that a setting names
+        _fail(str(error), 2)
     except worker.StartError as error:
         _fail(str(error), 1)
     all_ended = supervisor.run()

@@ -18,6 +18,8 @@ from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
 from service.metrics import Metrics
 from service.model_version import ModelVersion
+from service.plan import Plan, Wish
+from service.policies import PolicyKind
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.settings import Settings
@@ -29,6 +31,9 @@ _TRANSIENT_RULES = frozenset({"file-unreadable"})
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 _LONGEST_RETIRE_WAIT_SECONDS = 1.0
+_MISSING = "the version policy names it, and it is not in the models folder"
+_NOT_LISTED = "the model config file does not name it: nothing new is loaded, what is live stays until the server ends"
+_MOST_NAMED = 10
 _WAITING = "waiting until its files stay the same between two looks at the folder"
 
 
@@ -55,9 +60,13 @@ class Watcher:
         registry: what is live.
         load: makes a warm live version of a folder; raises VersionRefusedError for one that must not be served.
         metrics: loads and swaps are counted there.
-        settings: latest_versions, poll_interval_seconds.
+        settings: version_policy, latest_versions, max_live_versions, model_config_file, models_dir,
+            poll_interval_seconds.
         clock: monotonic seconds.
         tidy: called after loads and drops.
+
+    Raises:
+        SettingError: the model config file cannot be followed.
 
     Thread safety: `scan` is for one thread at a time; `start` and `stop` for the owner.
     """
@@ -77,7 +86,8 @@ class Watcher:
         self._registry = registry
         self._load = load
         self._metrics = metrics
-        self._latest = settings.latest_versions
+        self._plan = Plan(settings)
+        self._most = settings.max_live_versions
         self._poll_interval_seconds = settings.poll_interval_seconds
         self._retire_wait_seconds = min(settings.poll_interval_seconds, _LONGEST_RETIRE_WAIT_SECONDS)
         self._clock = clock
@@ -121,8 +131,12 @@ class Watcher:
         """Look through the repository once and do all that follows from it. Never raises."""
         if self._registry.sweep():
             self._tidy()
-        known = {status.name for status in self._registry.models()}
-        for model in sorted(known.union(self._list_models())):
+        self._read_plan()
+        models = {status.name for status in self._registry.models()}.union(self._list_models())
+        for model in self._plan.listed():
+            absent = "" if model in models else "the model config file names it, and it is not in the models folder"
+            self._complain(f"model {model} of the model config file", absent)
+        for model in sorted(models):
             try:
                 self._scan_model(model)
             except Exception as error:  # noqa: BLE001  (the watcher's border: one model must not stop the others)
@@ -146,20 +160,27 @@ class Watcher:
         return models
 
     def _scan_model(self, model: str) -> None:
+        wish = self._plan.of(model)
         folders = {folder.version: folder for folder in self._repository.versions(model)}
         listed = set(folders) | self._listed.get(model, set())
         self._listed[model] = set(folders)
-        self._forget(model, listed)
-        labels, problem = self._read_labels(model)
+        self._forget(model, listed, wish)
+        if not wish.is_listed:
+            self._retire(model, ())
+            self._registry.set_policy(model, "", _NOT_LISTED)
+            return
+        labels, problem = self._read_labels(model, wish)
         judged: dict[int, bool] = {}
         before = self._live(model)
         choice = self._choose(model, folders, listed, labels, judged)
+        self._registry.set_labels(model, labels, problem)  # those of live versions need not wait for a load
         while choice.load and not self._stopping.is_set() and not self._lingering(model):
             judged[choice.load[0]] = self._attempt(folders[choice.load[0]])
+            self._registry.set_labels(model, labels, problem)
             choice = self._choose(model, folders, listed, labels, judged)
-        self._registry.set_labels(model, labels, problem)
         self._retire(model, choice.retire)
         after = self._live(model)
+        self._tell_policy(model, wish, len(listed), set(after))
         if before and max(before) != max(after):
             self._metrics.count_swap(model)
 
@@ -171,13 +192,14 @@ class Watcher:
         labels: Mapping[str, int],
         judged: dict[int, bool],
     ) -> Choice:
-        """Return what to do, looking no further down than the newest usable versions and the labelled ones."""
+        """Return what to do, looking at no version that neither the policy nor a label may want."""
+        policy = self._plan.of(model).policy
         states = self._states(model)
         live = {version for version, state in states.items() if state is VersionState.AVAILABLE}
         labelled = set(labels.values()) | set(self._registry.labels(model).values())
         usable: set[int] = set()
         for version in sorted(listed, reverse=True):
-            if len(usable) >= self._latest and version not in labelled:
+            if not policy.may_want(version, usable, self._most) and version not in labelled:
                 continue
             if version in live:
                 usable.add(version)
@@ -185,7 +207,7 @@ class Watcher:
                 if version not in judged:
                     judged[version] = self._may_try(folders[version])
                 usable |= {version} if judged[version] else set()
-        return choose(usable, live, labelled, self._latest)
+        return choose(usable, live, labelled, policy, self._most)
 
     def _may_try(self, folder: VersionFolder) -> bool:
         """Whether a version that is not live is worth a load now. Once a scan: it compares with the scan before."""
@@ -253,21 +275,54 @@ class Watcher:
             if self._registry.retire(model, version, self._retire_wait_seconds):
                 self._log.info("version unloaded", model=model, version=version)
 
-    def _forget(self, model: str, listed: set[int]) -> None:
-        """Drop what is remembered of versions that are no longer on disk and not live."""
-        for version, state in self._states(model).items():
-            if version not in listed and state in {VersionState.START, VersionState.END}:
+    def _forget(self, model: str, listed: set[int], wish: Wish) -> None:
+        """Drop what is remembered of versions that are no longer on disk and not live; show those that are named."""
+        states = self._states(model)
+        is_there = bool(listed) or VersionState.AVAILABLE in states.values()
+        missing = wish.policy.versions - listed if is_there and wish.is_listed else frozenset()
+        for version, state in states.items():
+            never_began = state is VersionState.START
+            if version not in listed and (state is VersionState.END or (never_began and version not in missing)):
                 self._registry.forget(model, version)
                 self._failures.pop((model, version), None)
                 self._seen_files.pop((model, version), None)
+        for version in sorted(missing, reverse=True)[: self._most]:
+            self._registry.wait(model, version, _MISSING)
 
     # ------------------------------------------------------------------------------------------------------- asking
-    def _read_labels(self, model: str) -> tuple[dict[str, int], str]:
+    def _read_plan(self) -> None:
+        if self._plan.refresh():
+            self._log.info("model config file read", models=len(self._plan.listed()))
+        self._complain("model config file", self._plan.problem)
+
+    def _tell_policy(self, model: str, wish: Wish, num_listed: int, live: set[int]) -> None:
+        """Show the policy that is followed, and what of it is not."""
+        policy = wish.policy
+        absent = sorted(policy.versions - live)
+        shown = ", ".join(map(str, absent[:_MOST_NAMED])) + (", ..." if len(absent) > _MOST_NAMED else "")
+        num_wanted = {PolicyKind.ALL: num_listed, PolicyKind.SPECIFIC: len(policy.versions)}.get(
+            policy.kind, policy.num_versions
+        )
+        problems = [
+            self._plan.problem,
+            f"not available: {shown}" if absent else "",
+            f"of {num_wanted} versions the newest {self._most} are kept (--max-live-versions)"
+            if num_wanted > self._most
+            else "",
+        ]
+        problem = "; ".join(filter(None, problems))
+        self._registry.set_policy(model, str(policy), problem)
+        self._complain(f"version policy of {model}", problem)
+
+    def _read_labels(self, model: str, wish: Wish) -> tuple[dict[str, int], str]:
+        """Return what the labels file says, beside what the model config file says of other labels."""
         try:
-            return self._repository.labels(model), ""
+            labels = {**wish.labels, **self._repository.labels(model)}
         except VersionRefusedError as error:
             self._complain(f"labels of {model}", error.reason)
             return self._registry.labels(model), error.reason
+        self._complain(f"labels of {model}", "")
+        return labels, ""
 
     def _states(self, model: str) -> dict[int, VersionState]:
         try:
@@ -283,8 +338,10 @@ class Watcher:
         return [version for version, state in self._states(model).items() if state is VersionState.AVAILABLE]
 
     def _complain(self, about: str, what: str) -> None:
-        """Log a warning once, until it changes or is over."""
-        if self._complaints.get(about) != what:
+        """Log a warning once, until it changes or, with nothing to say, is over."""
+        if not what:
+            self._complaints.pop(about, None)
+        elif self._complaints.get(about) != what:
             self._complaints[about] = what
             self._log.warning(what, about=about)
 
