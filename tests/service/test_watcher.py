@@ -382,7 +382,7 @@ def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
         assert rig.watcher.stop(0.0)
         raise OSError("interrupted")
 
-    rig.watcher._load = load
+    rig.watcher._loads._load = load
     with structlog.testing.capture_logs() as logs:
         rig.scan()
     assert [] == logs
