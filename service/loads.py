@@ -80,11 +80,11 @@ class Loads:
         """Let nothing wait any more."""
         self._waiting.clear()
 
-    def begin(self, prepare: Callable[[VersionFolder], Fingerprint]) -> None:
+    def begin(self, prepare: Callable[[VersionFolder], Fingerprint | None]) -> None:
         """Begin what waits, as far as there is room.
 
         Args:
-            prepare: called just before; returns the fingerprint of the version's files.
+            prepare: called just before; returns the fingerprint of the version's files, or None: it is not loaded.
         """
         for model in list(self._waiting):
             if model in self._running:
@@ -92,7 +92,10 @@ class Loads:
             if self._num_fresh() >= MOST_AT_ONCE:
                 return
             folder = self._waiting.pop(model)
-            load = self._running[model] = Load(folder, prepare(folder), self._clock())
+            fingerprint = prepare(folder)
+            if fingerprint is None:
+                continue
+            load = self._running[model] = Load(folder, fingerprint, self._clock())
             threading.Thread(target=self._run, args=(load,), name=f"load-{model}", daemon=True).start()
 
     def next_ended(self, timeout_seconds: float) -> Load | None:

@@ -13,23 +13,25 @@ from collections.abc import Callable, Iterator, Mapping
 import structlog
 
 from service import manifest
-from service.errors import LoadFailedError, NotFoundError, VersionRefusedError
+from service.errors import NotFoundError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
 from service.loads import PATIENCE_SECONDS, Load, Loads
 from service.metrics import Metrics
 from service.model_version import ModelVersion
+from service.outcomes import Outcomes
+from service.plan import Plan, Wish
+from service.policies import PolicyKind
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
 from service.retries import Fingerprint, Retries
 from service.settings import Settings
 
-LOAD_ERROR = "load-error"
-"""Rule of a version whose load failed with an error that is no verdict; it is tried again."""
-
-_TRANSIENT_RULES = frozenset({"file-unreadable"})
 _LONGEST_RETIRE_WAIT_SECONDS = 0.05  # what is held longer is waited for at the next looks
 _LONGEST_PAUSE_SECONDS = 1.0
+_MISSING = "the version policy names it, and it is not in the models folder"
+_NOT_LISTED = "the model config file does not name it: nothing new is loaded, what is live stays until the server ends"
+_MOST_NAMED = 10
 _WAITING = "waiting until its files stay the same between two looks at the folder"
 
 
@@ -40,6 +42,7 @@ class _Look:
     Args:
         folders: version -> its folder.
         listed: versions that are there, or were at the look before.
+        wish: which versions are wanted then.
         labels: label -> version, as wanted.
         problem: what is wrong with the labels.
         live: versions that answered then.
@@ -48,6 +51,7 @@ class _Look:
 
     folders: Mapping[int, VersionFolder]
     listed: set[int]
+    wish: Wish
     labels: Mapping[str, int]
     problem: str
     live: list[int]
@@ -70,10 +74,14 @@ class Watcher:
         load: makes a warm live version of a folder; raises VersionRefusedError for one that must not be served. It is
             called on threads of their own, several at once.
         metrics: loads and swaps are counted there.
-        settings: latest_versions, poll_interval_seconds.
+        settings: version_policy, latest_versions, max_live_versions, model_config_file, models_dir,
+            poll_interval_seconds.
         clock: monotonic seconds.
         tidy: called after loads and drops.
         give_up: lets the load of a folder raise, soon; called from the watcher's thread.
+
+    Raises:
+        SettingError: the model config file cannot be followed.
 
     Thread safety: `scan` is for one thread at a time; `start` and `stop` for the owner.
     """
@@ -95,13 +103,15 @@ class Watcher:
         self._loads = Loads(load, clock)
         self._give_up = give_up
         self._metrics = metrics
-        self._latest = settings.latest_versions
+        self._plan = Plan(settings)
+        self._most = settings.max_live_versions
         self._poll_interval_seconds = settings.poll_interval_seconds
         self._retire_wait_seconds = min(settings.poll_interval_seconds, _LONGEST_RETIRE_WAIT_SECONDS)
         self._clock = clock
         self._tidy = tidy if tidy is not None else GarbageCollection()
         self._log = structlog.get_logger()
         self._retries = Retries()
+        self._outcomes = Outcomes(registry, self._retries, metrics, clock)
         self._looks: dict[str, _Look] = {}
         self._seen_files: dict[tuple[str, int], tuple[object, ...]] = {}
         self._listed: dict[str, set[int]] = {}
@@ -151,8 +161,12 @@ class Watcher:
         """Look through the repository once and begin what follows from it."""
         if self._registry.sweep():
             self._tidy()
-        known = {status.name for status in self._registry.models()}
-        for model in sorted(known.union(self._list_models())):
+        self._read_plan()
+        models = {status.name for status in self._registry.models()}.union(self._list_models())
+        for model in self._plan.listed():
+            absent = "" if model in models else "the model config file names it, and it is not in the models folder"
+            self._complain(f"model {model} of the model config file", absent)
+        for model in sorted(models):
             with self._guarding(model):
                 self._scan_model(model)
         if self._first_models is None:
@@ -171,7 +185,8 @@ class Watcher:
         if ended is not None:
             model, version = ended.folder.model, ended.folder.version
             with self._guarding(model):
-                self._looks[model].judged[version] = self._conclude(ended)
+                self._looks[model].judged[version] = self._outcomes.follow(ended, is_stopping=self._stopping.is_set())
+                self._tidy()
                 self._advance(model, self._looks[model])
             self._progress_seconds = self._clock()
         if self._stopping.is_set():
@@ -208,17 +223,24 @@ class Watcher:
         return models
 
     def _scan_model(self, model: str) -> None:
+        wish = self._plan.of(model)
         folders = {folder.version: folder for folder in self._repository.versions(model)}
         listed = set(folders) | self._listed.get(model, set())
         self._listed[model] = set(folders)
-        self._forget(model, listed)
-        labels, problem = self._read_labels(model)
-        look = self._looks[model] = _Look(folders, listed, labels, problem, self._live(model))
-        self._registry.set_labels(model, labels, problem)  # those of live versions need not wait for a load
+        self._forget(model, listed, wish)
+        if not wish.is_listed:
+            self._loads.withdraw(model)
+            self._retire(model, ())
+            self._registry.set_policy(model, "", _NOT_LISTED)
+            return
+        labels, problem = self._read_labels(model, wish)
+        look = self._looks[model] = _Look(folders, listed, wish, labels, problem, self._live(model))
         running = self._loads.running(model)
         if running is None:
             self._advance(model, look)
-        elif self._clock() - running.began_seconds >= PATIENCE_SECONDS:
+            return
+        self._registry.set_labels(model, labels, problem)  # those of live versions need not wait for a load
+        if self._clock() - running.began_seconds >= PATIENCE_SECONDS:
             wanted = self._choose(model, folders, listed, labels, dict(look.judged)).load[:1]
             if wanted != (running.folder.version,):
                 self._give_up(running.folder)
@@ -233,6 +255,7 @@ class Watcher:
         self._loads.withdraw(model)
         self._retire(model, choice.retire)
         after = self._live(model)
+        self._tell_policy(model, look.wish, len(look.listed), set(after))
         if look.live and max(look.live) != max(after):
             self._metrics.count_swap(model)
         self._looks.pop(model, None)
@@ -245,13 +268,14 @@ class Watcher:
         labels: Mapping[str, int],
         judged: dict[int, bool],
     ) -> Choice:
-        """Return what to do, looking no further down than the newest usable versions and the labelled ones."""
+        """Return what to do, looking at no version that neither the policy nor a label may want."""
+        policy = self._plan.of(model).policy
         states = self._states(model)
         live = {version for version, state in states.items() if state is VersionState.AVAILABLE}
         labelled = set(labels.values()) | set(self._registry.labels(model).values())
         usable: set[int] = set()
         for version in sorted(listed, reverse=True):
-            if len(usable) >= self._latest and version not in labelled:
+            if not policy.may_want(version, usable, self._most) and version not in labelled:
                 continue
             if version in live:
                 usable.add(version)
@@ -259,7 +283,7 @@ class Watcher:
                 if version not in judged:
                     judged[version] = self._may_try(folders[version])
                 usable |= {version} if judged[version] else set()
-        return choose(usable, live, labelled, self._latest)
+        return choose(usable, live, labelled, policy, self._most)
 
     def _may_try(self, folder: VersionFolder) -> bool:
         """Whether a version that is not live is worth a load now. Once a scan: it compares with the scan before."""
@@ -276,51 +300,12 @@ class Watcher:
         return False
 
     # -------------------------------------------------------------------------------------------------- one version
-    def _begin(self, folder: VersionFolder) -> Fingerprint:
-        """Show that a version is being loaded; return the fingerprint of its files."""
-        self._registry.begin(folder.model, folder.version)
-        return self._repository.fingerprint(folder)
-
-    def _conclude(self, load: Load) -> bool:
-        """Publish what was loaded, or refuse it; return whether it is live."""
-        try:
-            if load.live is None:
-                self._refuse(load)
-                return False
-            self._publish(load, load.live)
-            return True
-        finally:
-            load.live = load.error = None
-            self._tidy()
-
-    def _publish(self, load: Load, live: ModelVersion) -> None:
-        model, version = load.folder.model, load.folder.version
-        seconds = self._clock() - load.began_seconds
-        self._retries.forget((model, version))
-        self._metrics.count_load(model, "available", seconds=seconds)
-        self._registry.publish(live)
-        log = self._log.bind(model=model, version=version)
-        log.info("version available", convexity=live.convexity, engine=live.engine.name, seconds=round(seconds, 3))
-
-    def _refuse(self, load: Load) -> None:
-        model, version, error = load.folder.model, load.folder.version, load.error
-        now, log = self._clock(), self._log.bind(model=model, version=version)
-        seconds = now - load.began_seconds
-        if isinstance(error, VersionRefusedError) and error.rule not in _TRANSIENT_RULES:
-            self._retries.note_refusal((model, version), load.fingerprint)
-        elif self._stopping.is_set():  # it was interrupted
-            self._registry.refuse(model, version, LOAD_ERROR, "the server ended meanwhile")
-            return
-        else:
-            self._retries.note_failure((model, version), load.fingerprint, now, seconds)
-        if isinstance(error, VersionRefusedError):
-            self._metrics.count_load(model, "refused", error.rule, seconds)
-            self._registry.refuse(model, version, error.rule, error.reason)
-            log.warning("version refused", rule=error.rule, reason=error.reason)
-        else:
-            self._metrics.count_load(model, "failed", LOAD_ERROR, seconds)
-            self._registry.refuse(model, version, LOAD_ERROR, f"{_told(error)}; it is tried again")
-            log.error("version failed to load; it is tried again", exc_info=error)
+    def _begin(self, folder: VersionFolder) -> Fingerprint | None:
+        """Show that a version is being loaded; return the fingerprint of its files, or None where it cannot be."""
+        with self._guarding(folder.model):
+            self._registry.begin(folder.model, folder.version)
+            return self._repository.fingerprint(folder)
+        return None
 
     def _retire(self, model: str, versions: tuple[int, ...]) -> None:
         labelled = self._registry.labels(model).values()
@@ -328,21 +313,54 @@ class Watcher:
             if self._registry.retire(model, version, self._retire_wait_seconds):
                 self._log.info("version unloaded", model=model, version=version)
 
-    def _forget(self, model: str, listed: set[int]) -> None:
-        """Drop what is remembered of versions that are no longer on disk and not live."""
-        for version, state in self._states(model).items():
-            if version not in listed and state in {VersionState.START, VersionState.END}:
+    def _forget(self, model: str, listed: set[int], wish: Wish) -> None:
+        """Drop what is remembered of versions that are no longer on disk and not live; show those that are named."""
+        states = self._states(model)
+        is_there = bool(listed) or VersionState.AVAILABLE in states.values()
+        missing = wish.policy.versions - listed if is_there and wish.is_listed else frozenset()
+        for version, state in states.items():
+            never_began = state is VersionState.START
+            if version not in listed and (state is VersionState.END or (never_began and version not in missing)):
                 self._registry.forget(model, version)
                 self._retries.forget((model, version))
                 self._seen_files.pop((model, version), None)
+        for version in sorted(missing, reverse=True)[: self._most]:
+            self._registry.wait(model, version, _MISSING)
 
     # ------------------------------------------------------------------------------------------------------- asking
-    def _read_labels(self, model: str) -> tuple[dict[str, int], str]:
+    def _read_plan(self) -> None:
+        if self._plan.refresh():
+            self._log.info("model config file read", models=len(self._plan.listed()))
+        self._complain("model config file", self._plan.problem)
+
+    def _tell_policy(self, model: str, wish: Wish, num_listed: int, live: set[int]) -> None:
+        """Show the policy that is followed, and what of it is not."""
+        policy = wish.policy
+        absent = sorted(policy.versions - live)
+        shown = ", ".join(map(str, absent[:_MOST_NAMED])) + (", ..." if len(absent) > _MOST_NAMED else "")
+        num_wanted = {PolicyKind.ALL: num_listed, PolicyKind.SPECIFIC: len(policy.versions)}.get(
+            policy.kind, policy.num_versions
+        )
+        problems = [
+            self._plan.problem,
+            f"not available: {shown}" if absent else "",
+            f"of {num_wanted} versions the newest {self._most} are kept (--max-live-versions)"
+            if num_wanted > self._most
+            else "",
+        ]
+        problem = "; ".join(filter(None, problems))
+        self._registry.set_policy(model, str(policy), problem)
+        self._complain(f"version policy of {model}", problem)
+
+    def _read_labels(self, model: str, wish: Wish) -> tuple[dict[str, int], str]:
+        """Return what the labels file says, beside what the model config file says of other labels."""
         try:
-            return self._repository.labels(model), ""
+            labels = {**wish.labels, **self._repository.labels(model)}
         except VersionRefusedError as error:
             self._complain(f"labels of {model}", error.reason)
             return self._registry.labels(model), error.reason
+        self._complain(f"labels of {model}", "")
+        return labels, ""
 
     def _states(self, model: str) -> dict[int, VersionState]:
         try:
@@ -358,15 +376,9 @@ class Watcher:
         return [version for version, state in self._states(model).items() if state is VersionState.AVAILABLE]
 
     def _complain(self, about: str, what: str) -> None:
-        """Log a warning once, until it changes or is over."""
-        if self._complaints.get(about) != what:
+        """Log a warning once, until it changes or, with nothing to say, is over."""
+        if not what:
+            self._complaints.pop(about, None)
+        elif self._complaints.get(about) != what:
             self._complaints[about] = what
             self._log.warning(what, about=about)
-
-
-def _told(error: Exception | None) -> str:
-    """Return what may be told of an error: its class, and what the system says of a disk; never a path."""
-    if isinstance(error, LoadFailedError):
-        return error.told
-    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-    return type(error).__name__ + (f" ({said})" if said else "") + " while loading"

@@ -363,9 +363,7 @@ def test_load_says_why_when_tensorflow_cannot_be_imported_over_there(make_proces
     process = make_process(f"{PLAIN}def warm_up(): raise ImportError({why!r})\nf.warm_up = warm_up")
     children = set()
     for _ in range(2):
-        with pytest.raises(
-            LoadFailedError, match=r"(?s)^TensorFlow cannot be used \(ImportError\).*not whole"
-        ):
+        with pytest.raises(LoadFailedError, match=r"(?s)^TensorFlow cannot be used \(ImportError\).*not whole"):
             process.load(ORDER)
         children.add(process._child.pid)
         process._child.wait(SECONDS)

@@ -11,10 +11,11 @@ from hypothesis import settings
 from service.errors import UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.metrics import Metrics
+from service.outcomes import LOAD_ERROR
 from service.registry import Registry, VersionState
 from service.repository import Repository
 from service.settings import Settings
-from service.watcher import LOAD_ERROR, Watcher
+from service.watcher import Watcher
 from tests.service.fake_versions import make_version
 from tests.service.watcher_machine import WatcherMachine
 
