@@ -10,10 +10,11 @@ import structlog
 from service.errors import UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.metrics import Metrics
+from service.outcomes import LOAD_ERROR
 from service.registry import Registry, VersionState
 from service.repository import Repository
 from service.settings import Settings
-from service.watcher import LOAD_ERROR, Watcher
+from service.watcher import Watcher
 from tests.service.fake_versions import make_version
 
 
@@ -380,7 +381,7 @@ def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
         assert rig.watcher.stop(0.0)
         raise OSError("interrupted")
 
-    rig.watcher._load = load
+    rig.watcher._loads._load = load
     with structlog.testing.capture_logs() as logs:
         rig.scan()
     assert [] == logs

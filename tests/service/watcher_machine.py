@@ -141,7 +141,7 @@ class WatcherMachine(RuleBasedStateMachine):
             clock=lambda: self.now,
             tidy=lambda: None,
         )
-        self.watcher._log = Mock()  # which spares a traceback for each failing load
+        self.watcher._log = self.watcher._outcomes._log = Mock()  # which spares a traceback for each failing load
         self.app = flask.Flask("operations")
         self.app.register_blueprint(operations.routes(self.registry, Metrics(), SETTINGS))
         self.health = HealthService(self.registry, SETTINGS)
