@@ -118,7 +118,7 @@ class ModelFolder:
         """Remove the oldest versions of ours so that `keep` remain, and return their numbers.
 
         Never removed: a labelled version (nor any while `labels.json` cannot be read), a version without a manifest
-        of ours, and one that cannot be removed. A version disappears by one rename before its files go.
+        of ours, and one that cannot be removed. A version disappears by one rename, synced before its files go.
 
         Args:
             keep: how many versions stay at least, 1 or more.
@@ -139,7 +139,9 @@ class ModelFolder:
             except OSError:
                 continue
             removed.append(folder.version)
-            shutil.rmtree(trash, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                sync_folder(self.path)  # else a power cut could bring half of it back
+                shutil.rmtree(trash, ignore_errors=True)
         return removed
 
     def sweep(self) -> int:
