@@ -1,4 +1,4 @@
-"""The commands: train, retrain, audit, certify, evaluate. The top of training.
+"""The commands: train, retrain, rollback, audit, certify, evaluate. The top of training.
 
 Nothing but the standard library and click is imported until a command runs, so that `--help` is fast.
 """
@@ -116,6 +116,23 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_availa
     if outcome.published is None:
         raise click.exceptions.Exit(REFUSED)
     click.echo(_shown(outcome.published))
+
+
+@commands.command()
+@click.argument("model_folder", type=click.Path(path_type=Path), metavar="MODELS_DIR/MODEL")
+@click.option("--to", type=click.IntRange(1, 2**63 - 1), required=True, metavar="VERSION", help="Go back to this one.")
+def rollback(model_folder: Path, to: int) -> None:
+    """Publish an older version's files as the next version, and move every label of the newest one to it.
+
+    The files are certified again first; exit 3 if that fails today.
+    """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which takes a second or two
+    from training.rollback import rollback as run
+
+    folder = Path(os.path.abspath(model_folder))
+    rolled = run(folder.parent, folder.name, to)
+    click.echo(rolled.line(), err=True)
+    click.echo(_shown(rolled.version.path))
 
 
 @commands.command()
