@@ -95,6 +95,7 @@ class Result:
         parent: the champion's version, or None.
         gate: the gate's report, or None.
         notes: sentences for the report.
+        run_id: what the run calls itself in its log, or "".
     """
 
     config: TrainingConfig
@@ -108,6 +109,7 @@ class Result:
     parent: int | None = None
     gate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    run_id: str = ""
 
     def findings(self) -> list[str]:
         """Return what a user should know of the data and of the run."""
@@ -132,7 +134,7 @@ class Result:
             gradient_audit=self.audited.to_document(),
             notes=(*self.notes, *self.findings()),
             config=self.config.document,
-            made_with={**packages(), "processor": processor()},
+            made_with={**packages(), "processor": processor(), **self._run()},
             answers=self.proved.held_out,
             measured=self.rows.held_out,
             recoloured=recoloured(self.proved.program, self.rows.data),
@@ -163,6 +165,9 @@ class Result:
             "cpu": processor(),
             "files": files,
         }
+
+    def _run(self) -> dict[str, str]:
+        return {"run_id": self.run_id} if self.run_id else {}
 
 
 def silent(_line: str) -> None:
@@ -276,14 +281,17 @@ def run_fit(config: TrainingConfig, run: Run, progress: Progress) -> History:
         return fit(run, config.trainer, told)
 
 
-def stage_and_prove(model: Any, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:
-    """Write the version's files, read them back, prove them convex and verify that they answer as proved.
+def stage_and_prove(
+    model: Any, staged: Path, config: TrainingConfig, rows: Rows[Any], between: Callable[[], None] = lambda: None
+) -> Proved:
+    """Write the version's files, read them back (after `between`), prove them convex and verify that they answer so.
 
     Raises:
         ExportError: the files cannot be written.
         VersionRefusedError: not proved, or not verified.
     """
     probe = export.stage(model, staged, name=config.model.name, rows=rows.train.x)
+    between()
     certified = certify(staged)
     reloaded = export.reload(staged)
     verification = verify(certified.program, reloaded, probe)
