@@ -1,9 +1,11 @@
 """Servers as processes of their own, ended whatever happens; closed-form versions; the figures of a run."""
 
 import resource
+import shutil
 
 import pytest
 
+from tests.chaos.planting import MODEL, SHIPPED, Beside
 from tests.chaos.ramp_versions import RampVersions
 from tests.end_to_end.server_process import ROOT, ServerProcess
 
@@ -49,6 +51,27 @@ def serve(wait_until):
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def old_server(wait_until, tmp_path_factory):
+    """Serve version 1 of the shipped model from a folder in which others are planted; return server and folder."""
+    models_dir = tmp_path_factory.mktemp("planted") / "models"
+    shutil.copytree(SHIPPED, models_dir / MODEL / "1")
+    server = ServerProcess(models_dir, "--default-model", MODEL, "--poll-interval-seconds", 0.05)
+    try:
+        wait_until(server.is_ready, START_SECONDS)
+        yield server, models_dir
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def beside(old_server, wait_until):
+    """Return a `Beside` over the server of version 1, whose client asks until the test is over."""
+    found = Beside(*old_server, wait_until)
+    yield found
+    found.close()
 
 
 @pytest.fixture
