@@ -1,4 +1,4 @@
-"""The commands: train, retrain, history, audit, certify, evaluate. The top of training.
+"""The commands: train, retrain, rollback, history, audit, certify, evaluate. The top of training.
 
 Nothing but the standard library and click is imported until a command runs, so that `--help` is fast.
 """
@@ -171,12 +171,30 @@ def history(path: Path, last: int, as_json: bool) -> None:
     """Print what came of the last nights: a line a run, the newest last."""
     from training import journal
 
-    found = journal.nights(path.parent, path.name)[-last:]
+    folder = Path(os.path.abspath(path))
+    found = journal.nights(folder.parent, folder.name)[-last:]
     if not found:
         message = f"{path}: no run of this model left a record. Name MODELS_DIR/MODEL as `retrain` has them."
         raise click.ClickException(message)
     for line in [json.dumps(night.to_document()) for night in found] if as_json else journal.table(found):
         click.echo(line)
+
+
+@commands.command()
+@click.argument("model_folder", type=click.Path(path_type=Path), metavar="MODELS_DIR/MODEL")
+@click.option("--to", type=click.IntRange(1, 2**63 - 1), required=True, metavar="VERSION", help="Go back to this one.")
+def rollback(model_folder: Path, to: int) -> None:
+    """Publish an older version's files as the next version, and move every label of the newest one to it.
+
+    The files are certified again first; exit 3 if that fails today.
+    """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which takes a second or two
+    from training.rollback import rollback as run
+
+    folder = Path(os.path.abspath(model_folder))
+    rolled = run(folder.parent, folder.name, to)
+    click.echo(rolled.line(), err=True)
+    click.echo(_shown(rolled.version.path))
 
 
 @commands.command()
