@@ -31,6 +31,7 @@ MODELS_DIR = click.option(
     help="Publish here instead of [publish] models_dir. Relative to the current folder.",
 )
 SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of [trainer] seed.")
+FRESH = click.option("--fresh", is_flag=True, help="Begin anew, even where the same job was killed and could go on.")
 
 
 class InterruptedJobError(BaseException):
@@ -78,27 +79,33 @@ def commands() -> None:
 @CONFIG
 @MODELS_DIR
 @SEED
-def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
-    """Train from scratch, certify and publish; print the published folder last."""
+@FRESH
+def train(config: Path, models_dir: Path | None, seed: int | None, fresh: bool) -> None:
+    """Train from scratch, certify and publish; print the published folder last.
+
+    The same job that was killed goes on where it was.
+    """
     job = _load(config, models_dir, seed)
     from training import pipeline
 
-    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True))))
+    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True), fresh=fresh)))
 
 
 @commands.command()
 @CONFIG
 @MODELS_DIR
 @SEED
+@FRESH
 @click.option(
     "--wait-available",
     metavar="URL",
     help="After publishing, wait until this server answers that the version is AVAILABLE.",
 )
-def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_available: str | None) -> None:
+def retrain(config: Path, models_dir: Path | None, seed: int | None, fresh: bool, wait_available: str | None) -> None:
     """Run the nightly job: warm start, train, certify, pass the gate, publish.
 
     A refused challenger publishes nothing; its report is MODELS_DIR/.refused/MODEL/report.html.
+    The same job that was killed goes on where it was.
     """
     job = _load(config, models_dir, seed)
     if wait_available is not None:
@@ -110,7 +117,7 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_availa
         job = dataclasses.replace(job, publish=dataclasses.replace(job.publish, wait_available=address))
     from training import retrain as nightly
 
-    outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True))
+    outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True), fresh=fresh)
     for line in outcome.lines:
         click.echo(line, err=True)
     if outcome.published is None:

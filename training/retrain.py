@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from training import gate, pipeline, publish, report
+from training import checkpoints, gate, pipeline, publish, report
 from training.answers import Answers
 from training.availability import WAIT_SECONDS, wait_available
 from training.champion import (
@@ -54,6 +54,7 @@ def retrain(
     progress: pipeline.Progress = reporting,
     wait_seconds: float = WAIT_SECONDS,
     tell: pipeline.Tell = pipeline.silent,
+    fresh: bool = False,
 ) -> Outcome:
     """Train a challenger on the configured data and publish it if the gate lets it through.
 
@@ -66,7 +67,8 @@ def retrain(
         config: the job.
         progress: opens what is told of the run.
         wait_seconds: how long to wait for the server.
-        tell: is told, line by line, what the gradient audit found before the run.
+        tell: is told, line by line, what the gradient audit found before the run, and where a killed job goes on.
+        fresh: whether to begin anew where the same job was killed.
 
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
@@ -74,7 +76,11 @@ def retrain(
         DivergenceError, LockHeldError, ExportError, PublishError, VersionRefusedError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
-    with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
+    with (
+        contextlib.ExitStack() as until_the_end,
+        publish.lock(config.publish.models_dir, config.model.name) as folder,
+        contextlib.ExitStack() as within_the_lock,
+    ):
         objective = create_objective(config)
         rows = pipeline.read_rows(config, objective)
         champion, notes = find_champion(folder)
@@ -85,7 +91,9 @@ def retrain(
         model, start = _start(config, objective, rows, champion)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
         audited = pipeline.audit_run(config, run, tell)
-        history = pipeline.run_fit(config, run, progress)
+        sides = (rows.train, rows.validation)
+        saved = within_the_lock.enter_context(checkpoints.kept(config, sides, run, tell, fresh=fresh))
+        history = pipeline.run_fit(config, run, progress, saved)
         with folder.staging() as staged:
             proved = pipeline.stage_and_prove(model, staged, config, rows)
             metrics = pipeline.measure(objective, proved, rows, config.trainer.seed)
@@ -110,6 +118,7 @@ def retrain(
             report.write(result.report(), staged)
             came = until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
+        saved.remove()
         if config.publish.wait_available:
             wait_available(config.publish.wait_available, version, wait_seconds, stop=lambda: bool(came))
         removed = folder.prune(config.publish.keep)
