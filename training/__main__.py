@@ -13,10 +13,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from training.interruption import Interruption
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
@@ -32,38 +33,7 @@ MODELS_DIR = click.option(
     help="Publish here instead of [publish] models_dir. Relative to the current folder.",
 )
 SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of [trainer] seed.")
-
-
-class InterruptedJobError(BaseException):
-    """SIGINT or SIGTERM came. Like KeyboardInterrupt no Exception, so that nothing on the way takes it for a failure.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        """Keep the signal's number."""
-        super().__init__(number)
-        self.number = number
-
-
-class Interruption:
-    """Turns SIGINT and SIGTERM into one `InterruptedJobError`; remembers it, should something swallow it."""
-
-    def __init__(self) -> None:
-        """Nothing came yet."""
-        self.number = 0
-
-    def install(self) -> None:
-        """Handle both signals from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
-
-    def _raise(self, number: int, _frame: FrameType | None) -> NoReturn:
-        self.number = number
-        for other in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(other, signal.SIG_IGN)  # one is enough: what follows is tidying up
-        raise InterruptedJobError(number)
+FRESH = click.option("--fresh", is_flag=True, help="Begin anew, even where the same job was killed and could go on.")
 
 
 class Voice:
@@ -101,18 +71,23 @@ def commands() -> None:
 @CONFIG
 @MODELS_DIR
 @SEED
-def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
-    """Train from scratch, certify and publish; print the published folder last."""
+@FRESH
+def train(config: Path, models_dir: Path | None, seed: int | None, fresh: bool) -> None:
+    """Train from scratch, certify and publish; print the published folder last.
+
+    The same job that was killed goes on where it was.
+    """
     job = _load(config, models_dir, seed)
     from training import pipeline
 
-    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True))))
+    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True), fresh=fresh)))
 
 
 @commands.command()
 @CONFIG
 @MODELS_DIR
 @SEED
+@FRESH
 @click.option(
     "--wait-available",
     metavar="URL",
@@ -132,6 +107,7 @@ def retrain(  # noqa: PLR0913  # its flags
     config: Path,
     models_dir: Path | None,
     seed: int | None,
+    fresh: bool,
     wait_available: str | None,
     dry_run: bool,
     log_format: str,
@@ -140,6 +116,7 @@ def retrain(  # noqa: PLR0913  # its flags
 
     A line a step goes to standard error, with the run's id. Each run leaves its record and its report in
     MODELS_DIR/.reports/MODEL (`history` lists them); a refused challenger leaves nothing else.
+    The same job that was killed goes on where it was.
     """
     voice.log_format = log_format
     job = _load(config, models_dir, seed)
@@ -154,7 +131,7 @@ def retrain(  # noqa: PLR0913  # its flags
     from training.job_log import JobLog
 
     log = voice.log = JobLog(log_format=log_format)
-    outcome = nightly.retrain(job, progress=log.progress, tell=log.tell, log=log, dry_run=dry_run)
+    outcome = nightly.retrain(job, progress=log.progress, tell=log.tell, log=log, dry_run=dry_run, fresh=fresh)
     for line in outcome.lines:
         log.tell(line)
     if not outcome.gate.passed:

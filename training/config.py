@@ -185,7 +185,11 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """`[trainer]`: the budget, in steps and evaluations, never seconds. A transport takes all its steps."""
+    """`[trainer]`: the budget, in steps and evaluations, never seconds. A transport takes all its steps.
+
+    A training that is killed goes on from its last checkpoint, to the same weights; how often there is one changes
+    nothing of them.
+    """
 
     steps: int = _option("a whole number from 1 to 10000000", _integer(1, 10_000_000), 4000)
     batch: int = _option("a whole number from 1 to 1048576", _integer(1, 1_048_576), 128)
@@ -196,6 +200,9 @@ class TrainerConfig:
     )
     evaluate_every: int = _option("a whole number from 1 to 1000000, in steps", _integer(1, 1_000_000), 50)
     validation_percent: int = _option("a whole number from 1 to 50", _integer(1, 50), 20)
+    checkpoint_every: int = _option(
+        "a whole number from 0 to 10000000, in steps (0: as often as costs 1 % of the time)", _integer(0, 10_000_000), 0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

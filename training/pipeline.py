@@ -7,8 +7,6 @@ artefact read back from disk, not the Keras object that was trained.
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,11 +22,14 @@ from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
 from service.signature import CONTEXT, OUTPUTS
-from training import audit, export, findings, publish, report
+from training import audit, checkpoints, export, findings, publish, report
 from training.answers import Answers
 from training.audit import Audit
+from training.checkpoints import Checkpoint
 from training.config import ConfigError, TrainingConfig
 from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
+from training.machine import packages as packages
+from training.machine import processor as processor
 from training.objectives import Objective, create_objective
 from training.pictures import Recoloured, recolour
 from training.progress import Report, reporting
@@ -37,7 +38,6 @@ from training.trainer import History, fit
 
 OWN = "this version"
 CHAMPION = "champion"
-_PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 Progress = Callable[..., AbstractContextManager[Report]]
 """`progress.reporting`, or another with its first two arguments and `names`."""
@@ -164,6 +164,7 @@ class Result:
             "packages": packages(),
             "cpu": processor(),
             "files": files,
+            **self._run(),
         }
 
     def _run(self) -> dict[str, str]:
@@ -174,14 +175,17 @@ def silent(_line: str) -> None:
     """Say nothing."""
 
 
-def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell = silent) -> Path:
+def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell = silent, fresh: bool = False) -> Path:
     """Train from scratch, certify and publish; return the published folder.
+
+    The same job that was killed in its training goes on where it was (`checkpoints`).
 
     Args:
         config: the job.
         progress: opens what is told of the run.
         tell: is told, line by line, what the gradient audit found before the run, and, once the version is published,
             what data and run were like.
+        fresh: whether to begin anew where the same job was killed.
 
     Raises:
         ConfigError: the loss cannot move all variables of the configured network.
@@ -192,13 +196,19 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
         PublishError: the models folder cannot be written.
         VersionRefusedError: the trained version is not proved.
     """
-    with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
+    with (
+        contextlib.ExitStack() as until_the_end,
+        publish.lock(config.publish.models_dir, config.model.name) as folder,
+        contextlib.ExitStack() as within_the_lock,
+    ):
         objective = create_objective(config)
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
         audited = audit_run(config, run, tell)
-        history = run_fit(config, run, progress)
+        sides = (rows.train, rows.validation)
+        saved = within_the_lock.enter_context(checkpoints.kept(config, sides, run, tell, fresh=fresh))
+        history = run_fit(config, run, progress, saved)
         with folder.staging() as staged:
             proved = stage_and_prove(model, staged, config, rows)
             metrics = measure(objective, proved, rows, config.trainer.seed)
@@ -206,6 +216,7 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
             report.write(result.report(), staged)
             until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
+        saved.remove()
         folder.prune(config.publish.keep)
     for line in result.lines():
         tell(line)
@@ -275,10 +286,10 @@ def _refusal(config: TrainingConfig, audited: Audit) -> tuple[str, str, str]:
     return f"network.{key}", expected, f'{received} (objective.untrained = "freeze" trains without them)'
 
 
-def run_fit(config: TrainingConfig, run: Run, progress: Progress) -> History:
-    """Take the steps of a run, told to `progress`, and return the curves."""
+def run_fit(config: TrainingConfig, run: Run, progress: Progress, checkpoint: Checkpoint | None = None) -> History:
+    """Take the steps of a run, or those that its checkpoint leaves, told to `progress`, and return the curves."""
     with progress(f"train {config.model.name}", config.trainer.steps, names=run.names) as told:
-        return fit(run, config.trainer, told)
+        return fit(run, config.trainer, told, checkpoint)
 
 
 def stage_and_prove(
@@ -365,27 +376,6 @@ def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
 def utc_now() -> str:
     """Return the time as the manifest writes it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def packages() -> dict[str, str]:
-    """Return the versions of Python and of the packages that make the numbers."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def processor() -> str:
-    """Return the processor's name: weights repeat bit for bit on the same one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown processor'} ({platform.machine()})"
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

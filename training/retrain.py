@@ -4,6 +4,7 @@ Below `__main__`; above `pipeline`, whose way it goes, `champion`, which finds t
 A server may be serving the champion meanwhile, and goes on until it has loaded the next one.
 """
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.repository import VersionFolder
-from training import gate, journal, night, pipeline, publish, report
+from training import checkpoints, gate, journal, night, pipeline, publish, report
 from training.answers import Answers
 from training.audit import Audit
 from training.availability import WAIT_SECONDS, wait_available
@@ -53,7 +54,7 @@ class Outcome:
     report: str | None = None
 
 
-def retrain(
+def retrain(  # noqa: PLR0913  # the job, who is told, and how it is run
     config: TrainingConfig,
     *,
     progress: pipeline.Progress = reporting,
@@ -61,6 +62,7 @@ def retrain(
     tell: pipeline.Tell = pipeline.silent,
     log: JobLog | None = None,
     dry_run: bool = False,
+    fresh: bool = False,
 ) -> Outcome:
     """Train a challenger on the configured data and publish it if the gate lets it through.
 
@@ -73,9 +75,10 @@ def retrain(
         config: the job.
         progress: opens what is told of the run.
         wait_seconds: how long to wait for the server.
-        tell: is told, line by line, what the gradient audit found before the run.
+        tell: is told, line by line, what the gradient audit found before the run, and where a killed job goes on.
         log: takes a line a step; by default there are no lines.
         dry_run: whether to end with the gate: nothing is published, moved, pruned or told to a hook.
+        fresh: whether to begin anew where the same job was killed.
 
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
@@ -84,7 +87,7 @@ def retrain(
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
     with night.opened(config, log or JobLog(), dry_run=dry_run) as tonight:
-        return _challenge(config, tonight, progress, wait_seconds, tell)
+        return _challenge(config, tonight, progress, wait_seconds, tell, fresh=fresh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,14 +114,25 @@ class _Begun:
 
 
 def _challenge(
-    config: TrainingConfig, tonight: Night, progress: pipeline.Progress, wait_seconds: float, tell: pipeline.Tell
+    config: TrainingConfig,
+    tonight: Night,
+    progress: pipeline.Progress,
+    wait_seconds: float,
+    tell: pipeline.Tell,
+    *,
+    fresh: bool,
 ) -> Outcome:
     """Take the steps of the night."""
     tonight.step("lock")
-    with publish.lock(config.publish.models_dir, config.model.name) as folder:
+    with (
+        publish.lock(config.publish.models_dir, config.model.name) as folder,
+        contextlib.ExitStack() as within_the_lock,
+    ):
         begun = _begin(config, tonight, folder, tell)
         tonight.step("train")
-        history = pipeline.run_fit(config, begun.run, progress)
+        sides = (begun.rows.train, begun.rows.validation)
+        saved = within_the_lock.enter_context(checkpoints.kept(config, sides, begun.run, tell, fresh=fresh))
+        history = pipeline.run_fit(config, begun.run, progress, saved)
         tonight.facts(steps=history.steps[-1], best_step=history.best_step, stopped_early=history.stopped_early)
         tonight.step("stage")
         with folder.staging() as staged:
@@ -132,6 +146,7 @@ def _challenge(
             tonight.step("publish")
             tonight.hold_signals()
             version = folder.publish(staged, result.document)
+        saved.remove()
         tonight.facts(version=version.version, path=str(version.path))
         tonight.entry.record.update(version=version.version, path=str(version.path))
         pruned = _wait_and_prune(config, tonight, folder, version, wait_seconds)

@@ -1,6 +1,7 @@
 """What one training run is to the fit loop: a loss before any step, steps, validation numbers, and weights to keep.
 
-Below `objectives`, each of which starts runs of its own kind; `audit` looks at their gradients, `trainer` drives them.
+Below `objectives`, each of which starts runs of its own kind; `audit` looks at their gradients, `trainer` drives them,
+and `checkpoints` keeps the state of one on disk.
 """
 
 import dataclasses
@@ -75,6 +76,30 @@ class Subject:
     untrained: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """All that a run changes from step to step: the same run with this state goes on to the same bits.
+
+    Args:
+        arrays: by name, the values of variables.
+        numbers: what JSON can hold: counters, curves, the state of a generator.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    numbers: Mapping[str, Any]
+
+
+def values_of(name: str, variables: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """Return a copy of the value of each variable, named `name/0`, `name/1`, ..."""
+    return {f"{name}/{place}": np.array(variable.numpy()) for place, variable in enumerate(variables)}
+
+
+def give_values(name: str, variables: Sequence[Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Give variables their values, as `values_of` returned them."""
+    for place, variable in enumerate(variables):
+        variable.assign(arrays[f"{name}/{place}"])
+
+
 class Run(Protocol):
     """One training run of one network, as far as the fit loop knows it.
 
@@ -113,6 +138,12 @@ class Run(Protocol):
 
     def restore(self, weights: Sequence[NDArray[Any]]) -> None:
         """Give that network these weights, as `weights` returned them."""
+
+    def state(self) -> State:
+        """Return all that steps have changed so far, between two steps."""
+
+    def resume(self, state: State) -> None:
+        """Go on from where a run of the same network, rows and settings was, whose `state` this is."""
 
     def verify(self) -> None:
         """Refuse weights with which that network need not be convex.

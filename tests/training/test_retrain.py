@@ -21,7 +21,7 @@ from training.datasets import DataError
 from training.job_log import JobLog
 from training.objectives import create_objective
 from training.objectives.transport import Transport
-from training.runs import Entry, Part, Subject
+from training.runs import Entry, Part, State, Subject
 
 
 def config_of(folder: Path, *, steps: int = 60, **publishing: object) -> TrainingConfig:
@@ -99,6 +99,7 @@ def test_retrain_leaves_one_line_a_step_and_one_record_with_the_runs_id(trained)
     assert [line["event"] for line in lines[:-1]] == [step["step"] for step in night.record["steps"]]
     assert (outcome.published / "report.html").read_bytes() == (night.path / "report.html").read_bytes()
     assert log.run_id == read_json(night.path / "report.json")["made_with"]["run_id"]
+    assert log.run_id == read_json(outcome.published / "manifest.json")["run_id"]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -238,6 +239,10 @@ class Placed:
     def restore(self, weights):
         """Give the network these weights."""
         self.network.set_weights(weights)
+
+    def state(self):
+        """Return nothing: every step is the same."""
+        return State({}, {})
 
     def verify(self):
         """Look at the network's signs."""
