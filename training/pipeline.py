@@ -24,7 +24,7 @@ from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
 from service.signature import CONTEXT, OUTPUTS
-from training import audit, export, findings, publish, report
+from training import audit, evidence, export, findings, fingerprint, leaks, publish, report
 from training.answers import Answers
 from training.audit import Audit
 from training.config import ConfigError, TrainingConfig
@@ -138,6 +138,13 @@ class Result:
             recoloured=recoloured(self.proved.program, self.rows.data),
         )
 
+    def memory(self) -> dict[str, Any]:
+        """Return what the manifest's `data` keeps for the gate of the next night."""
+        data, gate = self.rows.data, self.gate
+        slipped = {} if gate is None else {evidence.FALLEN_KEY: {"metric": gate["metric"], "value": gate["fallen"]}}
+        losses = evidence.facts(self.objective, self.proved.held_out, self.rows.held_out)
+        return {**fingerprint.facts(data, self.config.data.target), **losses, **slipped}
+
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""
         features, context = self.rows.data.features, self.rows.data.context
@@ -157,7 +164,7 @@ class Result:
                 "held_out": {"rows": len(self.rows.held_out), **self.metrics[OWN]},
                 "baselines": {name: values for name, values in self.metrics.items() if name not in {OWN, CHAMPION}},
             },
-            "data": data_facts(self.config, self.rows),
+            "data": {**data_facts(self.config, self.rows), **self.memory()},
             "config": self.config.document,
             "packages": packages(),
             "cpu": processor(),
@@ -192,6 +199,7 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
+        check_run(run, rows)
         audited = audit_run(config, run, tell)
         history = run_fit(config, run, progress)
         with folder.staging() as staged:
@@ -212,15 +220,30 @@ def read_rows(config: TrainingConfig, objective: Objective[Any]) -> Rows[Any]:
 
     Raises:
         DataError: the file, its columns or its target cannot be used, or a side of a split would be empty.
+        VersionRefusedError: `held-out-leak`: a row is not on the side where the rule puts it.
     """
     data = objective.read(config.data)
     objective.check(data)
     percent, salt = config.data.held_out_percent, config.data.salt
     sides = split(data, percent=percent, salt=salt)
-    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=salt)
+    inner = config.trainer.validation_percent
+    fitted = validation_split(sides.train, percent=inner, salt=salt)
     for name, side in (("training", fitted.train), ("validation", fitted.held_out), ("held-out", sides.held_out)):
         objective.check(side, name)
-    return Rows(data, fitted.train, fitted.held_out, sides.held_out)
+    found = {"train": fitted.train, "validation": fitted.held_out, "held_out": sides.held_out}
+    leaks.check_sides(data, found, percent=percent, salt=salt, inner=(inner, salt + "/validation"))
+    return Rows(data, **found)
+
+
+def check_run(run: Run, rows: Rows[Any]) -> None:
+    """Refuse a run that would train on other rows than the training rows.
+
+    Raises:
+        VersionRefusedError: `held-out-leak`.
+    """
+    subject = run.subject()
+    if subject.as_drawn is not None:
+        leaks.check_drawn(subject.draw, subject.as_drawn, rows.train, rows.held_out)
 
 
 def audit_run(config: TrainingConfig, run: Run, tell: Tell = silent) -> Audit:

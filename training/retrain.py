@@ -7,21 +7,19 @@ A server may be serving the champion meanwhile, and goes on until it has loaded 
 import contextlib
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import gate, pipeline, publish, report
-from training.answers import Answers
+from training import evidence, gate, pipeline, publish, report
 from training.availability import WAIT_SECONDS, wait_available
 from training.champion import (
     Champion,
     check_features,
     check_held_out,
     check_task,
-    data_drift,
     find_champion,
-    recorded_floor,
-    recorded_metric,
+    past,
 )
 from training.config import TrainingConfig
 from training.gate import GateReport
@@ -71,7 +69,8 @@ def retrain(
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
         ConfigError: the task or the held-out rule is not the champion's; or as `pipeline.train`.
-        DivergenceError, LockHeldError, ExportError, PublishError, VersionRefusedError: as `pipeline.train`.
+        VersionRefusedError: a row is on the wrong side of the split; or as `pipeline.train`.
+        DivergenceError, LockHeldError, ExportError, PublishError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
     with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
@@ -84,12 +83,13 @@ def retrain(
             check_held_out(champion, config.data)
         model, start = _start(config, objective, rows, champion)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
+        pipeline.check_run(run, rows)
         audited = pipeline.audit_run(config, run, tell)
         history = pipeline.run_fit(config, run, progress)
         with folder.staging() as staged:
             proved = pipeline.stage_and_prove(model, staged, config, rows)
             metrics = pipeline.measure(objective, proved, rows, config.trainer.seed)
-            verdict, metrics = _judge(config, objective, rows, champion, proved.held_out, metrics)
+            verdict, metrics = _judge(config, objective, rows, champion, proved, metrics)
             result = Result(
                 config,
                 objective,
@@ -142,24 +142,19 @@ def _judge(
     objective: Objective[Any],
     rows: Rows[Any],
     champion: Champion | None,
-    challenger: Answers,
+    proved: pipeline.Proved,
     metrics: dict[str, dict[str, float]],
 ) -> tuple[GateReport, dict[str, dict[str, float]]]:
     """Return the gate's report, and the metrics with the champion's among them."""
-    name = config.gate.metric
-    answers = None if champion is None else pipeline.answers(champion.program, rows.held_out.x)
-    comparison = objective.compare(answers, challenger, rows.held_out, name)
+    before = None if champion is None else partial(pipeline.answers, champion.program)
+    known = None if champion is None or before is None else (champion.manifest.data, before)
+    found = evidence.gather(config, objective, rows, known, partial(pipeline.answers, proved.program))
+    answers, challenger = None if before is None else before(rows.held_out.x), proved.held_out
+    comparison = objective.compare(answers, challenger, rows.held_out, config.gate.metric)
     if champion is None or answers is None:
-        return gate.judge(None, challenger, comparison, config=config.gate), metrics
-    verdict = gate.judge(
-        answers,
-        challenger,
-        comparison,
-        config=config.gate,
-        data_drift=data_drift(champion.manifest, rows.train),
-        recorded=recorded_metric(champion.manifest, name),
-        recorded_floor=recorded_floor(champion.manifest, name),
-    )
+        return gate.judge(None, challenger, comparison, config=config.gate, evidence=found), metrics
+    told = past(champion.manifest, config.gate.metric, rows.train)
+    verdict = gate.judge(answers, challenger, comparison, config=config.gate, past=told, evidence=found)
     own, *others = metrics.items()
     beside = [(pipeline.CHAMPION, objective.metrics(answers, rows.held_out))] if answers.are_finite() else []
     return verdict, dict([own, *beside, *others])
