@@ -207,12 +207,26 @@ class TrainerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
-    """`[gate]`: what a retrained version must reach; an empty `metric` is the task's first one."""
+    """`[gate]`: what a retrained version must reach; an empty `metric` is the task's first one.
+
+    From `max_psi` on, limits of the data: the population stability index of a column, and of the target; rows outside
+    of a column's range; how many more cells of a column are missing; rows with another label than they had; how often
+    one row may be copied; how much worse the champion may do on new rows than on held-out ones, in standard errors; and
+    held-out rows of which training has a near copy.
+    """
 
     metric: str = _option("a metric of the task", _text(r"[a-z0-9_]+"), "")
     tolerance: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.005)
     max_score_drift: float = _option("a number above 0, at most 1e6", _number(0, 1e6, open_low=True), 0.2)
     min_rows: int = _option("a whole number from 1 to 1000000000", _integer(1, 1_000_000_000), 50)
+    max_psi: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.25)
+    max_target_psi: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.25)
+    max_outside_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
+    max_missing_percent: float = _option("a number from 0 to 100", _number(0, 100), 2.0)
+    max_relabelled_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0, tasks=_SUPERVISED)
+    max_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
+    max_surprise: float = _option("a number from 0 to 1e6", _number(0, 1e6), 4.0, tasks=_SUPERVISED)
+    max_near_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,12 +22,13 @@ from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
 from service.signature import CONTEXT, OUTPUTS
-from training import audit, checkpoints, export, findings, publish, report
+from training import audit, checkpoints, evidence, export, findings, fingerprint, leaks, publish, report
 from training.answers import Answers
 from training.audit import Audit
 from training.checkpoints import Checkpoint
 from training.config import ConfigError, TrainingConfig
-from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
+from training.data_facts import data_facts
+from training.datasets import Data, DataError, DataT, Samples, join, split, validation_split
 from training.machine import packages as packages
 from training.machine import processor as processor
 from training.objectives import Objective, create_objective
@@ -126,7 +127,7 @@ class Result:
             task=self.config.model.task,
             created=self.created,
             features=self.rows.data.features,
-            data=data_facts(self.config, self.rows),
+            data=data_facts(self.rows, self.config.data.target),
             metrics=self.metrics,
             certificate=self.proved.certificate,
             gate=self.gate,
@@ -139,6 +140,13 @@ class Result:
             measured=self.rows.held_out,
             recoloured=recoloured(self.proved.program, self.rows.data),
         )
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the manifest's `data` keeps for the gate of the next night."""
+        data, gate = self.rows.data, self.gate
+        slipped = {} if gate is None else {evidence.FALLEN_KEY: {"metric": gate["metric"], "value": gate["fallen"]}}
+        losses = evidence.facts(self.objective, self.proved.held_out, self.rows.held_out)
+        return {**fingerprint.facts(data, self.config.data.target), **losses, **slipped}
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""
@@ -159,7 +167,7 @@ class Result:
                 "held_out": {"rows": len(self.rows.held_out), **self.metrics[OWN]},
                 "baselines": {name: values for name, values in self.metrics.items() if name not in {OWN, CHAMPION}},
             },
-            "data": data_facts(self.config, self.rows),
+            "data": {**data_facts(self.rows, self.config.data.target), **self.memory()},
             "config": self.config.document,
             "packages": packages(),
             "cpu": processor(),
@@ -205,6 +213,7 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
+        check_run(run, rows)
         audited = audit_run(config, run, tell)
         sides = (rows.train, rows.validation)
         saved = within_the_lock.enter_context(checkpoints.kept(config, sides, run, tell, fresh=fresh))
@@ -228,15 +237,30 @@ def read_rows(config: TrainingConfig, objective: Objective[Any]) -> Rows[Any]:
 
     Raises:
         DataError: the file, its columns or its target cannot be used, or a side of a split would be empty.
+        VersionRefusedError: `held-out-leak`: a row is not on the side where the rule puts it.
     """
     data = objective.read(config.data)
     objective.check(data)
     percent, salt = config.data.held_out_percent, config.data.salt
     sides = split(data, percent=percent, salt=salt)
-    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=salt)
+    inner = config.trainer.validation_percent
+    fitted = validation_split(sides.train, percent=inner, salt=salt)
     for name, side in (("training", fitted.train), ("validation", fitted.held_out), ("held-out", sides.held_out)):
         objective.check(side, name)
-    return Rows(data, fitted.train, fitted.held_out, sides.held_out)
+    found = {"train": fitted.train, "validation": fitted.held_out, "held_out": sides.held_out}
+    leaks.check_sides(data, found, percent=percent, salt=salt, inner=(inner, salt + "/validation"))
+    return Rows(data, **found)
+
+
+def check_run(run: Run, rows: Rows[Any]) -> None:
+    """Refuse a run that would train on other rows than the training rows.
+
+    Raises:
+        VersionRefusedError: `held-out-leak`.
+    """
+    subject = run.subject()
+    if subject.as_drawn is not None:
+        leaks.check_drawn(subject.draw, subject.as_drawn, rows.train, rows.held_out)
 
 
 def audit_run(config: TrainingConfig, run: Run, tell: Tell = silent) -> Audit:
@@ -345,30 +369,6 @@ def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: in
     return {OWN: own, **objective.baselines(join(rows.train, rows.validation), rows.held_out, seed)}
 
 
-def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
-    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation; the context's.
-
-    Of two samples these are the source's, which is what a server gets; the target's file and rows stand beside them.
-    """
-    train, dim = rows.train.x.astype(np.float64), len(rows.data.features)
-    means, deviations = (_rounded(statistic) for statistic in (train.mean(axis=0), train.std(axis=0)))
-    beside = {"context_means": means[dim:], "context_deviations": deviations[dim:]} if rows.data.context else {}
-    sides = {"train_rows": rows.train, "validation_rows": rows.validation, "held_out_rows": rows.held_out}
-    counts = {name: len(side) for name, side in sides.items()}
-    if isinstance(rows.data, Samples):
-        other: dict[str, Any] = {f"target_{name}": len(side.target) for name, side in sides.items()}
-    else:
-        other = {"target": config.data.target}
-    return {
-        **data_fingerprint(rows.data),
-        **counts,
-        **other,
-        "feature_means": means[:dim],
-        "feature_deviations": deviations[:dim],
-        **beside,
-    }
-
-
 def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
     return {"name": name, "dtype": "float32", "dim": len(features), "features": list(features)}
 
@@ -376,8 +376,3 @@ def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
 def utc_now() -> str:
     """Return the time as the manifest writes it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    """Return numbers with seven digits: enough for a drift, short in a manifest."""
-    return [float(f"{value:.7g}") for value in values]

@@ -6,14 +6,13 @@ A server may be serving the champion meanwhile, and goes on until it has loaded 
 
 import contextlib
 import dataclasses
-import functools
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from service.repository import VersionFolder
-from training import checkpoints, gate, journal, night, pipeline, publish, report
-from training.answers import Answers
+from training import checkpoints, evidence, gate, journal, night, pipeline, publish, report
 from training.audit import Audit
 from training.availability import WAIT_SECONDS, wait_available
 from training.champion import (
@@ -21,10 +20,8 @@ from training.champion import (
     check_features,
     check_held_out,
     check_task,
-    data_drift,
     find_champion,
-    recorded_floor,
-    recorded_metric,
+    past,
 )
 from training.config import TrainingConfig
 from training.gate import GateReport
@@ -83,7 +80,8 @@ def retrain(  # noqa: PLR0913  # the job, who is told, and how it is run
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
         ConfigError: the task or the held-out rule is not the champion's; or as `pipeline.train`.
-        DivergenceError, LockHeldError, ExportError, PublishError, VersionRefusedError: as `pipeline.train`.
+        VersionRefusedError: a row is on the wrong side of the split; or as `pipeline.train`.
+        DivergenceError, LockHeldError, ExportError, PublishError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
     with night.opened(config, log or JobLog(), dry_run=dry_run) as tonight:
@@ -171,6 +169,7 @@ def _begin(config: TrainingConfig, tonight: Night, folder: publish.ModelFolder, 
     tonight.step("start")
     model, start = _start(config, objective, rows, champion)
     run = objective.start(model, rows.train, rows.validation, config.trainer)
+    pipeline.check_run(run, rows)
     tonight.facts(weights=start.removeprefix("start: "))
     tonight.step("audit")
     audited = pipeline.audit_run(config, run, tell)
@@ -182,13 +181,13 @@ def _prove_and_judge(
     config: TrainingConfig, tonight: Night, begun: _Begun, history: History, staged: Path
 ) -> tuple[Result, GateReport]:
     """Write the challenger's files, prove them, and return all that is known of it with the gate's verdict."""
-    between = functools.partial(tonight.step, "prove")
+    between = partial(tonight.step, "prove")
     proved = pipeline.stage_and_prove(begun.model, staged, config, begun.rows, between)
     steps, program = proved.certificate["steps"], proved.certificate["program_sha256"]
     tonight.facts(num_steps=len(steps), program_sha256=program)
     tonight.step("gate")
     metrics = pipeline.measure(begun.objective, proved, begun.rows, config.trainer.seed)
-    verdict, metrics = _judge(config, begun.objective, begun.rows, begun.champion, proved.held_out, metrics)
+    verdict, metrics = _judge(config, begun.objective, begun.rows, begun.champion, proved, metrics)
     tonight.judged(verdict)
     result = Result(
         config,
@@ -271,24 +270,19 @@ def _judge(
     objective: Objective[Any],
     rows: Rows[Any],
     champion: Champion | None,
-    challenger: Answers,
+    proved: pipeline.Proved,
     metrics: dict[str, dict[str, float]],
 ) -> tuple[GateReport, dict[str, dict[str, float]]]:
     """Return the gate's report, and the metrics with the champion's among them."""
-    name = config.gate.metric
-    answers = None if champion is None else pipeline.answers(champion.program, rows.held_out.x)
-    comparison = objective.compare(answers, challenger, rows.held_out, name)
+    before = None if champion is None else partial(pipeline.answers, champion.program)
+    known = None if champion is None or before is None else (champion.manifest.data, before)
+    found = evidence.gather(config, objective, rows, known, partial(pipeline.answers, proved.program))
+    answers, challenger = None if before is None else before(rows.held_out.x), proved.held_out
+    comparison = objective.compare(answers, challenger, rows.held_out, config.gate.metric)
     if champion is None or answers is None:
-        return gate.judge(None, challenger, comparison, config=config.gate), metrics
-    verdict = gate.judge(
-        answers,
-        challenger,
-        comparison,
-        config=config.gate,
-        data_drift=data_drift(champion.manifest, rows.train),
-        recorded=recorded_metric(champion.manifest, name),
-        recorded_floor=recorded_floor(champion.manifest, name),
-    )
+        return gate.judge(None, challenger, comparison, config=config.gate, evidence=found), metrics
+    told = past(champion.manifest, config.gate.metric, rows.train)
+    verdict = gate.judge(answers, challenger, comparison, config=config.gate, past=told, evidence=found)
     own, *others = metrics.items()
     beside = [(pipeline.CHAMPION, objective.metrics(answers, rows.held_out))] if answers.are_finite() else []
     return verdict, dict([own, *beside, *others])

@@ -68,12 +68,14 @@ class Subject:
         loss: of the arrays of one batch, the first of them rows; a scalar tensor, without penalties of layers.
         draw: returns a batch: as many arrays as `loss` takes, each of so many training rows.
         untrained: variables, by path, that the run leaves out of training already.
+        as_drawn: data of a job to all their rows, in the form of `draw`'s arrays; None where a run has no such rows.
     """
 
     parts: tuple[Part, ...]
     loss: Callable[..., Any]
     draw: Callable[[np.random.Generator, int], tuple[Any, ...]]
     untrained: tuple[str, ...] = ()
+    as_drawn: Callable[[Any], tuple[Any, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

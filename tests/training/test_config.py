@@ -101,6 +101,14 @@ def test_every_key_is_read(tmp_path):
     tolerance = 0.1
     max_score_drift = 0.3
     min_rows = 1
+    max_psi = 0.4
+    max_target_psi = 0.5
+    max_outside_percent = 6
+    max_missing_percent = 7
+    max_relabelled_percent = 8
+    max_copies_percent = 9
+    max_surprise = 10
+    max_near_copies_percent = 11
     [publish]
     models_dir = "/srv/models"
     keep = 1
@@ -119,7 +127,7 @@ def test_every_key_is_read(tmp_path):
         config.network.hidden, config.network.activation, config.network.quadratic,
     )  # fmt: skip
     assert (1, 2, 0.5, 0, 3, 4, 5) == tuple(vars(config.trainer).values())
-    assert ("brier", 0.1, 0.3, 1) == tuple(vars(config.gate).values())
+    assert ("brier", 0.1, 0.3, 1, 0.4, 0.5, 6, 7, 8, 9, 10, 11) == tuple(vars(config.gate).values())
     hooks = (Hook(url="https://example.org/a"), Hook(command=("notify", "-q")), Hook(variable="HOOK"))
     assert (Path("/srv/models"), 1, "http://127.0.0.1:8501", 2, *hooks) == tuple(vars(config.publish).values())
 

@@ -113,7 +113,7 @@ class Minimax:
         entries = {"f": Entry.DIFFERENCE, "g": Entry.SLOPE}
         parts = tuple(Part(networks[name], networks[name].standard_score, entries[name]) for name in networks)
         left_out = tuple(f"{name}/{path}" for name, paths in self._left_out.items() for path in sorted(paths))
-        return Subject(parts, self._value_of, draw, left_out)
+        return Subject(parts, self._value_of, draw, left_out, self._standard)
 
     def leave_out(self, paths: Collection[str]) -> None:
         """Take variables out of training, such as `f/hidden_1/bias`; what is exported keeps their start."""

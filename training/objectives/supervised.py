@@ -68,6 +68,10 @@ class Supervised(abc.ABC):
         """Return the task's metrics (`config.METRICS`) of scores [n] against targets [n]."""
 
     @abc.abstractmethod
+    def row_losses(self, answers: Answers, rows: Table) -> NDArray[np.float64]:
+        """Return the loss of each row [n], whose mean training makes small."""
+
+    @abc.abstractmethod
     def baselines(self, train: Table, held_out: Table, seed: int) -> Mapping[str, dict[str, float]]:
         """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""
 
@@ -140,7 +144,8 @@ class SupervisedRun:
             return tf.constant(x[drawn]), tf.constant(y[drawn])
 
         parts = (Part(self.network, self.network, Entry.VALUE),)
-        return Subject(parts, lambda u, v: self._loss_of(self.network, u, v), draw, tuple(sorted(self._left_out)))
+        left_out = tuple(sorted(self._left_out))
+        return Subject(parts, lambda u, v: self._loss_of(self.network, u, v), draw, left_out, _in_float32)
 
     def leave_out(self, paths: Collection[str]) -> None:
         """Take variables of the network out of training, by their paths."""
