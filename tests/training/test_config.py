@@ -96,6 +96,7 @@ def test_every_key_is_read(tmp_path):
     patience = 3
     evaluate_every = 4
     validation_percent = 5
+    checkpoint_every = 6
     [gate]
     metric = "brier"
     tolerance = 0.1
@@ -126,7 +127,7 @@ def test_every_key_is_read(tmp_path):
     assert ((8,), "leaky_relu(0.1)", 0.0) == (
         config.network.hidden, config.network.activation, config.network.quadratic,
     )  # fmt: skip
-    assert (1, 2, 0.5, 0, 3, 4, 5) == tuple(vars(config.trainer).values())
+    assert (1, 2, 0.5, 0, 3, 4, 5, 6) == tuple(vars(config.trainer).values())
     assert ("brier", 0.1, 0.3, 1, 0.4, 0.5, 6, 7, 8, 9, 10, 11) == tuple(vars(config.gate).values())
     hooks = (Hook(url="https://example.org/a"), Hook(command=("notify", "-q")), Hook(variable="HOOK"))
     assert (Path("/srv/models"), 1, "http://127.0.0.1:8501", 2, *hooks) == tuple(vars(config.publish).values())
@@ -334,7 +335,7 @@ def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, ke
         "data.file": "source, target_file",
         "data.source": "file, target",
         "objective.penalty": "it has none",
-        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent)",
+        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent, checkpoint_every)",
     }
     assert own.get(key, "held_out_percent" if "data" in key else "") in refused.value.expected
 
