@@ -6,6 +6,7 @@ it. A line that it reads forks a child; what runs there is `main([...])`, as the
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +36,10 @@ class Job:
     def kill(self):
         """End it at once, wherever it is; its number stays its own until `wait`."""
         os.kill(self._number, signal.SIGKILL)
+
+    def limit_files(self, num_bytes):
+        """Let it write no file longer than this from now on: a disk that is full for all that is large."""
+        resource.prlimit(self._number, resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
     def has_ended(self):
         """Whether it has ended by itself or by a kill."""

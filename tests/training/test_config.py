@@ -335,7 +335,7 @@ def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, ke
         "data.file": "source, target_file",
         "data.source": "file, target",
         "objective.penalty": "it has none",
-        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent, checkpoint_every)",
+        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent, check",
     }
     assert own.get(key, "held_out_percent" if "data" in key else "") in refused.value.expected
 
