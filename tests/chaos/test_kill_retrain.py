@@ -87,10 +87,10 @@ class Nights:
         return {number: self._proved[number] for number in sorted(found)}
 
     def leftovers(self):
-        """Return what lies in the models folder beside versions."""
+        """Return what lies in the models folder beside versions, and the records of the nights."""
         found = (*self.models.iterdir(), *(self.models / "night").iterdir())
         names = (path.relative_to(self.models).as_posix() for path in found if path != self.models / "night")
-        return sorted(name for name in names if not name.rpartition("/")[2].isdigit())
+        return sorted(name for name in names if not name.rpartition("/")[2].isdigit() and name != ".reports")
 
 
 def test_next_night_goes_on_when_the_job_was_killed_in_its_training(nursery, tmp_path, wait_until):
