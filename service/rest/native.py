@@ -136,9 +136,9 @@ class ScoreRoutes:
         try:
             return self._score(noted)
         except ScoringError as error:
-            noted.error = error
             if error.code is ErrorCode.INTERNAL:
                 self._log_defect(noted, error)
+            noted.error = failures.bare(error)
         except Exception as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
             noted.error = InternalError("")
             self._log_defect(noted, error)
