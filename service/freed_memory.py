@@ -23,5 +23,6 @@ def return_large_blocks() -> bool:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does as it likes
         mallopt = ctypes.CDLL(None).mallopt
-        return all([mallopt(option, LARGE_BYTES) == 1 for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD)])
+        answers = [mallopt(option, LARGE_BYTES) for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD)]
+        return answers == [1, 1]
     return False
