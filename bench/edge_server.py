@@ -42,7 +42,7 @@ def check_room(path: bytes) -> None:
 def main() -> None:
     """Serve until standard input ends."""
     logs.configure("json", "info")
-    metrics = Metrics(AccessLog(logs.write_line, "json").log)
+    metrics = Metrics(AccessLog(logs.write_later, "json").log)
     server = HttpServer(echo, Settings(rest_port=0), check_room=check_room, tell=metrics.count_request)
     server.start()
     sys.stdout.write(f"{server.port}\n")
