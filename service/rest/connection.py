@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from service.crowding import Crowd
 from service.errors import DeadlineExceededError, ScoringError
+from service.rest.deadlines import Patience
 from service.rest.known_heads import KnownHeads
 from service.rest.request import Request
 from service.rest.request_reader import MalformedError, RequestReader
@@ -27,20 +28,6 @@ _MIN_BYTES_PER_SECOND = 1024.0
 _SMALL_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 13
 """So much at most is parsed beyond the present body: a piece of tiny requests takes many times its size as requests."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long clients are waited for.
-
-    Args:
-        client_seconds: for a request's head; before its body must have come at 1 KiB a second; for an answer of which
-            nothing is read.
-        idle_seconds: for a next request.
-    """
-
-    client_seconds: float = 10.0
-    idle_seconds: float = 75.0
 
 
 class Edge(Protocol):
@@ -87,6 +74,8 @@ class _Turn:
     since_seconds: float
     answer: Answer | None = None
     closes: bool = False
+    is_new: bool = True
+    """Whether its head came with the bytes that are looked at now."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -265,6 +254,8 @@ class Connection(asyncio.BufferedProtocol):
         while self._unparsed and not self._is_held_up():
             self._parse()
             self._take_turns()
+        for turn in self._turns:
+            turn.is_new = False
         self._count_held_bytes()
         if self._is_held_up():
             self._pause_reading()
@@ -297,7 +288,8 @@ class Connection(asyncio.BufferedProtocol):
         request = cast(Request, turn.request)
         try:
             if request.is_complete:
-                self._edge.admit(request)
+                if not turn.is_new:  # else it was admitted a moment ago
+                    self._edge.admit(request)
             elif len(request.body) > _SMALL_BYTES:
                 self._count_held_bytes()
                 self._edge.crowd.check_bytes()

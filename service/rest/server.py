@@ -21,7 +21,8 @@ from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.rest import deadlines, wsgi
-from service.rest.connection import Connection, Patience
+from service.rest.connection import Connection
+from service.rest.deadlines import Patience
 from service.rest.known_heads import KnownHeads
 from service.rest.refusals import no_room_for, refuse
 from service.rest.request import Request

@@ -54,9 +54,9 @@ class Threads:
             if not self._idle:
                 self._tasks.append(task)
                 return
-            thread = self._idle.pop()
-        thread.task = task
-        thread.is_called.release()
+            called = self._idle.pop()
+        called.task = task
+        called.is_called.release()
 
     def stop(self, timeout_seconds: float) -> bool:
         """Run what waits, end the threads; return whether they have ended."""
@@ -64,8 +64,8 @@ class Threads:
         with self._lock:
             self._is_stopping = True
             idle, self._idle = self._idle, []
-        for thread in idle:
-            thread.is_called.release()
+        for called in idle:
+            called.is_called.release()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))

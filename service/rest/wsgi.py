@@ -105,8 +105,8 @@ def call(app: "WSGIApplication", request: Request, place: Place, arrival_seconds
 
 def _check_head(answer: Answer) -> None:
     """Raise RuntimeError for a head that would be no head, or two (RFC 9112, 4 and 5)."""
-    lines = [answer.status, *(text for header in answer.headers for text in header)]
-    if not _STATUS.match(answer.status) or not all(_LINE.fullmatch(line) for line in lines):
+    text = answer.status + "".join([part for header in answer.headers for part in header])
+    if not _STATUS.match(answer.status) or not _LINE.fullmatch(text):
         message = "the application gave a status or a header that HTTP cannot carry"
         raise RuntimeError(message)
 

@@ -6,7 +6,8 @@ import pytest
 
 from service.crowding import Crowd
 from service.errors import DeadlineExceededError, ResourceExhaustedError
-from service.rest.connection import CONTINUE, Connection, Patience
+from service.rest.connection import CONTINUE, Connection
+from service.rest.deadlines import Patience
 from service.rest.known_heads import KnownHeads
 from service.rest.wsgi import Answer, Place
 
