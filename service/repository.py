@@ -21,6 +21,7 @@ import structlog
 from service import manifest, plain_files
 from service.errors import VersionRefusedError
 from service.plain_files import open_folder, read_below
+from service.version_files import MAX_VERSION_BYTES as MAX_VERSION_BYTES
 from service.version_files import VersionFiles as VersionFiles  # these five: training may not see `version_files`
 from service.version_files import check_identity as check_identity
 from service.version_files import materialize as materialize
