@@ -176,7 +176,7 @@ class Repository:
             root, target = self.root.resolve(strict=True), path.resolve(strict=True)
         except (OSError, RuntimeError):  # it leads nowhere, or round and round
             return path
-        return target if target != root and target.is_relative_to(root) else path
+        return target if target != root and target.is_relative_to(root) and target.is_dir() else path
 
     def _leads_within(self, name: str, mode: int) -> bool:
         """Whether a model's name is a link that may be followed."""
