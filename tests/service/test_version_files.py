@@ -111,6 +111,14 @@ def test_read_version_refuses_a_missing_file(version):
     assert "file-missing" == refused(version)
 
 
+def test_read_version_refuses_a_folder_for_a_manifest(version):
+    """A folder of that name does not make a version of ours one that was made elsewhere."""
+    for name in ("manifest.json", "model.keras", "probe.npz"):
+        (version / name).unlink()
+    (version / "manifest.json").mkdir()
+    assert "special-file" == refused(version)
+
+
 def test_read_version_refuses_a_missing_folder(tmp_path):
     """A folder that is gone is a missing file, not a crash."""
     assert "file-missing" == refused(tmp_path / "7")
