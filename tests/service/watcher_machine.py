@@ -298,9 +298,11 @@ class WatcherMachine(RuleBasedStateMachine):
     def settle(self):
         """Everybody waits until nothing more happens: then what is live is what the policy and the labels want."""
         self.release_all()
-        before, labels_before = set(self.available()), self.registry.labels(MODEL)
         self.now += 1e6
         self.scan(5)
+        before, labels_before = set(self.available()), self.registry.labels(MODEL)
+        self.now += 1e6
+        self.scan(2)
         entries = {version: kind for version, (kind, _) in self.repository.entries.items()}
         live, labels = set(self.available()), self.registry.labels(MODEL)
         loadable = {version for version, kind in entries.items() if kind in LOADABLE} | (live & entries.keys())
