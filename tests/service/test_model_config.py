@@ -9,7 +9,6 @@ import pytest
 from service.model_config import MAX_FILE_BYTES, ModelConfigError, ModelEntry, parse_model_config, read_file
 from service.policies import PolicyKind, VersionPolicy
 
-
 README = Path(__file__).parents[2] / "README.md"
 
 
