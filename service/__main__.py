@@ -213,7 +213,7 @@ def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
     from service.labels import MissingVersionError, change_labels
     from service.repository import Repository
 
-    if not Repository(model_folder.parent).versions(model_folder.name):
+    if not Repository(model_folder.parent, follow_model_links=True).versions(model_folder.name):
         _fail(f"{model_folder}: expected a model's folder with versions in it. Name MODELS_DIR/MODEL.", 2)
     changes = _parse_assignments(assignments)
     try:
@@ -249,7 +249,7 @@ def _warn_of_broken(folder: Path, version: int) -> None:
     from service.repository import read_version
 
     try:
-        read_version(folder, in_models_folder=True)
+        read_version(folder)
     except VersionRefusedError as error:
         what = f"a server will refuse version {version} ({error.rule}: {error.reason}) and leave the label where it was"
         click.echo(f"warning: {what}", err=True)

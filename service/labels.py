@@ -66,7 +66,7 @@ def change_labels(model_folder: Path, changes: Mapping[str, int | None]) -> dict
         OSError: the folder cannot be read or written, or is locked all the time; the file is as it was.
     """
     with label_lock(model_folder):
-        repository = Repository(model_folder.parent)
+        repository = Repository(model_folder.parent, follow_model_links=True)  # whoever names the folder means it
         labels = repository.labels(model_folder.name)
         versions = {folder.version for folder in repository.versions(model_folder.name)}
         for label, version in changes.items():

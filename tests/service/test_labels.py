@@ -62,6 +62,13 @@ def test_change_labels_keeps_sets_and_removes(model_folder):
     assert {"stable": 1} == Repository(model_folder.parent).labels("m")
 
 
+def test_change_labels_follows_the_link_that_a_model_is(model_folder):
+    """The folder of a model may be a link (the server has a switch for it): the labels lie where it leads."""
+    (model_folder.parent / "linked").symlink_to(model_folder)
+    assert {"stable": 2} == change_labels(model_folder.parent / "linked", {"stable": 2})
+    assert {"stable": 2} == Repository(model_folder.parent).labels("m")
+
+
 def test_change_labels_changes_nothing_when_one_version_is_missing(model_folder):
     """One version that is not in the folder refuses all changes, and the text says what is there."""
     change_labels(model_folder, {"stable": 3})
