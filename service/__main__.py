@@ -79,9 +79,10 @@ def serve(**flags: str | None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
-    from service import logs, server, worker
+    from service import freed_memory, logs, server, worker
     from service.line_writer import LineWriter
 
+    freed_memory.return_large_blocks()
     logs.configure(settings.log_format, settings.log_level)
     printed = LineWriter(os.dup(_STANDARD_OUTPUT))  # nobody may be reading: signals are heard all the same
 

@@ -98,7 +98,7 @@ class Worker:
 
     def __init__(self, settings: Settings, *, load: Callable[[VersionFolder], ModelVersion] | None = None) -> None:
         self.settings = settings
-        access_log = AccessLog(logs.write_line, settings.log_format, settings.log_level)
+        access_log = AccessLog(logs.write_later, settings.log_format, settings.log_level)
         self.metrics = Metrics(access_log.log if settings.access_log else None)
         self.registry = Registry(settings.default_model)
         self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))

@@ -59,7 +59,7 @@ def opened(
         try:
             live = _load_newest(process, folders, engine, tell, is_named=len(folders) == 1)
         except LoadFailedError as err:
-            raise BulkError(f"{folders[0].model}: cannot be loaded ({str(err).splitlines()[-1][:200]}).") from err
+            raise BulkError(f"{folders[0].model}: cannot be loaded: {err.told}.") from err
     try:
         yield live
     finally:
