@@ -5,9 +5,9 @@ without a look at the code.
 """
 
 import contextlib
+import dataclasses
 import weakref
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from unittest.mock import Mock
 
 import flask
@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service import manifest
 from service.caller import Caller
 from service.errors import NotFoundError, UnavailableError, VersionRefusedError
 from service.lifecycle import check_transition
 from service.metrics import Metrics
+from service.plan import Plan
 from service.protos import tensorflow_serving as protos
 from service.registry import Registry, VersionState
 from service.repository import VersionFolder
@@ -36,6 +36,9 @@ KINDS = ("good", "good", "good", "refused", "failing", "unsealed", "slow", "vani
 LOADABLE = frozenset({"good", "unsealed", "slow"})
 LABELS = ("stable", "canary")
 SETTINGS = Settings(poll_interval_seconds=0.05)
+SEALED, UNSEALED = Path(__file__).parents[2] / "models" / "tumours" / "1", Path(__file__).parent
+"""Folders with and without a manifest."""
+
 MOST = 4
 """What the bound on live versions is here."""
 
@@ -50,14 +53,9 @@ SLOW_LOAD_SECONDS = 7.0
 
 
 class FakeRepository:
-    """A models folder in memory: version -> (kind, number of its change).
+    """A models folder in memory: version -> (kind, number of its change)."""
 
-    Args:
-        root: a real folder with two others, `sealed`, in which lies a manifest, and `unsealed`.
-    """
-
-    def __init__(self, root):
-        self.root = root
+    def __init__(self):
         self.entries = {}
         self.wanted_labels = {}
         self.is_spoilt = False
@@ -73,8 +71,8 @@ class FakeRepository:
         """Return the versions' folders."""
         if not self.is_there:
             return []
-        places = {number: self.root / ("un" * (kind == "unsealed") + "sealed") for number, (kind, _) in self.listed()}
-        return [VersionFolder(model, number, place) for number, place in places.items()]
+        places = [(number, UNSEALED if kind == "unsealed" else SEALED) for number, (kind, _) in self.listed()]
+        return [VersionFolder(model, number, place) for number, place in places]
 
     def listed(self):
         """Return the entries by number."""
@@ -91,8 +89,8 @@ class FakeRepository:
         return self.entries.get(folder.version, ())
 
 
-def write_policy(path, policy):
-    """Write a model config file with a policy such as `specific:3,5`."""
+def policy_file(policy):
+    """Return a model config file with a policy such as `specific:3,5`."""
     kind, _, numbers = policy.partition(":")
     fields = {
         "latest": f"num_versions: {numbers}",
@@ -100,7 +98,7 @@ def write_policy(path, policy):
         "specific": " ".join(f"versions: {number}" for number in numbers.split(",")),
     }
     body = f"model_version_policy {{ {kind} {{ {fields[kind]} }} }}"
-    path.write_text(f"model_config_list {{ config {{ name: '{MODEL}' {body} }} }}")
+    return f"model_config_list {{ config {{ name: '{MODEL}' {body} }} }}".encode()
 
 
 def wanted_by(policy, loadable, live):
@@ -116,31 +114,22 @@ class WatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.place = TemporaryDirectory()
-        root = Path(self.place.name)
-        for name in ("sealed", "unsealed"):
-            (root / name).mkdir()
-        (root / "sealed" / manifest.FILE_NAME).touch()
-        self.repository = FakeRepository(root)
+        self.repository = FakeRepository()
         self.registry = Registry()
         self.now = 0.0
-        self.config_file = root / "models.config"
         self.policy = "latest:1"
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
+        settings = Settings(max_live_versions=MOST, model_config_file=Path("in memory"), poll_interval_seconds=0.0)
         self.watcher = Watcher(
             self.repository,
             self.registry,
             self.load,
             Metrics(),
-            Settings(
-                models_dir=root,
-                max_live_versions=MOST,
-                model_config_file=self.config_file,
-                poll_interval_seconds=0.0,
-            ),
+            dataclasses.replace(settings, model_config_file=None),
             clock=lambda: self.now,
             tidy=lambda: None,
         )
+        self.watcher._plan = Plan(settings, lambda _: self.config_file)
         self.watcher._log = self.watcher._outcomes._log = Mock()  # which spares a traceback for each failing load
         self.app = flask.Flask("operations")
         self.app.register_blueprint(operations.routes(self.registry, Metrics(), SETTINGS))
@@ -172,7 +161,7 @@ class WatcherMachine(RuleBasedStateMachine):
         self.is_labelling = is_labelling
         self.policies = POLICIES[sort]
         self.policy = self.policies[index % len(self.policies)]
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
         for version in range(1, 1 + num_versions):
             self.publish(version, "good", 0)
         self.publish(3, "good", num_looks)
@@ -280,7 +269,7 @@ class WatcherMachine(RuleBasedStateMachine):
     def change_policy(self, index, num_looks):
         """The operator wants other versions."""
         self.policy = self.policies[index % len(self.policies)]
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
         self.scan(num_looks)
 
     @precondition(lambda self: len(self.policies) > 1)
@@ -288,11 +277,10 @@ class WatcherMachine(RuleBasedStateMachine):
     def spoil_policy(self, num_looks):
         """The model config file is half there for a while, which changes nothing."""
         before = self.watcher._plan.of(MODEL)
-        whole = self.config_file.read_text()
-        self.config_file.write_text(whole[: len(whole) // 2])
+        whole, self.config_file = self.config_file, self.config_file[: len(self.config_file) // 2]
         self.scan(num_looks)
         assert before == self.watcher._plan.of(MODEL)
-        self.config_file.write_text(whole)
+        self.config_file = whole
 
     @rule()
     def settle(self):
@@ -470,4 +458,3 @@ class WatcherMachine(RuleBasedStateMachine):
         finally:
             self.release_all()
             assert self.registry.close()
-            self.place.cleanup()
