@@ -5,6 +5,7 @@ follows it.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,8 @@ from service.repository import LABELS_FILE, Repository
 _STAGED_PREFIX = ".labels-"
 _LONGEST_WAIT_SECONDS = 10.0
 _PAUSE_SECONDS = 0.01
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+"""What `flock` answers on a file system that has none, such as NFS without its lock daemon."""
 
 
 class MissingVersionError(ValueError):
@@ -30,7 +33,8 @@ def label_lock(model_folder: Path, timeout_seconds: float = _LONGEST_WAIT_SECOND
 
     Who reads the labels in order to act on them (to change some, to remove versions without one) holds it from the
     reading to the deed. An advisory `flock` on the model's folder itself: there is no file that could be left behind,
-    and the system releases it when the holder dies. It is not the lock of a job: a label may be moved while a job runs.
+    and the system releases it when the holder dies; on a file system without locks it keeps nobody out. It is not the
+    lock of a job: a label may be moved while a job runs.
 
     Args:
         model_folder: `models/<model>`.
@@ -112,8 +116,12 @@ def write_labels(model_folder: Path, labels: Mapping[str, int]) -> None:
 
 
 def _try_lock(folder: int) -> bool:
+    """Return whether there is nobody to wait for."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
