@@ -6,6 +6,7 @@ without a look at the code.
 
 import contextlib
 import dataclasses
+import threading
 import weakref
 from pathlib import Path
 from unittest.mock import Mock
@@ -128,6 +129,7 @@ class WatcherMachine(RuleBasedStateMachine):
             dataclasses.replace(settings, model_config_file=None),
             clock=lambda: self.now,
             tidy=lambda: None,
+            give_up=self.give_up,
         )
         self.watcher._plan = Plan(settings, lambda _: self.config_file)
         self.watcher._log = self.watcher._outcomes._log = Mock()  # which spares a traceback for each failing load
@@ -147,6 +149,10 @@ class WatcherMachine(RuleBasedStateMachine):
         self.answered_labels = set()
         self.named = ("", set())
         self.faults = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.arrived = threading.Event()
+        self.given_up = None
         self.registry.subscribe(self.on_change)
 
     @initialize(
@@ -184,6 +190,13 @@ class WatcherMachine(RuleBasedStateMachine):
 
     def load(self, folder):
         """Load as the entry says; look around meanwhile, when the most is in memory."""
+        if not self.gate.is_set():
+            self.arrived.set()
+            assert self.gate.wait(20.0)
+            self.arrived.clear()
+            if self.given_up == folder:
+                raise OSError(62, "Timer expired")
+            return self.made(folder)  # without a look: everything else goes on at the same time
         kind, _ = self.repository.entries[folder.version]
         if kind == "refused":
             raise VersionRefusedError("nonneg-matmul", "weight -1")
@@ -194,11 +207,21 @@ class WatcherMachine(RuleBasedStateMachine):
         if kind == "vanishing":
             self.has_deleted = True
             del self.repository.entries[folder.version]
-        version = make_version(folder.model, folder.version)
-        self.alive.add(version)
+        version = self.made(folder)
         with self.noting_faults():
             self.look()
         return version
+
+    def made(self, folder):
+        """Return a version, and see how long it lives."""
+        version = make_version(folder.model, folder.version)
+        self.alive.add(version)
+        return version
+
+    def give_up(self, folder):
+        """Let the load that is held fail, as one that takes too long."""
+        self.given_up = folder
+        self.gate.set()
 
     @rule(version=st.integers(1, 6), kind=st.sampled_from(KINDS), num_looks=st.integers(0, 3))
     def publish(self, version, kind, num_looks):
@@ -286,6 +309,7 @@ class WatcherMachine(RuleBasedStateMachine):
     def settle(self):
         """Everybody waits until nothing more happens: then what is live is what the policy and the labels want."""
         self.release_all()
+        self.let_go(0)
         self.now += 1e6
         self.scan(5)
         before, labels_before = set(self.available()), self.registry.labels(MODEL)
@@ -313,9 +337,27 @@ class WatcherMachine(RuleBasedStateMachine):
         self.scan(1)
 
     def scan(self, num_looks):
-        """The watcher looks at the folder, so many times."""
+        """The watcher looks at the folder, so many times; while a load is held, without waiting for it."""
         for _ in range(num_looks):
-            self.watcher.scan()
+            if self.gate.is_set():
+                self.watcher.scan()
+            else:
+                self.watcher._look()
+                if self.watcher._loads.running(MODEL) and not self.gate.is_set():
+                    assert self.arrived.wait(20.0)
+
+    @rule()
+    def hold_loads(self):
+        """A load begins, if one is due, and takes as long as it likes; everything else goes on meanwhile."""
+        self.gate.clear()
+        self.scan(1)
+
+    @rule(num_looks=st.integers(0, 1))
+    def let_go(self, num_looks):
+        """The load that was held ends."""
+        self.gate.set()
+        self.watcher._finish()
+        self.scan(num_looks)
 
     @precondition(lambda self: self.was_available)
     @rule()
@@ -457,4 +499,5 @@ class WatcherMachine(RuleBasedStateMachine):
                 self.settle()
         finally:
             self.release_all()
+            self.let_go(0)
             assert self.registry.close()
