@@ -349,7 +349,10 @@ class WatcherMachine(RuleBasedStateMachine):
     @rule()
     def hold_loads(self):
         """A load begins, if one is due, and takes as long as it likes; everything else goes on meanwhile."""
-        self.gate.clear()
+        if self.gate.is_set():
+            self.watcher._finish()  # of one that was given up
+            self.given_up = None
+            self.gate.clear()
         self.scan(1)
 
     @rule(num_looks=st.integers(0, 1))
