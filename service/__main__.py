@@ -214,7 +214,7 @@ def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
     from service.labels import MissingVersionError, change_labels
     from service.repository import Repository
 
-    if not Repository(model_folder.parent).versions(model_folder.name):
+    if not Repository(model_folder.parent, follow_model_links=True).versions(model_folder.name):
         _fail(f"{model_folder}: expected a model's folder with versions in it. Name MODELS_DIR/MODEL.", 2)
     changes = _parse_assignments(assignments)
     try:

@@ -5,6 +5,7 @@ follows it.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,8 @@ from service.repository import LABELS_FILE, Repository
 _STAGED_PREFIX = ".labels-"
 _LONGEST_WAIT_SECONDS = 10.0
 _PAUSE_SECONDS = 0.01
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+"""What `flock` answers on a file system that has none, such as NFS without its lock daemon."""
 
 
 class MissingVersionError(ValueError):
@@ -30,7 +33,8 @@ def label_lock(model_folder: Path, timeout_seconds: float = _LONGEST_WAIT_SECOND
 
     Who reads the labels in order to act on them (to change some, to remove versions without one) holds it from the
     reading to the deed. An advisory `flock` on the model's folder itself: there is no file that could be left behind,
-    and the system releases it when the holder dies. It is not the lock of a job: a label may be moved while a job runs.
+    and the system releases it when the holder dies; on a file system without locks it keeps nobody out. It is not the
+    lock of a job: a label may be moved while a job runs.
 
     Args:
         model_folder: `models/<model>`.
@@ -66,7 +70,7 @@ def change_labels(model_folder: Path, changes: Mapping[str, int | None]) -> dict
         OSError: the folder cannot be read or written, or is locked all the time; the file is as it was.
     """
     with label_lock(model_folder):
-        repository = Repository(model_folder.parent)
+        repository = Repository(model_folder.parent, follow_model_links=True)  # whoever names the folder means it
         labels = repository.labels(model_folder.name)
         versions = {folder.version for folder in repository.versions(model_folder.name)}
         for label, version in changes.items():
@@ -112,8 +116,12 @@ def write_labels(model_folder: Path, labels: Mapping[str, int]) -> None:
 
 
 def _try_lock(folder: int) -> bool:
+    """Return whether there is nobody to wait for."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True

@@ -119,9 +119,10 @@ def choose(
 ) -> Choice:
     """Return what to load and what to drop: what the policy wants of the usable versions and every labelled one.
 
-    A live version is dropped only when the policy wants some and every one of these is live already, so that a model
-    that answers never stops answering: not while its successor loads, not when its folder vanishes, not when the policy
-    names versions that are missing or refused.
+    Of the live versions that are not wanted the newest stand in for the wanted ones that are not live yet, one for
+    one; where nothing is wanted, all do. So a model that answers never stops answering: not while a successor loads,
+    not when its folder vanishes, not when the policy names versions that are missing or refused. And of versions that
+    follow each other faster than they load no more stay in memory than are wanted.
 
     Args:
         usable: versions on disk that load as far as is known: not refused, not waiting. A live one may be among them.
@@ -133,6 +134,7 @@ def choose(
     by_policy = policy.want(usable, live, most)
     wanted = by_policy | (set(labelled) & (set(usable) | set(live)))
     load = tuple(sorted(wanted - set(live), reverse=True))
-    settled = bool(by_policy) and by_policy <= set(live)
-    retire = tuple(sorted(set(live) - wanted)) if settled else ()
+    unwanted = sorted(set(live) - wanted)
+    num_awaited = len(by_policy - set(live)) if by_policy else len(unwanted)
+    retire = tuple(unwanted[: max(0, len(unwanted) - num_awaited)])
     return Choice(load=load, retire=retire)

@@ -4,7 +4,8 @@ Above `model_config` and `settings`; the watcher asks it at every look at the mo
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from service.model_config import ModelConfigError, ModelEntry, parse_model_config, read_file
 from service.policies import VersionPolicy
@@ -37,6 +38,7 @@ class Plan:
 
     Args:
         settings: version_policy, latest_versions, model_config_file, models_dir.
+        read: returns the bytes of the file.
 
     Raises:
         SettingError: the file cannot be followed now, at the start.
@@ -44,7 +46,8 @@ class Plan:
     Thread safety: for one thread at a time.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, read: Callable[[Path], bytes] = read_file) -> None:
+        self._read = read
         self._file = settings.model_config_file
         self._models_dir = settings.models_dir
         self._policies = {
@@ -64,7 +67,7 @@ class Plan:
         if self._file is None:
             return False
         try:
-            data = read_file(self._file)
+            data = self._read(self._file)
             if data == self._data:  # the bytes themselves: times of files are too coarse to tell
                 return False
             self._entries = parse_model_config(data, self._models_dir)

@@ -253,7 +253,8 @@ class Watcher:
             return
         choice = self._choose(model, look.folders, look.listed, look.labels, look.judged)
         self._registry.set_labels(model, look.labels, look.problem)
-        if choice.load and not self._stopping.is_set() and not self._lingering(model):
+        # What was overtaken while it loaded goes first, and its memory with the next look, before another comes.
+        if choice.load and not choice.retire and not self._stopping.is_set() and not self._lingering(model):
             self._loads.ask(look.folders[choice.load[0]])
             return
         self._loads.withdraw(model)

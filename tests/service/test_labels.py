@@ -1,5 +1,6 @@
 """Writing labels: what is written is read back, a failure leaves the old file, and writers do not lose each other's."""
 
+import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,13 @@ def test_change_labels_keeps_sets_and_removes(model_folder):
     assert {"stable": 1} == Repository(model_folder.parent).labels("m")
 
 
+def test_change_labels_follows_the_link_that_a_model_is(model_folder):
+    """The folder of a model may be a link (the server has a switch for it): the labels lie where it leads."""
+    (model_folder.parent / "linked").symlink_to(model_folder)
+    assert {"stable": 2} == change_labels(model_folder.parent / "linked", {"stable": 2})
+    assert {"stable": 2} == Repository(model_folder.parent).labels("m")
+
+
 def test_change_labels_changes_nothing_when_one_version_is_missing(model_folder):
     """One version that is not in the folder refuses all changes, and the text says what is there."""
     change_labels(model_folder, {"stable": 3})
@@ -94,6 +102,19 @@ def test_label_lock_is_waited_for_and_then_given_up(model_folder):
         label_lock(model_folder, 0.0).__enter__()
     with label_lock(model_folder, 0.0):
         pass
+
+
+@pytest.mark.parametrize(("number", "is_changed"), [(37, True), (9, True), (5, False)])
+def test_change_labels_works_without_locks_and_not_when_locking_fails(model_folder, monkeypatch, number, is_changed):
+    """Where the file system has no locks (ENOLCK, EBADF) labels are changed all the same; another error is raised."""
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with contextlib.nullcontext() if is_changed else pytest.raises(OSError, match="Input/output error"):
+        change_labels(model_folder, {"stable": 3})
+    assert ({"stable": 3} if is_changed else {}) == Repository(model_folder.parent).labels("m")
 
 
 def test_change_labels_waits_for_the_holder_of_the_lock(model_folder):

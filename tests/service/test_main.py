@@ -110,6 +110,17 @@ def test_a_bad_environment_variable_exits_2():
     assert "--rest-port / CONVEX_REST_PORT: received 'eighty'" in answer.stderr
 
 
+def test_a_model_config_file_that_cannot_be_followed_exits_2(tmp_path):
+    """The server does not start over a file of models that it would not follow; the sentence says why."""
+    (tmp_path / "models.config").write_text("model_config_list { config { name: 'm' base_path: '/etc' } }")
+    words = ("--model-config-file", tmp_path / "models.config", "--rest-port", 0, "--grpc-port", 0)
+    answer = run("serve", "--models-dir", tmp_path, *words)
+    assert 2 == answer.returncode
+    (line,) = answer.stderr.splitlines()
+    assert "--model-config-file / CONVEX_MODEL_CONFIG_FILE" in line
+    assert "model m: base_path: expected the folder m in the models folder, or none" in line
+
+
 def test_an_unknown_flag_or_command_exits_2():
     """What is not offered is bad usage."""
     assert 2 == run("--rest-prot", "1").returncode

@@ -1,11 +1,15 @@
 """TensorFlow Serving's model config file: what is followed, and what is refused with a reason."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from service.model_config import MAX_FILE_BYTES, ModelConfigError, ModelEntry, parse_model_config, read_file
 from service.policies import PolicyKind, VersionPolicy
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -52,6 +56,13 @@ def test_parse_follows_the_file_of_tensorflow_servings_documentation(read, tmp_p
         "fifth": ModelEntry(VersionPolicy(PolicyKind.LATEST, num_versions=1), {}),
     }
     assert expected == read(text)
+
+
+def test_parse_follows_the_file_of_the_readme():
+    """What is copied from the README is followed, in a container whose models folder is /models."""
+    (block,) = re.findall(r"```text\n(model_config_list.*?)```", README.read_text(), re.DOTALL)
+    entry = parse_model_config(block.encode(), Path("/models"))["prices"]
+    assert ("specific:7,8", {"stable": 7}) == (str(entry.policy), entry.labels)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The watcher and what the operator wants: policies, the model config file and labels, over real folders."""
 
 import json
+import threading
 
 import pytest
 import structlog
@@ -196,6 +197,27 @@ def test_scan_changes_nothing_when_the_file_is_spoilt_and_says_why(make_rig, con
     config_file(policy("specific { versions: 3 }"))
     rig.scan(2)
     assert ([3], "") == (rig.available(), status_of(rig).policy_problem)
+
+
+def test_no_third_version_is_in_memory_when_one_is_overtaken_while_it_loads(make_rig):
+    """Versions that come faster than they load: what served before goes once the next one does, before the third."""
+    rig = make_rig()
+    rig.scan()
+    gate, load, in_memory = threading.Event(), rig.load, []
+
+    def held_load(folder):
+        assert gate.wait(20)
+        in_memory.append(sorted(live.signature.version for live in rig.registry._in_memory()))
+        return load(folder)
+
+    rig.watcher._loads._load = held_load
+    for version in (6, 7):
+        rig.add("m", version)
+        rig.watcher._look()  # which begins the load of 6, and does not wait for it
+    gate.set()
+    rig.scan(2)
+    assert [[5], [6]] == in_memory
+    assert [7] == rig.available()
 
 
 def test_scan_takes_labels_of_the_file_and_lets_the_models_own_win(make_rig, config_file):

@@ -5,9 +5,10 @@ without a look at the code.
 """
 
 import contextlib
+import dataclasses
+import threading
 import weakref
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from unittest.mock import Mock
 
 import flask
@@ -15,11 +16,11 @@ from grpc_health.v1 import health_pb2
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service import manifest
 from service.caller import Caller
 from service.errors import NotFoundError, UnavailableError, VersionRefusedError
 from service.lifecycle import check_transition
 from service.metrics import Metrics
+from service.plan import Plan
 from service.protos import tensorflow_serving as protos
 from service.registry import Registry, VersionState
 from service.repository import VersionFolder
@@ -36,6 +37,9 @@ KINDS = ("good", "good", "good", "refused", "failing", "unsealed", "slow", "vani
 LOADABLE = frozenset({"good", "unsealed", "slow"})
 LABELS = ("stable", "canary")
 SETTINGS = Settings(poll_interval_seconds=0.05)
+SEALED, UNSEALED = Path(__file__).parents[2] / "models" / "tumours" / "1", Path(__file__).parent
+"""Folders with and without a manifest."""
+
 MOST = 4
 """What the bound on live versions is here."""
 
@@ -50,14 +54,9 @@ SLOW_LOAD_SECONDS = 7.0
 
 
 class FakeRepository:
-    """A models folder in memory: version -> (kind, number of its change).
+    """A models folder in memory: version -> (kind, number of its change)."""
 
-    Args:
-        root: a real folder with two others, `sealed`, in which lies a manifest, and `unsealed`.
-    """
-
-    def __init__(self, root):
-        self.root = root
+    def __init__(self):
         self.entries = {}
         self.wanted_labels = {}
         self.is_spoilt = False
@@ -73,8 +72,8 @@ class FakeRepository:
         """Return the versions' folders."""
         if not self.is_there:
             return []
-        places = {number: self.root / ("un" * (kind == "unsealed") + "sealed") for number, (kind, _) in self.listed()}
-        return [VersionFolder(model, number, place) for number, place in places.items()]
+        places = [(number, UNSEALED if kind == "unsealed" else SEALED) for number, (kind, _) in self.listed()]
+        return [VersionFolder(model, number, place) for number, place in places]
 
     def listed(self):
         """Return the entries by number."""
@@ -91,8 +90,8 @@ class FakeRepository:
         return self.entries.get(folder.version, ())
 
 
-def write_policy(path, policy):
-    """Write a model config file with a policy such as `specific:3,5`."""
+def policy_file(policy):
+    """Return a model config file with a policy such as `specific:3,5`."""
     kind, _, numbers = policy.partition(":")
     fields = {
         "latest": f"num_versions: {numbers}",
@@ -100,7 +99,7 @@ def write_policy(path, policy):
         "specific": " ".join(f"versions: {number}" for number in numbers.split(",")),
     }
     body = f"model_version_policy {{ {kind} {{ {fields[kind]} }} }}"
-    path.write_text(f"model_config_list {{ config {{ name: '{MODEL}' {body} }} }}")
+    return f"model_config_list {{ config {{ name: '{MODEL}' {body} }} }}".encode()
 
 
 def wanted_by(policy, loadable, live):
@@ -116,31 +115,23 @@ class WatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.place = TemporaryDirectory()
-        root = Path(self.place.name)
-        for name in ("sealed", "unsealed"):
-            (root / name).mkdir()
-        (root / "sealed" / manifest.FILE_NAME).touch()
-        self.repository = FakeRepository(root)
+        self.repository = FakeRepository()
         self.registry = Registry()
         self.now = 0.0
-        self.config_file = root / "models.config"
         self.policy = "latest:1"
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
+        settings = Settings(max_live_versions=MOST, model_config_file=Path("in memory"), poll_interval_seconds=0.0)
         self.watcher = Watcher(
             self.repository,
             self.registry,
             self.load,
             Metrics(),
-            Settings(
-                models_dir=root,
-                max_live_versions=MOST,
-                model_config_file=self.config_file,
-                poll_interval_seconds=0.0,
-            ),
+            dataclasses.replace(settings, model_config_file=None),
             clock=lambda: self.now,
             tidy=lambda: None,
+            give_up=self.give_up,
         )
+        self.watcher._plan = Plan(settings, lambda _: self.config_file)
         self.watcher._log = self.watcher._outcomes._log = Mock()  # which spares a traceback for each failing load
         self.app = flask.Flask("operations")
         self.app.register_blueprint(operations.routes(self.registry, Metrics(), SETTINGS))
@@ -158,6 +149,10 @@ class WatcherMachine(RuleBasedStateMachine):
         self.answered_labels = set()
         self.named = ("", set())
         self.faults = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.arrived = threading.Event()
+        self.given_up = None
         self.registry.subscribe(self.on_change)
 
     @initialize(
@@ -172,7 +167,7 @@ class WatcherMachine(RuleBasedStateMachine):
         self.is_labelling = is_labelling
         self.policies = POLICIES[sort]
         self.policy = self.policies[index % len(self.policies)]
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
         for version in range(1, 1 + num_versions):
             self.publish(version, "good", 0)
         self.publish(3, "good", num_looks)
@@ -195,6 +190,13 @@ class WatcherMachine(RuleBasedStateMachine):
 
     def load(self, folder):
         """Load as the entry says; look around meanwhile, when the most is in memory."""
+        if not self.gate.is_set():
+            self.arrived.set()
+            assert self.gate.wait(20.0)
+            self.arrived.clear()
+            if self.given_up == folder:
+                raise OSError(62, "Timer expired")
+            return self.made(folder)  # without a look: everything else goes on at the same time
         kind, _ = self.repository.entries[folder.version]
         if kind == "refused":
             raise VersionRefusedError("nonneg-matmul", "weight -1")
@@ -205,11 +207,21 @@ class WatcherMachine(RuleBasedStateMachine):
         if kind == "vanishing":
             self.has_deleted = True
             del self.repository.entries[folder.version]
-        version = make_version(folder.model, folder.version)
-        self.alive.add(version)
+        version = self.made(folder)
         with self.noting_faults():
             self.look()
         return version
+
+    def made(self, folder):
+        """Return a version, and see how long it lives."""
+        version = make_version(folder.model, folder.version)
+        self.alive.add(version)
+        return version
+
+    def give_up(self, folder):
+        """Let the load that is held fail, as one that takes too long."""
+        self.given_up = folder
+        self.gate.set()
 
     @rule(version=st.integers(1, 6), kind=st.sampled_from(KINDS), num_looks=st.integers(0, 3))
     def publish(self, version, kind, num_looks):
@@ -280,7 +292,7 @@ class WatcherMachine(RuleBasedStateMachine):
     def change_policy(self, index, num_looks):
         """The operator wants other versions."""
         self.policy = self.policies[index % len(self.policies)]
-        write_policy(self.config_file, self.policy)
+        self.config_file = policy_file(self.policy)
         self.scan(num_looks)
 
     @precondition(lambda self: len(self.policies) > 1)
@@ -288,19 +300,21 @@ class WatcherMachine(RuleBasedStateMachine):
     def spoil_policy(self, num_looks):
         """The model config file is half there for a while, which changes nothing."""
         before = self.watcher._plan.of(MODEL)
-        whole = self.config_file.read_text()
-        self.config_file.write_text(whole[: len(whole) // 2])
+        whole, self.config_file = self.config_file, self.config_file[: len(self.config_file) // 2]
         self.scan(num_looks)
         assert before == self.watcher._plan.of(MODEL)
-        self.config_file.write_text(whole)
+        self.config_file = whole
 
     @rule()
     def settle(self):
         """Everybody waits until nothing more happens: then what is live is what the policy and the labels want."""
         self.release_all()
-        before, labels_before = set(self.available()), self.registry.labels(MODEL)
+        self.let_go(0)
         self.now += 1e6
         self.scan(5)
+        before, labels_before = set(self.available()), self.registry.labels(MODEL)
+        self.now += 1e6
+        self.scan(2)
         entries = {version: kind for version, (kind, _) in self.repository.entries.items()}
         live, labels = set(self.available()), self.registry.labels(MODEL)
         loadable = {version for version, kind in entries.items() if kind in LOADABLE} | (live & entries.keys())
@@ -323,9 +337,30 @@ class WatcherMachine(RuleBasedStateMachine):
         self.scan(1)
 
     def scan(self, num_looks):
-        """The watcher looks at the folder, so many times."""
+        """The watcher looks at the folder, so many times; while a load is held, without waiting for it."""
         for _ in range(num_looks):
-            self.watcher.scan()
+            if self.gate.is_set():
+                self.watcher.scan()
+            else:
+                self.watcher._look()
+                if self.watcher._loads.running(MODEL) and not self.gate.is_set():
+                    assert self.arrived.wait(20.0)
+
+    @rule()
+    def hold_loads(self):
+        """A load begins, if one is due, and takes as long as it likes; everything else goes on meanwhile."""
+        if self.gate.is_set():
+            self.watcher._finish()  # of one that was given up
+            self.given_up = None
+            self.gate.clear()
+        self.scan(1)
+
+    @rule(num_looks=st.integers(0, 1))
+    def let_go(self, num_looks):
+        """The load that was held ends."""
+        self.gate.set()
+        self.watcher._finish()
+        self.scan(num_looks)
 
     @precondition(lambda self: self.was_available)
     @rule()
@@ -467,5 +502,5 @@ class WatcherMachine(RuleBasedStateMachine):
                 self.settle()
         finally:
             self.release_all()
+            self.let_go(0)
             assert self.registry.close()
-            self.place.cleanup()
