@@ -29,7 +29,7 @@ from service.answer_pipe import read_first, read_message
 from service.errors import LoadFailedError, VersionRefusedError
 from service.fork_server import ANSWER_HEAD, GENTLY, ORDER_HEAD, LoadFailure, Order
 from service.loader import LoadedVersion
-from service.repository import MAX_VERSION_BYTES
+from service.version_files import MAX_VERSION_BYTES
 
 LONGEST_LOAD_SECONDS = 600.0
 """A load that takes longer is given up, and its process ended."""

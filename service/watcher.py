@@ -247,6 +247,10 @@ class Watcher:
 
     def _advance(self, model: str, look: _Look) -> None:
         """Ask for the next load that follows from a look; where there is none, settle what follows without."""
+        if not self._plan.of(model).is_listed:  # since that look
+            self._loads.withdraw(model)
+            self._looks.pop(model, None)
+            return
         choice = self._choose(model, look.folders, look.listed, look.labels, look.judged)
         self._registry.set_labels(model, look.labels, look.problem)
         if choice.load and not self._stopping.is_set() and not self._lingering(model):

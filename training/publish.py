@@ -1,7 +1,7 @@
 """The way of a staged folder into the models folder: one job at a time, all or nothing.
 
-Below `pipeline` and `retrain`; reads labels and manifests through `service.repository` and `service.manifest`.
-Standard library only, so that it can be read, tested and trusted without TensorFlow.
+Below `pipeline`, `retrain` and `rollback`; above `model_lock` and `label_moves`; reads labels and manifests through
+`service.repository` and `service.manifest`. No TensorFlow, so that it can be read, tested and trusted without.
 
 A crash at any instant leaves no new version or a whole one: everything is written and synced under a name that no
 server reads (`.staging-<uuid>`), the manifest last; one rename makes it a version; the parent is synced after.
@@ -9,7 +9,6 @@ server reads (`.staging-<uuid>`), the manifest last; one rename makes it a versi
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -22,10 +21,19 @@ from typing import Any
 
 from service import manifest
 from service.manifest import VersionRefusedError
-from service.repository import Repository, VersionFolder, check_identity
+from service.repository import Repository, VersionFolder
+from training import label_moves
+from training.model_files import own_manifest, sync_folder, write_synced
+from training.model_lock import LOCK_NAME as LOCK_NAME
+from training.model_lock import LockHeldError as LockHeldError  # exported: what a caller of `lock` meets
+from training.model_lock import PublishError as PublishError
+from training.model_lock import acquire
 
-LOCK_NAME = ".lock"
 STAGING_PREFIX = ".staging-"
+OLD_SECONDS = 86_400.0
+"""Age at which a leftover of an unlocked writer is taken for dead; a live one writes for seconds."""
+
+_LABELS_PREFIX = ".labels-"
 _ATTEMPTS = 100
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -35,27 +43,21 @@ FileTable = Mapping[str, Mapping[str, int | str]]
 """The manifest's `files`: relative POSIX path to `bytes` and `sha256`."""
 
 
-class LockHeldError(Exception):
-    """Another job holds the model's lock (exit code 4)."""
-
-
-class PublishError(Exception):
-    """The models folder cannot be written (exit code 1): disk full, read-only, not ours. Nothing was published."""
-
-
 class ModelFolder:
     """The folder of one model, while this job holds its lock. Made by `lock`.
 
     Args:
         repository: the models folder.
         model: name of the model.
+        exclusive: False where the file system has no locks, so that another job may be at work in the folder.
     """
 
-    def __init__(self, repository: Repository, model: str) -> None:
+    def __init__(self, repository: Repository, model: str, *, exclusive: bool = True) -> None:
         """Remember where; `lock` has made the folder."""
         self.repository = repository
         self.model = model
         self.path = repository.root / model
+        self.exclusive = exclusive
 
     def versions(self) -> list[VersionFolder]:
         """Return the versions on disk, ascending."""
@@ -70,7 +72,7 @@ class ModelFolder:
         """
         folder = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             yield folder
         except OSError as err:
             raise _cannot_write(folder.parent, err) from err
@@ -80,15 +82,17 @@ class ModelFolder:
     def publish(self, staged: Path, document_for: Callable[[int, FileTable], Mapping[str, Any]]) -> VersionFolder:
         """Make the staged folder the next version and return it.
 
-        The number is one more than the largest number in the folder, whatever bears it. The steps: sync every file
-        and folder, write and sync the manifest, rename, sync the parent. Call it within `uninterrupted`.
+        The number is one more than the largest number in the folder, whatever bears it, or in the labels: no clock
+        has a part in it. The steps: sync every file and folder, write and sync the manifest, rename, sync the parent.
+        Call it within `uninterrupted`.
 
         Args:
             staged: folder from `staging`, without a manifest.
             document_for: makes the manifest's document (without hash) from the version's number and its files.
 
         Raises:
-            PublishError: the folder cannot be written. Nothing was published.
+            PublishError: the folder cannot be written. Nothing was published; what cannot be synced after the rename
+                is taken back.
             VersionRefusedError: the document is no manifest (a defect of the caller). Nothing was published.
         """
         try:
@@ -103,7 +107,7 @@ class ModelFolder:
                     if err.errno not in _TAKEN:
                         raise
                     continue  # a job that does not know the lock took the number: take the next one
-                _sync_folder(self.path)
+                self._keep(target, staged)
                 return VersionFolder(self.model, version, target)
         except OSError as err:
             raise _cannot_write(self.path, err) from err
@@ -113,85 +117,137 @@ class ModelFolder:
     def prune(self, keep: int) -> list[int]:
         """Remove the oldest versions of ours so that `keep` remain, and return their numbers.
 
-        Never removed: a labelled version (nor any while `labels.json` does not parse), a version without a manifest
-        of ours, and one that cannot be removed. A version disappears by one rename before its files go.
+        Never removed: a labelled version (nor any while `labels.json` cannot be read), a version without a manifest
+        of ours, and one that cannot be removed. A version disappears by one rename, synced before its files go.
 
         Args:
             keep: how many versions stay at least, 1 or more.
         """
+        removed: list[int] = []
         try:
-            labelled = set(self.repository.labels(self.model).values())
-        except VersionRefusedError:
-            return []
-        ours = [folder for folder in self.versions() if _is_ours(folder)]
-        removed = []
+            ours = [folder for folder in self.versions() if own_manifest(folder) is not None]
+        except OSError:
+            return removed
         for folder in ours[: max(len(ours) - max(keep, 1), 0)]:
-            if folder.version in labelled:
-                continue
-            trash = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
-            with contextlib.suppress(OSError):
+            try:
+                if folder.version in self.repository.labels(self.model).values():  # each time: they change meanwhile
+                    continue
+                trash = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
                 folder.path.rename(trash)
-                removed.append(folder.version)
+            except VersionRefusedError:
+                break
+            except OSError:
+                continue
+            removed.append(folder.version)
+            with contextlib.suppress(OSError):
+                sync_folder(self.path)  # else a power cut could bring half of it back
                 shutil.rmtree(trash, ignore_errors=True)
         return removed
 
     def sweep(self) -> int:
-        """Remove what killed jobs left behind and return how many; safe because this job holds the lock."""
+        """Remove what killed jobs left behind and return how much; what cannot be removed stays.
+
+        Under the lock all that was staged is of dead jobs. What others write without it, and everything where there
+        is no lock, goes when it is a day old by the file system's own clock.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        now = self._write_time()
         count = 0
-        for path in sorted(self.path.glob(f"{STAGING_PREFIX}*")):
-            if path.is_symlink() or not path.is_dir():
-                path.unlink(missing_ok=True)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-            count += not os.path.lexists(path)
+        for path in sorted(self.path.iterdir()):
+            staged = path.name.startswith(STAGING_PREFIX)
+            if not staged and not path.name.startswith(_LABELS_PREFIX):
+                continue
+            with contextlib.suppress(OSError):
+                if not (staged and self.exclusive) and now - path.lstat().st_mtime < OLD_SECONDS:
+                    continue
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink()
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+                count += not os.path.lexists(path)
         return count
 
+    def _write_time(self) -> float:
+        """Return the file system's time, by a folder made and removed: who cannot write learns it before the work."""
+        probe = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
+        probe.mkdir()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.rmdir()
+
+    def _keep(self, target: Path, staged: Path) -> None:
+        """Sync the parent after the rename; where that fails, take the version back: it might not outlive a crash.
+
+        Raises:
+            OSError: it cannot be synced, and nothing was published.
+            PublishError: it cannot be taken back either.
+        """
+        try:
+            sync_folder(self.path)
+        except OSError as err:
+            try:
+                target.rename(staged)
+            except OSError:
+                words = os.strerror(err.errno or errno.EIO)
+                message = f"{target}: published and whole, but not safe from a power cut: {words}. Look at the disk."
+                raise PublishError(message) from err
+            raise
+
     def _next_version(self) -> int:
-        """Return one more than the largest number that any entry of the folder bears."""
+        """Return one more than the largest version that any entry of the folder or any label names.
+
+        A label that outlived its version would else mean another one of the same number.
+        """
         numbers = [int(name) for name in os.listdir(self.path) if _NUMBER.fullmatch(name)]
-        version = max(numbers, default=0) + 1
+        with contextlib.suppress(VersionRefusedError, OSError):
+            numbers.extend(self.repository.labels(self.model).values())
+        version = max((number for number in numbers if number <= manifest.MAX_VERSION), default=0) + 1
         if version > manifest.MAX_VERSION:
-            raise PublishError(f"{self.path}: no version number is left below 2^63. Remove the largest folder.")
+            message = f"{self.path}: no version number is left below 2^63. Remove the largest folder or label."
+            raise PublishError(message)
         return version
 
     def _write_manifest(self, staged: Path, data: bytes) -> None:
         """Write the manifest and sync it and its folder; what was sealed is parsed first."""
         manifest.parse(data)
-        with (staged / manifest.FILE_NAME).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(staged)
+        write_synced(staged / manifest.FILE_NAME, data)
+        sync_folder(staged)
 
 
 @contextlib.contextmanager
 def lock(models_dir: Path, model: str) -> Iterator[ModelFolder]:
-    """Hold the lock of one model, with its folder made and swept of what killed jobs left.
+    """Hold the lock of one model, with its folder made, swept of what killed jobs left, and their work finished.
 
-    An advisory `flock` on `<models_dir>/<model>/.lock`: the system releases it when the job dies, however it dies.
-    The file is removed on release, and the folder with it if nothing was published; so after `flock` the file is
-    compared with the one of that name, and tried again where they differ.
+    An advisory `flock` on `<models_dir>/<model>/.lock`: the system releases it when the job dies, however it dies. On
+    a file system without locks two jobs at once get numbers of their own, and neither removes what the other stages.
 
     Raises:
         LockHeldError: another job holds it.
         PublishError: the folder cannot be made or written.
     """
-    folder = ModelFolder(Repository(models_dir), model)
+    repository = Repository(models_dir)
+    path = models_dir / model
     try:
-        descriptor = _acquire(folder.path)
+        held = acquire(path)
     except BlockingIOError as err:
-        message = f"another job holds the lock of model {model} ({folder.path / LOCK_NAME}). Wait until it has ended."
+        message = f"another job holds the lock of model {model} ({path / LOCK_NAME}). Wait until it has ended."
         raise LockHeldError(message) from err
     except OSError as err:
-        raise _cannot_write(folder.path, err) from err
+        raise _cannot_write(path, err) from err
     try:
-        folder.sweep()
+        folder = ModelFolder(repository, model, exclusive=held.exclusive)
+        try:
+            folder.sweep()
+        except OSError as err:
+            raise _cannot_write(path, err) from err
+        with contextlib.suppress(OSError, VersionRefusedError):  # labels that cannot be read now: the next job tries
+            label_moves.finish(repository, model)
         yield folder
     finally:
-        with contextlib.suppress(OSError):
-            (folder.path / LOCK_NAME).unlink()
-            folder.path.rmdir()
-        os.close(descriptor)
+        held.release()
 
 
 @contextlib.contextmanager
@@ -212,27 +268,6 @@ def uninterrupted() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _acquire(folder: Path) -> int:
-    """Return a descriptor of the lock file with the lock held; raises BlockingIOError where it is held elsewhere."""
-    for _ in range(_ATTEMPTS):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(folder / LOCK_NAME, flags, 0o644)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.lstat(folder / LOCK_NAME)):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    raise BlockingIOError(errno.EWOULDBLOCK, "the lock file changes all the time")
 
 
 def _rename_to_free_name(source: Path, target: Path) -> None:
@@ -256,27 +291,8 @@ def _sync_tree(folder: Path) -> dict[str, dict[str, int | str]]:
         if place != str(folder) and not os.listdir(place):
             os.rmdir(place)
             continue
-        _sync_folder(Path(place))
+        sync_folder(Path(place))
     return files
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder, so that the names in it survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_ours(folder: VersionFolder) -> bool:
-    """Say whether a version has a manifest of ours, written for this very folder."""
-    try:
-        data = (folder.path / manifest.FILE_NAME).read_bytes()
-        check_identity(manifest.parse(data), folder.model, folder.version)
-    except (OSError, VersionRefusedError):
-        return False
-    return not folder.path.is_symlink()
 
 
 def _cannot_write(folder: Path, err: OSError) -> PublishError:

@@ -87,6 +87,10 @@ class RampVersions:
         """Delete a version's folder, as a job does that prunes."""
         shutil.rmtree(models_dir / MODEL / str(version))
 
+    def key(self, name):
+        """Return the checkpoint's key of a variable, such as `output/kernel`."""
+        return self._keys[name]
+
     def _set(self, tensors, name, value):
         key = self._keys[name]
         tensors[key] = np.asarray(value, tensors[key].dtype).reshape(tensors[key].shape)

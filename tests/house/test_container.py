@@ -44,6 +44,7 @@ def enter(tmp_path: Path):
         (("label", "/models/m", "stable=3"), "python -m service label /models/m stable=3"),
         (("train", "a b.toml"), "python -m training train a b.toml"),
         (("retrain", "/job/config.toml"), "python -m training retrain /job/config.toml"),
+        (("rollback", "/models/m", "--to", "3"), "python -m training rollback /models/m --to 3"),
         (("certify", "/models/m/1"), "python -m training certify /models/m/1"),
         (("evaluate", "/models/m/1", "--data", "x.csv"), "python -m training evaluate /models/m/1 --data x.csv"),
     ],
@@ -60,7 +61,7 @@ def test_entry_refuses_an_unknown_word(enter) -> None:
     assert 2 == code
     assert 1 == len(lines)
     assert lines[0].startswith(
-        "convex-scoring: unknown command 'retrian'. Expected serve (the default), models, label,"
+        "convex-scoring: unknown command 'retrian'. Expected serve (the default), score, models, label,"
     )
 
 

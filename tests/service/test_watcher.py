@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import structlog
-from hypothesis import settings
 
 from service.errors import UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
@@ -17,13 +16,12 @@ from service.repository import Repository
 from service.settings import Settings
 from service.watcher import Watcher
 from tests.service.fake_versions import make_version
-from tests.service.watcher_machine import WatcherMachine
 
 
 class Rig:
     """A watcher over a folder; `load` notes what it was asked and raises what the test put under (model, version)."""
 
-    def __init__(self, root, *, latest_versions=1):
+    def __init__(self, root, **texts):
         self.root = root
         self.registry = Registry()
         self.metrics = Metrics()
@@ -36,7 +34,7 @@ class Rig:
             self.registry,
             self.load,
             self.metrics,
-            Settings(models_dir=root, latest_versions=latest_versions),
+            Settings.read({"models_dir": str(root), **texts}, {}),
             clock=lambda: self.now,
             tidy=self.tidy,
         )
@@ -389,9 +387,3 @@ def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
     assert [] == logs
     assert VersionState.END is rig.registry.statuses("m")[0].state
     assert 'outcome="failed"' not in rig.metrics.render().decode()
-
-
-class TestWatcherHistories(WatcherMachine.TestCase):
-    """The short form of tests/chaos/test_histories.py."""
-
-    settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

@@ -60,6 +60,7 @@ class FakeRepository:
         self.root = root
         self.entries = {}
         self.wanted_labels = {}
+        self.is_spoilt = False
         self.is_there = True
 
     def models(self):
@@ -81,7 +82,7 @@ class FakeRepository:
 
     def labels(self, _):
         """Return what the labels file says; where it is spoilt, the refusal."""
-        if self.wanted_labels is None:
+        if self.is_spoilt:
             raise VersionRefusedError("labels-schema", "labels.json: not one strict JSON object of labels.")
         return dict(self.wanted_labels)
 
@@ -154,14 +155,26 @@ class WatcherMachine(RuleBasedStateMachine):
         self.policies = POLICIES["latest 1"]
         self.has_deleted = False
         self.newest_answer = 0
+        self.answered_labels = set()
+        self.named = ("", set())
         self.faults = []
         self.registry.subscribe(self.on_change)
 
-    @initialize(is_labelling=st.booleans(), sort=st.sampled_from(sorted(POLICIES)), num_looks=st.integers(0, 1))
-    def begin(self, is_labelling, sort, num_looks):
-        """Half of the histories have labels, a third keep the policy, a third begin with a version."""
+    @initialize(
+        is_labelling=st.booleans(),
+        sort=st.sampled_from(sorted(POLICIES)),
+        index=st.integers(0, 9),
+        num_versions=st.sampled_from([4, 0, 1]),
+        num_looks=st.integers(0, 1),
+    )
+    def begin(self, is_labelling, sort, index, num_versions, num_looks):
+        """Half of the histories have labels, a third keep the policy, and some versions are there."""
         self.is_labelling = is_labelling
         self.policies = POLICIES[sort]
+        self.policy = self.policies[index % len(self.policies)]
+        write_policy(self.config_file, self.policy)
+        for version in range(1, 1 + num_versions):
+            self.publish(version, "good", 0)
         self.publish(3, "good", num_looks)
 
     # ------------------------------------------------------------------------------------------------- what happens
@@ -226,11 +239,29 @@ class WatcherMachine(RuleBasedStateMachine):
         self.repository.is_there = True
 
     @precondition(lambda self: self.is_labelling)
-    @rule(labels=st.none() | st.dictionaries(st.sampled_from(LABELS), st.integers(1, 6)), num_looks=st.integers(0, 1))
-    def label(self, labels, num_looks):
-        """The labels file changes, or is spoilt."""
-        self.repository.wanted_labels = labels
+    @rule(label=st.sampled_from(LABELS), version=st.integers(1, 7), num_looks=st.integers(0, 1))
+    def label(self, label, version, num_looks):
+        """A label is to mean a version, be it there or not."""
+        self.repository.wanted_labels = {**self.repository.wanted_labels, label: version}
         self.scan(num_looks)
+
+    @precondition(lambda self: self.repository.wanted_labels)
+    @rule(num_looks=st.integers(0, 1))
+    def unlabel(self, num_looks):
+        """A label goes."""
+        *kept, _ = sorted(self.repository.wanted_labels.items())
+        self.repository.wanted_labels = dict(kept)
+        self.scan(num_looks)
+
+    @precondition(lambda self: self.is_labelling)
+    @rule(num_looks=st.integers(1, 2))
+    def spoil_labels(self, num_looks):
+        """The labels file does not parse for a while, which changes nothing."""
+        before = self.registry.labels(MODEL)
+        self.repository.is_spoilt = True
+        self.scan(num_looks)
+        assert before == self.registry.labels(MODEL)
+        self.repository.is_spoilt = False
 
     @precondition(lambda self: self.is_labelling and self.repository.wanted_labels and self.repository.entries)
     @rule(num_looks=st.integers(0, 1))
@@ -273,7 +304,7 @@ class WatcherMachine(RuleBasedStateMachine):
         entries = {version: kind for version, (kind, _) in self.repository.entries.items()}
         live, labels = set(self.available()), self.registry.labels(MODEL)
         loadable = {version for version, kind in entries.items() if kind in LOADABLE} | (live & entries.keys())
-        wanted_labels = self.repository.wanted_labels if self.repository.wanted_labels is not None else labels_before
+        wanted_labels = self.repository.wanted_labels
         labelled = {version for version in {*wanted_labels.values(), *labels.values()} if version in loadable | live}
         wanted = wanted_by(self.policy, loadable, live)
         assert wanted | labelled | (set() if wanted else before) == live
@@ -361,11 +392,23 @@ class WatcherMachine(RuleBasedStateMachine):
         assert len(self.alive) <= 2 * num_served
         for _, live in self.leases:
             assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
-        assert set(self.registry.labels(MODEL).values()) <= set(available)
+        labels = self.registry.labels(MODEL)
+        assert set(labels.values()) <= set(available)
+        assert self.answered_labels.intersection(self.repository.wanted_labels) <= labels.keys()  # none is lost
+        self.answered_labels = set(labels)
+        self.check_named(set(available))
         if sort != "any" and not self.has_deleted:  # no client is answered by an older version than before
             assert max(available, default=0) >= self.newest_answer
             self.newest_answer = max(available, default=0)
         self.check_what_is_told(states, bool(available))
+
+    def check_named(self, available):
+        """Compare with the look before: what the operator names and is live stays, whatever becomes of its folder."""
+        policy = self.watcher._plan.of(MODEL).policy
+        before, kept = self.named
+        if before == str(policy) and len(policy.versions) <= MOST:
+            assert kept <= available
+        self.named = (str(policy), policy.versions & available)
 
     def check_change(self, states):
         """Compare with the change before: one step at most, forward; a new life only after an end."""
@@ -418,7 +461,11 @@ class WatcherMachine(RuleBasedStateMachine):
         return {status.version: names[status.state] for status in response.model_version_status}
 
     def teardown(self):
-        """Give every lease back and end everything."""
-        self.release_all()
-        assert self.registry.close()
-        self.place.cleanup()
+        """Settle, whatever the history was, and end everything."""
+        try:
+            if not self.faults:
+                self.settle()
+        finally:
+            self.release_all()
+            assert self.registry.close()
+            self.place.cleanup()

@@ -13,29 +13,10 @@ from pathlib import Path
 import pytest
 
 from service import manifest, repository
+from tests.training.small_versions import document, publish_one
 from training import publish
 
 ROOT = Path(__file__).parents[2]
-
-
-def document(version: int, files: publish.FileTable) -> dict[str, object]:
-    """Return a manifest's document for a version of model `m`."""
-    return {
-        "format_version": 1, "model": "m", "version": version, "created": "2026-11-20T03:00:12Z", "task": "regression",
-        "parent": None, "rolled_back_to": None, "input": {"name": "x", "dtype": "float32", "dim": 2, "features": []},
-        "outputs": ["score"], "threshold": None, "certificate": {}, "metrics": {}, "data": {}, "config": {},
-        "packages": {}, "cpu": "", "files": files,
-    }  # fmt: skip
-
-
-def publish_one(models_dir: Path, content: bytes = b"graph") -> repository.VersionFolder:
-    """Publish a small version of `m` by the whole way."""
-    with publish.lock(models_dir, "m") as folder, folder.staging() as staged:
-        (staged / "variables").mkdir()
-        (staged / "assets").mkdir()
-        (staged / "saved_model.pb").write_bytes(content)
-        (staged / "variables" / "variables.index").write_bytes(b"index")
-        return folder.publish(staged, document)
 
 
 def hold_lock(models_dir: Path, ready: "multiprocessing.synchronize.Event", end: "multiprocessing.synchronize.Event"):
@@ -76,6 +57,19 @@ def test_publish_takes_the_next_number_when_a_stranger_takes_its_own(tmp_path, m
     found = publish_one(tmp_path)
     assert (2, 2) == (found.version, repository.read_version(found.path).manifest.version)
     assert [] == os.listdir(tmp_path / "m" / "1")
+
+
+def test_publish_passes_over_numbers_that_a_label_still_names(tmp_path):
+    """A label that outlived its version does not come to mean another one of the same number."""
+    publish_one(tmp_path)
+    (tmp_path / "m" / "labels.json").write_text('{"stable": 7}')
+    assert 8 == publish_one(tmp_path).version
+
+
+def test_publish_ignores_names_beyond_int64(tmp_path):
+    """A stray name that no reader takes for a version does not use up the numbers."""
+    (tmp_path / "m" / "9999999999999999999").mkdir(parents=True)
+    assert 1 == publish_one(tmp_path).version
 
 
 def test_publish_never_replaces_an_empty_folder(tmp_path):
@@ -126,9 +120,9 @@ def test_publish_syncs_everything_before_the_rename_and_the_parent_after(tmp_pat
 KILLER = """
 import json, os, signal, sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-import test_publish
+sys.path.insert(0, {root!r})
 from service import repository
+from tests.training.small_versions import publish_one
 from training import publish
 
 models_dir, outcomes = Path({models!r}), []
@@ -148,7 +142,7 @@ for step in range(1000):
             fsync(descriptor)
         os.fsync = counting_fsync
         sys.addaudithook(count)
-        test_publish.publish_one(models_dir)
+        publish_one(models_dir)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     for folder in repository.Repository(models_dir).versions("m"):
@@ -166,7 +160,7 @@ print(json.dumps([outcomes, left, os.waitstatus_to_exitcode(status)]))
 
 def test_publish_leaves_no_new_version_or_a_whole_one_when_killed_at_any_step(tmp_path):
     """SIGKILL before each file operation in turn: every version on disk is whole, and the next job works."""
-    script = KILLER.format(root=str(ROOT), tests=str(Path(__file__).parent), models=str(tmp_path))
+    script = KILLER.format(root=str(ROOT), models=str(tmp_path))
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     outcomes, left, status = json.loads(ended.stdout)
     assert (0, [".lock"]) == (status, left)
@@ -178,6 +172,39 @@ def test_publish_leaves_no_new_version_or_a_whole_one_when_killed_at_any_step(tm
         before = len(versions)
     assert before > 0  # some kills came after the rename
     assert outcomes[0][1] == []
+
+
+def test_publish_takes_a_version_back_that_it_cannot_sync(tmp_path, monkeypatch):
+    """The disk fails after the rename: nothing was published, as the error says."""
+    publish_one(tmp_path)
+    original = publish.sync_folder
+
+    def fail(folder: Path) -> None:
+        if (folder / "2").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        original(folder)
+
+    monkeypatch.setattr(publish, "sync_folder", fail)
+    with pytest.raises(publish.PublishError, match="Nothing was published"):
+        publish_one(tmp_path)
+    assert ["1"] == os.listdir(tmp_path / "m")
+
+
+def test_publish_says_so_when_a_version_can_neither_be_synced_nor_taken_back(tmp_path, monkeypatch):
+    """What stands there whole is not called unpublished."""
+
+    def fail(folder: Path) -> None:
+        if (folder / "1").exists():
+            monkeypatch.setattr(Path, "rename", refuse)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(publish, "sync_folder", fail)
+    with pytest.raises(publish.PublishError, match="published and whole, but not safe from a power cut"):
+        publish_one(tmp_path)
+    assert 1 == repository.read_version(tmp_path / "m" / "1").manifest.version
 
 
 def test_lock_is_refused_when_another_process_holds_it(tmp_path):
@@ -226,6 +253,71 @@ def test_lock_sweeps_what_killed_jobs_left(tmp_path):
     with publish.lock(tmp_path, "m"):
         assert [".lock", "7"] == sorted(os.listdir(model))
     assert (tmp_path / "precious" / "file").exists()
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make a path look older."""
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def test_lock_sweeps_old_halves_of_labels_and_leaves_young_ones(tmp_path):
+    """Labels are written without the lock: what a killed writer left goes after a day, what one writes now stays."""
+    model = tmp_path / "m"
+    model.mkdir()
+    for name in (".labels-old", ".labels-young", "labels.json"):
+        (model / name).write_text("{}")
+        age(model / name, 0.0 if name == ".labels-young" else 2 * publish.OLD_SECONDS)
+    with publish.lock(tmp_path, "m"):
+        assert {".lock", ".labels-young", "labels.json"} == set(os.listdir(model))
+
+
+def test_lock_sweeps_no_young_staging_folder_where_there_are_no_locks(tmp_path, monkeypatch):
+    """Another job may be staging in it; one of yesterday is dead."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    model = tmp_path / "m"
+    for name in ("young", "old"):
+        (model / f".staging-{name}").mkdir(parents=True)
+    age(model / ".staging-old", 2 * publish.OLD_SECONDS)
+    with publish.lock(tmp_path, "m") as folder:
+        assert folder.exclusive is False
+        assert {".lock", ".staging-young"} == set(os.listdir(model))
+    assert {".lock", ".staging-young"} == set(os.listdir(model))
+
+
+def test_lock_goes_on_when_a_leftover_cannot_be_removed(tmp_path, monkeypatch):
+    """A leftover of another user keeps no night from being published."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".staging-a").write_bytes(b"")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with publish.lock(tmp_path, "m") as folder:
+            assert [".staging-a"] == [path.name for path in folder.path.glob(".staging-*")]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_lock_tells_at_the_start_that_nothing_can_be_staged(tmp_path, monkeypatch, number):
+    """A folder that takes no new name is found before the training, not after it."""
+    (tmp_path / "m").mkdir()
+    mkdir = Path.mkdir
+
+    def refuse(path: Path, *arguments: object, **named: object) -> None:
+        if path.name.startswith(publish.STAGING_PREFIX):
+            raise OSError(number, os.strerror(number))
+        mkdir(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(publish.PublishError, match=os.strerror(number)), publish.lock(tmp_path, "m"):
+        pytest.fail("the lock was given")
+    assert [] == os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
@@ -282,6 +374,30 @@ def test_prune_removes_nothing_when_the_labels_do_not_parse(tmp_path):
     (tmp_path / "m" / "labels.json").write_text("{")
     with publish.lock(tmp_path, "m") as folder:
         assert [] == folder.prune(keep=1)
+
+
+@pytest.mark.parametrize("name", ["labels", "versions"])
+def test_prune_removes_nothing_when_the_folder_cannot_be_read(tmp_path, monkeypatch, name):
+    """What was published stays published: an unreadable folder is no failure of the job."""
+    for _ in range(3):
+        publish_one(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with publish.lock(tmp_path, "m") as folder:
+        monkeypatch.setattr(repository.Repository, name, fail)
+        assert [] == folder.prune(keep=1)
+
+
+def test_prune_waits_for_no_fifo_in_the_place_of_a_manifest(tmp_path):
+    """A planted FIFO neither holds the job up nor counts as a version of ours."""
+    for _ in range(3):
+        publish_one(tmp_path)
+    (tmp_path / "m" / "2" / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "m" / "2" / "manifest.json")
+    with publish.lock(tmp_path, "m") as folder:
+        assert [1] == folder.prune(keep=1)
 
 
 def test_prune_removes_and_counts_only_versions_of_ours(tmp_path):
