@@ -17,7 +17,7 @@ from service import load_bounds, loading_process
 from service.engines.program import ProgramEngine
 from service.errors import LoadFailedError, VersionRefusedError
 from service.fork_server import Order
-from service.load_bounds import NICENESS
+from service.load_bounds import LAST_NICENESS, NICENESS
 from service.loading_process import LoadingProcess
 from service.model_version import ModelVersion
 
@@ -133,6 +133,18 @@ def test_load_stands_back_behind_requests_when_told_to(make_process):
     process._child.wait(SECONDS)
     with pytest.raises(LoadFailedError, match=f"RuntimeError: {NICENESS}\n"):
         process.load(ORDER)
+
+
+def test_load_stands_back_behind_all_others_when_it_takes_long(make_process, wait_until):
+    """What may hang has the processor when nobody else wants it, and goes on."""
+    process = make_process(program_of("while True: pass", "load_bounds.PATIENCE_SECONDS = 0.2"))
+    with loading(process, ORDER) as (load,):
+        wait_until(lambda: process._child and forks_of(process))
+        (fork,) = forks_of(process)
+        wait_until(lambda: LAST_NICENESS == fork.nice())
+        assert not load.done()
+        assert is_fine(process)
+        process.give_up(ORDER.folder)
 
 
 def test_load_is_the_first_to_be_killed_when_memory_runs_out(make_process):

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from service.loads import MOST_AT_ONCE, PATIENCE_SECONDS, Loads
+from service.load_bounds import PATIENCE_SECONDS
+from service.loads import MOST_AT_ONCE, Loads
 from service.repository import VersionFolder
 
 SECONDS = 30.0
