@@ -521,7 +521,7 @@ def test_scan_tells_how_a_loading_process_ended(rig):
 
 @pytest.mark.parametrize("path", ["", "m"])
 def test_scan_keeps_what_is_served_when_a_folder_may_not_be_read(rig, monkeypatch, path):
-    """The folder of all models, or of one, that nobody may open: the last good version answers, and a new one is found."""
+    """The folder of all models, or of one, that nobody may open: the last good version answers, a new one is found."""
     rig.add("m", 1)
     rig.scan()
     closed, scandir, opened, num_refused = rig.root / path, os.scandir, os.open, 0
