@@ -189,6 +189,8 @@ class ForkServer:
         if self._failure is not None:
             _send(answer, (False, self._failure))
             return False
+        if order.gently:  # to fork a large process takes milliseconds as well
+            load_bounds.stand_back()
         self._fork(order, answer, report)
         os.close(answer)
         return True
@@ -224,8 +226,6 @@ class ForkServer:
             for descriptor in (self._woken, self._waker, *(each.report for each in self._loads.values())):
                 os.close(descriptor)
             load_bounds.confine(memory)
-            if order.gently:
-                load_bounds.stand_back()
             tempfile.tempdir = scratch
             _send(answer, (self._sees_gpu, _answer(order, memory)))
             code = 0

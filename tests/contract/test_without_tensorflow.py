@@ -115,7 +115,7 @@ def test_serving_process_never_holds_tensorflow_and_stays_small(server, models_d
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_server_is_ready_within_two_seconds_after_the_work_of_the_loader(models_dir, wait_until, record_property):
-    """From the start of the process to `/readyz`: what the loads took, with the import of TensorFlow, and two seconds."""
+    """From the start of the process to `/readyz`: what the loads took, TensorFlow's import too, and two seconds."""
     beyond = []
     for _ in range(5):
         started = time.monotonic()
