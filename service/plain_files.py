@@ -117,13 +117,16 @@ def _read(folder: int, last: str, name: str, limit: int) -> bytes:
     check_kind(name, os.stat(last, dir_fd=folder, follow_symlinks=False))
     descriptor = os.open(last, _FILE, dir_fd=folder)
     try:
-        check_kind(name, os.fstat(descriptor))  # before a file object is made of it: of a folder none can be
+        info = os.fstat(descriptor)
+        check_kind(name, info)  # before a file object is made of it: of a folder none can be
+        if info.st_size > limit:
+            raise VersionRefusedError("size-limit", f"{name}: larger than {limit} bytes.")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
+            data = file.read(info.st_size + 1)  # not the limit: as much as is asked for is taken from the memory first
     finally:
         os.close(descriptor)
-    if len(data) > limit:
-        raise VersionRefusedError("size-limit", f"{name}: larger than {limit} bytes.")
+    if len(data) > info.st_size:
+        raise VersionRefusedError("file-unreadable", f"{name}: it grew while it was read. It is read again.")
     return data
 
 

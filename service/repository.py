@@ -21,6 +21,7 @@ import structlog
 from service import manifest, plain_files
 from service.errors import VersionRefusedError
 from service.plain_files import open_folder, read_below
+from service.version_files import MAX_VERSION_BYTES as MAX_VERSION_BYTES
 from service.version_files import VersionFiles as VersionFiles  # these five: training may not see `version_files`
 from service.version_files import check_identity as check_identity
 from service.version_files import materialize as materialize
@@ -175,7 +176,7 @@ class Repository:
             root, target = self.root.resolve(strict=True), path.resolve(strict=True)
         except (OSError, RuntimeError):  # it leads nowhere, or round and round
             return path
-        return target if target != root and target.is_relative_to(root) else path
+        return target if target != root and target.is_relative_to(root) and target.is_dir() else path
 
     def _leads_within(self, name: str, mode: int) -> bool:
         """Whether a model's name is a link that may be followed."""

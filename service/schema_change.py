@@ -1,4 +1,4 @@
-"""Refusing a version that takes or answers something else than the one that its model serves now.
+"""Refusing a version that takes or answers something else than the one that it would replace.
 
 Clients send rows by place as often as by name, and a nightly job that was given another table would break them all at
 once, each answer looking as sound as before. Above `registry`, which knows what is served, and the way to load;
@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from service.errors import NotFoundError, UnavailableError, VersionRefusedError
+from service.lifecycle import VersionState
 from service.model_version import ModelVersion
 from service.registry import Registry
 from service.repository import VersionFolder
@@ -76,9 +77,10 @@ class Schema:
 
 
 class SteadySchema:
-    """Loads versions, but for those that would break the clients of the newest version that is served.
+    """Loads versions, but for those that would break the clients of the newest older version that is served.
 
-    While no version of the model is served, every schema is as good as any.
+    While no older version of the model is served, every schema is as good as any: a server that starts has no clients
+    to break, and a version that a label means, or that is fallen back to, is served whatever a newer one takes.
 
     Args:
         load: makes a live version of a folder.
@@ -106,15 +108,22 @@ class SteadySchema:
         return live
 
     def _check(self, live: ModelVersion) -> None:
+        model, number = live.signature.model, live.signature.version
         try:
-            with self._registry.acquire(live.signature.model) as served:
-                before, version = Schema.of(served), served.signature.version
-        except (NotFoundError, UnavailableError):
+            statuses = self._registry.statuses(model)
+            older = [
+                each.version for each in statuses if each.state is VersionState.AVAILABLE and each.version < number
+            ]
+            if not older:
+                return
+            with self._registry.acquire(model, max(older)) as served:
+                before = Schema.of(served)
+        except (NotFoundError, UnavailableError):  # it has left meanwhile
             return
         change = before.change_to(Schema.of(live))
         if change:
             reason = (
-                f"{change}: the clients of version {version} would break. Publish it under another model's name, or "
+                f"{change}: the clients of version {max(older)} would break. Publish it under another model's name, or "
                 "start the server with --allow-schema-change."
             )
             raise VersionRefusedError(RULE, reason)

@@ -138,7 +138,7 @@ def _check_entries(folder: int, max_bytes: int) -> dict[str, int]:
             raise VersionRefusedError("file-name", reason)
         if count >= plain_files.MAX_FILES:
             raise VersionRefusedError("size-limit", f"more than {plain_files.MAX_FILES} files.")
-        if not stat.S_ISDIR(info.st_mode):
+        if name == manifest.FILE_NAME or not stat.S_ISDIR(info.st_mode):
             check_kind(name, info)
             sizes[name] = info.st_size
     if sum(sizes.values()) > max_bytes:

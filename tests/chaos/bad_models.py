@@ -198,7 +198,7 @@ def folder_for_a_graph(folder):
     replaced(folder / GRAPH, Path.mkdir)
 
 
-@harmed("special-file", "manifest-missing")
+@harmed("special-file")
 def folder_for_a_manifest(folder):
     replaced(folder / manifest.FILE_NAME, Path.mkdir)
 

@@ -142,7 +142,7 @@ def test_model_link_is_never_followed_out_of_the_root(switched, tmp_path, target
     (switched / "m").symlink_to(target)
     found = Repository(switched, follow_model_links=True)
     with capture_logs():
-        assert ([], {}) == (found.versions("m"), found.labels("m"))
+        assert ([], [], {}) == (found.models(), found.versions("m"), found.labels("m"))
 
 
 def test_version_link_is_refused_behind_a_model_link_too(switched):

@@ -92,6 +92,18 @@ def test_version_of_any_schema_is_returned_when_its_model_serves_none(registry):
     assert made.close()
 
 
+def test_older_version_of_another_width_is_returned_when_a_newer_one_serves(registry):
+    """What a label means, or what is fallen back to, is served: its clients know what it takes."""
+    registry.begin("m", 5)
+    registry.publish(make_version("m", 5, dim=4))
+    made = make_version("m", 2, dim=3)
+    assert made is SteadySchema(lambda _: made, registry)(folder(2))
+    assert made.close()
+    lower = make_version("m", 4, dim=4)
+    with pytest.raises(VersionRefusedError, match="the clients of version 1 would break"):
+        SteadySchema(lambda _: lower, registry)(folder(4))
+
+
 def test_refusal_of_the_loader_comes_through_as_it_is(registry):
     """What does not load is not compared."""
 

@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_read_version_refuses_a_missing_file(version):
     """A listed file must be there."""
     (version / "probe.npz").unlink()
     assert "file-missing" == refused(version)
+
+
+def test_read_version_refuses_a_folder_for_a_manifest(version):
+    """A folder of that name does not make a version of ours one that was made elsewhere."""
+    for name in ("manifest.json", "model.keras", "probe.npz"):
+        (version / name).unlink()
+    (version / "manifest.json").mkdir()
+    assert "special-file" == refused(version)
 
 
 def test_read_version_refuses_a_missing_folder(tmp_path):
@@ -300,6 +309,34 @@ def test_read_version_refuses_a_file_that_changes_between_the_look_and_the_readi
     monkeypatch.setattr(manifest, "parse", parse)
     expected = {"grow": "size-limit", "fifo": "special-file", "link": "symlink", "vanish": "file-missing"}
     assert expected.get(change, "file-hash") == refused(version)
+
+
+def test_read_version_takes_no_more_memory_than_the_files_have(version):
+    """A SavedModel made elsewhere may have 2 GiB; a small one is read in the memory that a small one needs."""
+    for name in ("manifest.json", "model.keras", "probe.npz"):
+        (version / name).unlink()
+    tracemalloc.start()
+    try:
+        version_files.read_version(version)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20
+
+
+def test_read_version_refuses_a_file_that_grows_while_it_is_read(version, monkeypatch):
+    """What was appended between the look and the reading is not left out in silence: it is tried again."""
+    original = os.fdopen
+
+    def grow(*arguments, **options):
+        with (version / "saved_model.pb").open("ab") as file:
+            file.write(b"more")
+        return original(*arguments, **options)
+
+    for name in ("manifest.json", "model.keras", "probe.npz"):
+        (version / name).unlink()
+    monkeypatch.setattr(os, "fdopen", grow)
+    assert "file-unreadable" == refused(version)
 
 
 def test_read_manifest_returns_the_manifest_alone(version):
