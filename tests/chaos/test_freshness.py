@@ -90,7 +90,9 @@ def followed(serve_gently, ramps, tmp_path, wait_until):
         follower.asker.close()
 
 
-@pytest.mark.parametrize("num_versions", [3, pytest.param(100, marks=LONG)])
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("num_versions", [100])
 def test_new_version_serves_within_two_seconds_of_its_rename(num_versions, followed, report):
     """Every one is served, bit for bit; of a hundred the slowest but one within 2 s, at the default poll interval."""
     server, follower = followed()
@@ -98,11 +100,10 @@ def test_new_version_serves_within_two_seconds_of_its_rename(num_versions, follo
     assert num_versions == len(server.events("version available")) - 1
     p50, p99 = np.quantile(seconds, [0.5, 0.99])
     report(versions=num_versions, p50=round(p50, 3), p99=round(p99, 3), longest=round(max(seconds), 3))
-    if num_versions >= 100:
-        assert p99 <= FRESH_SECONDS
+    assert p99 <= FRESH_SECONDS
 
 
-@pytest.mark.parametrize("num_versions", [2, pytest.param(100, marks=LONG)])
+@pytest.mark.parametrize("num_versions", [1, pytest.param(100, marks=LONG)])
 def test_new_version_serves_as_soon_when_other_models_hang_crash_and_eat_memory(
     num_versions, followed, wait_until, report
 ):
@@ -139,7 +140,9 @@ def attempts_of(server, model):
     return sum(line.get("model") == model for line in server.events("version failed to load; it is tried again"))
 
 
-@pytest.mark.parametrize("num_starts", [1, pytest.param(10, marks=LONG)])
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("num_starts", [10])
 def test_server_without_models_is_ready_soon_after_the_first_one_comes(
     num_starts, serve_gently, ramps, tmp_path, wait_until, report
 ):
@@ -158,11 +161,10 @@ def test_server_without_models_is_ready_soon_after_the_first_one_comes(
         beyond.append(time.monotonic() - renamed - loaded["seconds"])
         assert 0 == server.terminate()
     report(starts=num_starts, longest_beyond_load=round(max(beyond), 3))
-    if num_starts > 1:
-        assert max(beyond) <= POLL_SECONDS + 1.0
+    assert max(beyond) <= POLL_SECONDS + 1.0
 
 
-@pytest.mark.parametrize("num_rounds", [2, pytest.param(30, marks=LONG)])
+@pytest.mark.parametrize("num_rounds", [1, pytest.param(30, marks=LONG)])
 def test_last_good_version_serves_on_when_the_folder_comes_and_goes(
     num_rounds, serve_gently, ramps, tmp_path, wait_until, report
 ):
