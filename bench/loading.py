@@ -173,12 +173,28 @@ def _reload(server: ServerProcess, publisher: Publisher, count: int) -> None:
                 message = f"version {publisher.version} is not served: {server.log()[-3:]}"
                 raise RuntimeError(message)
             time.sleep(_LOOK_SECONDS)
+    _wait_for_loads(server)
 
 
 def _serves_alone(server: ServerProcess, version: int) -> bool:
     (model,) = json.loads(server.get("/models"))["models"]
     states = {item["version"]: item["state"] for item in model["versions"]}
     return states.pop(version, "") == "AVAILABLE" and set(states.values()) <= {"END"}
+
+
+def _wait_for_loads(server: ServerProcess) -> None:
+    """Wait until no load runs, or is about to end, below the process that loads."""
+    deadline = time.monotonic() + _SWAP_SECONDS
+    while any(_children_of(child) for child in _children_of(server.process.pid)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+
+
+def _children_of(process: int) -> list[int]:
+    children: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children += map(int, path.read_text().split())
+    return children
 
 
 def memory_of(process: int) -> int:
@@ -192,11 +208,7 @@ def memory_of(process: int) -> int:
 
 def _memory_below(process: int) -> int:
     """Return the memory of all that a process started, and of what that started."""
-    total = 0
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            total += sum(memory_of(int(child)) + _memory_below(int(child)) for child in children.read_text().split())
-    return total
+    return sum(memory_of(child) + _memory_below(child) for child in _children_of(process))
 
 
 def _failures(phase: dict[str, Any]) -> int:
