@@ -157,8 +157,9 @@ def test_server_without_models_is_ready_soon_after_the_first_one_comes(
         ramps.publish(models_dir, 1)
         renamed = time.monotonic()
         wait_until(server.is_ready, SHORT_SECONDS)
-        (loaded,) = server.events("version available")
-        beyond.append(time.monotonic() - renamed - loaded["seconds"])
+        ready = time.monotonic()
+        (loaded,) = wait_until(lambda server=server: server.events("version available"))
+        beyond.append(ready - renamed - loaded["seconds"])
         assert 0 == server.terminate()
     report(starts=num_starts, longest_beyond_load=round(max(beyond), 3))
     assert max(beyond) <= POLL_SECONDS + 1.0
