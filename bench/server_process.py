@@ -92,19 +92,20 @@ def _event(line: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(models_dir: Path, *flags: str) -> Iterator[ServerProcess]:
+def serving(models_dir: Path, *flags: str, module: str = "service") -> Iterator[ServerProcess]:
     """Serve a folder until the block ends.
 
     Args:
         models_dir: the folder.
         flags: more flags.
+        module: what Python runs, with the command line of `service`.
     """
     words = ["--models-dir", str(models_dir), "--rest-port", "0", "--grpc-port", "0", "--log-format", "json", *flags]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(  # noqa: S603  (our own command)
-                [sys.executable, "-m", "service", *words],
+                [sys.executable, "-m", module, *words],
                 cwd=ROOT,
                 env={name: value for name, value in os.environ.items() if not name.startswith("CONVEX_")},
                 stdin=subprocess.DEVNULL,

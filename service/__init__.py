@@ -19,10 +19,12 @@ The way of a request, one-way and downwards only:
    names of TensorFlow Serving), `exposition` writes it; `access_log` writes a line of it, which `line_writer` takes off
    the request's thread, as every line of `logs`.
 
-The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk) and has
-`loader` called in a process of its own, the `loading_process` (hashes, safety rules, lifting and proof from `program`,
-verification against the SavedModel). What passed comes back as `plain_data`, finds its sizes of tiles, is warmed up and
-published into `registry` (what is live). `lifecycle` holds the states and the choice of the versions to keep. What
+The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk) and asks
+`loads` for what is wanted: several at once, one of a model. Each calls `loading_process`, whose child, the
+`fork_server`, forks a process that calls `loader` within `load_bounds` (hashes, safety rules, lifting and proof from
+`program`, verification against the SavedModel). What passed comes back by the `answer_pipe` as `plain_data`, finds its
+sizes of tiles, is warmed up and, by `outcomes`, published into `registry` (what is live); `retries` says when what
+failed is tried again. `lifecycle` holds the states and the choice of the versions to keep. What
 did not pass is refused with a rule and a reason, and the older version goes on serving.
 
 `server` owns the process (start order, signals, drain), `worker` composes the parts, `__main__` is the command line,

@@ -8,6 +8,7 @@ does to the process that loads it is there when the next one is loaded, and any 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pickle
 import select
@@ -17,6 +18,7 @@ import socket
 import struct
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -70,7 +72,7 @@ class LoadFailure:
     details: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Load:
     """A fork that runs.
 
@@ -78,11 +80,13 @@ class _Load:
         report: descriptor that its end is written to, and that nobody reads any more once it is given up.
         scratch: its temporary files.
         memory: bytes that it may take.
+        late_seconds: monotonic; from then on it takes long. Infinite once it was made to stand back.
     """
 
     report: int
     scratch: str
     memory: int
+    late_seconds: float
 
 
 def main() -> None:
@@ -148,7 +152,7 @@ class ForkServer:
 
     def _turn(self) -> bool:
         """Wait for something to happen and follow it; return whether to go on."""
-        for descriptor, _ in self._events.poll():
+        for descriptor, _ in self._events.poll(self._stand_back()):
             if descriptor == self._woken:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 1 << 16)
@@ -161,6 +165,16 @@ class ForkServer:
                         os.kill(process, signal.SIGKILL)
                         self._events.unregister(descriptor)
         return True
+
+    def _stand_back(self) -> float | None:
+        """Let the loads that take long stand back; return the milliseconds until the next one will, None for none."""
+        now = time.monotonic()
+        for process, begun in self._loads.items():
+            if begun.late_seconds <= now:
+                load_bounds.stand_back(load_bounds.LAST_NICENESS, process)
+                begun.late_seconds = math.inf
+        next_seconds = min((begun.late_seconds for begun in self._loads.values()), default=math.inf)
+        return None if math.isinf(next_seconds) else math.ceil((next_seconds - now) * 1000.0)
 
     def _take(self) -> bool:
         """Begin the load of the next order; return whether there was one, and may be another."""
@@ -175,6 +189,8 @@ class ForkServer:
         if self._failure is not None:
             _send(answer, (False, self._failure))
             return False
+        if order.gently:  # to fork a large process takes milliseconds as well
+            load_bounds.stand_back()
         self._fork(order, answer, report)
         os.close(answer)
         return True
@@ -196,7 +212,7 @@ class ForkServer:
         if process == 0:
             os.close(report)  # whose end is the end of this process' parent, then
             self._be_a_load(order, answer, scratch, memory, parent)
-        self._loads[process] = _Load(report, scratch, memory)
+        self._loads[process] = _Load(report, scratch, memory, time.monotonic() + load_bounds.PATIENCE_SECONDS)
         self._events.register(report, 0)  # no event but that nobody reads it, of which poll always tells
 
     def _be_a_load(self, order: Order, answer: int, scratch: str, memory: int, parent: int) -> NoReturn:
@@ -210,8 +226,6 @@ class ForkServer:
             for descriptor in (self._woken, self._waker, *(each.report for each in self._loads.values())):
                 os.close(descriptor)
             load_bounds.confine(memory)
-            if order.gently:
-                load_bounds.stand_back()
             tempfile.tempdir = scratch
             _send(answer, (self._sees_gpu, _answer(order, memory)))
             code = 0

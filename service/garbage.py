@@ -1,6 +1,6 @@
 """What is done about memory after a version was loaded or let go.
 
-Below `watcher` and `loading_process`, each of which has one for its process.
+Below `watcher` and `fork_server`, each of which has one for its process.
 """
 
 import contextlib

@@ -15,6 +15,12 @@ from pathlib import Path
 NICENESS = 10
 """How far loads stand back behind requests for the processor, once the first version is served (19: only if idle)."""
 
+LAST_NICENESS = 19
+"""How far a load stands back that takes long: it may hang, and has what nobody else wants."""
+
+PATIENCE_SECONDS = 10.0
+"""What takes long: such a load goes on beside the others, and keeps nobody waiting."""
+
 LEAST_MEMORY_BYTES = 512 << 20
 """What a load may take even where less is to spare: below this nothing loads, and what is told as spare may be used."""
 
@@ -83,16 +89,21 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def stand_back() -> None:
-    """Let this process stand back by `NICENESS` at least: each of its threads, for Linux gives each its own."""
+def stand_back(niceness: int = NICENESS, process: int | None = None) -> None:
+    """Let a process stand back so far at least: each of its threads, for Linux gives each its own.
+
+    Args:
+        niceness: from 0 to 19.
+        process: its id; None: this one.
+    """
     try:
-        threads = [int(name) for name in os.listdir("/proc/self/task")]
+        threads = [int(name) for name in os.listdir(f"/proc/{process or 'self'}/task")]
     except OSError:  # a system that knows processes alone
-        threads = [0]
+        threads = [process or 0]
     for thread in threads:
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            if os.getpriority(os.PRIO_PROCESS, thread) < NICENESS:  # who stands back further may not come forward
-                os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
+            if os.getpriority(os.PRIO_PROCESS, thread) < niceness:  # who stands back further may not come forward
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def resident_bytes(process: int) -> int:

@@ -10,15 +10,13 @@ import queue
 import threading
 from collections.abc import Callable
 
+from service.load_bounds import PATIENCE_SECONDS
 from service.model_version import ModelVersion
 from service.repository import VersionFolder
 from service.retries import Fingerprint
 
 MOST_AT_ONCE = 4
 """Loads that have the processor and the memory among themselves; the others wait for their turn."""
-
-PATIENCE_SECONDS = 10.0
-"""A load that takes longer goes on beside the others and no longer counts: what hangs keeps nobody waiting."""
 
 
 @dataclasses.dataclass(eq=False)

@@ -16,7 +16,8 @@ from service import manifest
 from service.errors import NotFoundError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
-from service.loads import PATIENCE_SECONDS, Load, Loads
+from service.load_bounds import PATIENCE_SECONDS
+from service.loads import Load, Loads
 from service.metrics import Metrics
 from service.model_version import ModelVersion
 from service.outcomes import Outcomes
@@ -119,7 +120,7 @@ class Watcher:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._first_models: set[str] | None = None
-        self._progress_seconds = 0.0
+        self._last_end_seconds: float | None = None
         self.first_scan_over = threading.Event()
 
     # ------------------------------------------------------------------------------------------------------- thread
@@ -171,7 +172,6 @@ class Watcher:
                 self._scan_model(model)
         if self._first_models is None:
             self._first_models = set(self._loads.models())
-            self._progress_seconds = self._clock()
         self._go_on(None)
 
     def _finish(self) -> None:
@@ -188,14 +188,15 @@ class Watcher:
                 self._looks[model].judged[version] = self._outcomes.follow(ended, is_stopping=self._stopping.is_set())
                 self._tidy()
                 self._advance(model, self._looks[model])
-            self._progress_seconds = self._clock()
+            self._last_end_seconds = self._clock()
         if self._stopping.is_set():
             self._loads.withdraw_all()
             return
         self._loads.begin(self._begin)
         if self._first_models is not None and not self.first_scan_over.is_set():
-            # Of the first models' loads one that hangs must not keep the others' clients away.
-            is_stuck = self._clock() - self._progress_seconds >= PATIENCE_SECONDS
+            # Of the first models one that hangs must not keep the others' clients away.
+            last = self._last_end_seconds
+            is_stuck = last is not None and self._clock() - last >= PATIENCE_SECONDS
             if is_stuck or not self._first_models & self._loads.models():
                 self._registry.scanned()
                 self.first_scan_over.set()

@@ -17,7 +17,7 @@ from service import load_bounds, loading_process
 from service.engines.program import ProgramEngine
 from service.errors import LoadFailedError, VersionRefusedError
 from service.fork_server import Order
-from service.load_bounds import NICENESS
+from service.load_bounds import LAST_NICENESS, NICENESS
 from service.loading_process import LoadingProcess
 from service.model_version import ModelVersion
 
@@ -71,10 +71,10 @@ def is_fine(process, version=2):
     return True
 
 
-def told_of(process):
+def told_of(process, order=ORDER):
     """Return what is told of the load that fails."""
     with pytest.raises(LoadFailedError) as failure:
-        process.load(ORDER)
+        process.load(order)
     return failure.value.told
 
 
@@ -104,10 +104,36 @@ def temporary(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------- what comes
-def test_load_returns_the_proved_version_and_refusals_from_the_child(make_process, tmp_path):
+@pytest.fixture(scope="module")
+def real():
+    """Return a process that loads with TensorFlow; with `allow_uncertified` it changes a weight on the way."""
+    spoiling = (
+        "from service import fork_server as f; right = f.load\n"
+        "def load(folder, *, model, version, allow_uncertified):\n"
+        "    loaded = right(folder, model=model, version=min(version, 1))\n"
+        "    if allow_uncertified:\n"
+        "        array = next(loaded.program.weights())\n"
+        "        array.setflags(write=True); array.flat[0] = -array.flat[0]\n"
+        "    return loaded\n"
+        "f.load = load\nf.main()"
+    )
+    yield from started(spoiling)
+
+
+def started(program):
+    """Yield a process that runs a program, and close it."""
+    process = LoadingProcess()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TF_USE_LEGACY_KERAS", "1")
+        patch.setattr(loading_process, "_PROGRAM", program)
+        process.start()
+    yield process
+    process.close()
+
+
+def test_load_returns_the_proved_version_and_refusals_from_the_child(real, tmp_path):
     """A shipped version arrives whole and computes, a refusal keeps its rule, and nothing stays behind over there."""
-    process = make_process()
-    process.start()
+    process = real
     child = psutil.Process(process._child.pid)
     loaded = process.load(Order(SHIPPED, "tumours", 1))
     assert ("proved", 30) == (loaded.convexity, loaded.signature.dim)
@@ -116,11 +142,9 @@ def test_load_returns_the_proved_version_and_refusals_from_the_child(make_proces
     np.testing.assert_allclose(received, loaded.probe.score, rtol=0.0, atol=1e-5 * np.abs(loaded.probe.score).max())
     assert process.sees_gpu() is False
     with pytest.raises(VersionRefusedError) as refusal:
-        process.load(Order(tmp_path, "tumours", 1, gently=True))
+        process.load(Order(tmp_path, "tumours", 1))
     assert "saved-model" == refusal.value.rule
     assert (1, 0) == (child.num_threads(), child.nice())
-    process.close()
-    assert not child.is_running()
 
 
 def test_load_stands_back_behind_requests_when_told_to(make_process):
@@ -133,6 +157,18 @@ def test_load_stands_back_behind_requests_when_told_to(make_process):
     process._child.wait(SECONDS)
     with pytest.raises(LoadFailedError, match=f"RuntimeError: {NICENESS}\n"):
         process.load(ORDER)
+
+
+def test_load_stands_back_behind_all_others_when_it_takes_long(make_process, wait_until):
+    """What may hang has the processor when nobody else wants it, and goes on."""
+    process = make_process(program_of("while True: pass", "load_bounds.PATIENCE_SECONDS = 0.2"))
+    with loading(process, ORDER) as (load,):
+        wait_until(lambda: process._child and forks_of(process))
+        (fork,) = forks_of(process)
+        wait_until(lambda: LAST_NICENESS == fork.nice())
+        assert not load.done()
+        assert is_fine(process)
+        process.give_up(ORDER.folder)
 
 
 def test_load_is_the_first_to_be_killed_when_memory_runs_out(make_process):
@@ -157,6 +193,42 @@ def test_load_finds_nothing_of_the_version_before_it(make_process):
 
 
 # --------------------------------------------------------------------------------------------------------- bad versions
+@pytest.fixture(scope="module")
+def harmed():
+    """Return a process whose loads do what the file `load` of their folder says, and answer as `send` says."""
+    program = (
+        f"{CHILD}load_bounds.memory_bytes, load_bounds.LARGEST_FILE_BYTES = (lambda *_: 96 << 20), 4 << 20\n"
+        "right, deeds = f._send, {}\n"
+        "def load(folder, **_):\n"
+        "    deeds.update((path.name, path.read_text()) for path in folder.iterdir())\n"
+        "    exec(deeds.get('load', ''))\n"
+        "    fine(folder)\n"
+        "def send(answer, content): exec(deeds.get('send', 'right(answer, content)'))\n"
+        "f.load, f._send = load, send\nf.main()"
+    )
+    yield from started(program)
+
+
+@pytest.fixture
+def harm(harmed, tmp_path, wait_until):
+    """Return `harm(load=..., send=...)`, what is told of such a load; another one is fine before and after it."""
+    untouched, child = tmp_path / "fine", harmed._child
+    untouched.mkdir()
+
+    def run(**deeds):
+        folder = tmp_path / "harm"
+        folder.mkdir()
+        for name, deed in deeds.items():
+            (folder / name).write_text(deed)
+        return told_of(harmed, dataclasses.replace(ORDER, folder=folder))
+
+    assert is_fine_at(harmed, untouched)
+    yield run
+    assert is_fine_at(harmed, untouched)
+    wait_until(lambda: not forks_of(harmed))
+    assert child is harmed._child
+
+
 @pytest.mark.parametrize(
     ("deed", "expected"),
     [
@@ -168,18 +240,9 @@ def test_load_finds_nothing_of_the_version_before_it(make_process):
         ("sys.exit(3)", "exit code 1"),
     ],
 )
-def test_load_alone_fails_when_its_process_crashes(make_process, deed, expected):
+def test_load_alone_fails_when_its_process_crashes(harm, deed, expected):
     """It is told how it ended, and the next one begins at once in the process that imported TensorFlow long ago."""
-    process = make_process(program_of(deed))
-    process.start()
-    before = process._child
-    told = told_of(process)
-    assert f"its process ended while it loaded ({expected})" in told
-    assert is_fine(process)
-    assert before is process._child
-
-
-BOUND = "load_bounds.memory_bytes = lambda *_: 96 << 20"
+    assert f"its process ended while it loaded ({expected})" in harm(load=deed)
 
 
 @pytest.mark.parametrize(
@@ -190,41 +253,28 @@ BOUND = "load_bounds.memory_bytes = lambda *_: 96 << 20"
         "import numpy\nkept = []\nwhile True: kept.append(numpy.ones(1 << 17))",
     ],
 )
-def test_load_alone_fails_when_it_takes_memory_without_end(make_process, deed):
+def test_load_alone_fails_when_it_takes_memory_without_end(harm, deed):
     """It gets no more than its share, the status names that, and the next version loads."""
-    process = make_process(program_of(deed, BOUND))
-    told = told_of(process)
-    assert "it needs more than the 96 MiB of memory that a load may take now" == told
-    assert is_fine(process)
+    assert "it needs more than the 96 MiB of memory that a load may take now" == harm(load=deed)
 
 
-def test_load_alone_fails_when_a_library_ends_it_for_want_of_memory(make_process):
+def test_load_alone_fails_when_a_library_ends_it_for_want_of_memory(harm):
     """Code that does not ask whether it got memory dies of it; how much that was is told with the signal."""
-    take = (
-        "take = ctypes.CDLL(None).malloc; take.restype = ctypes.c_void_p\n"
+    told = harm(
+        load="take = ctypes.CDLL(None).malloc; take.restype = ctypes.c_void_p\n"
         "while True: ctypes.memset(ctypes.c_void_p(take(ctypes.c_size_t(1 << 20))), 1, 1 << 20)"
     )
-    process = make_process(program_of(take, BOUND))
-    told = told_of(process)
     assert "(SIGSEGV), having taken " in told
     assert "of 96 MiB" in told
-    taken = int(told.split("taken ")[1].split()[0])
-    assert 80 <= taken <= 96
-    assert is_fine(process)
+    assert 80 <= int(told.split("taken ")[1].split()[0]) <= 97
 
 
-def test_load_alone_fails_when_it_writes_a_file_without_end(make_process):
+def test_load_alone_fails_when_it_writes_a_file_without_end(harm):
     """A file has a largest size, after which the disk's own error is told."""
-    process = make_process(
-        program_of(
-            "with open(Path(tempfile.gettempdir()) / 'large', 'wb') as file:\n"
-            "    while True: file.write(bytes(1 << 20))",
-            "load_bounds.LARGEST_FILE_BYTES = 4 << 20",
-        )
+    writing = (
+        "with open(Path(tempfile.gettempdir()) / 'large', 'wb') as file:\n    while True: file.write(bytes(1 << 20))"
     )
-    told = told_of(process)
-    assert "OSError (File too large)" == told
-    assert is_fine(process)
+    assert "OSError (File too large)" == harm(load=writing)
 
 
 def test_load_alone_is_given_up_when_it_hangs(make_process, monkeypatch, wait_until):
@@ -268,23 +318,13 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize(("deed", "expected"), GARBAGE)
-def test_load_alone_fails_when_its_process_writes_garbage(make_process, monkeypatch, wait_until, deed, expected):
+def test_load_alone_fails_when_its_process_writes_garbage(harm, monkeypatch, deed, expected):
     """Whatever comes through the pipe, or does not, the load fails with a reason and the next one is read aright."""
-    monkeypatch.setattr(loading_process, "_REPORT_SECONDS", 0.2)
-    process = make_process(
-        f"{PLAIN}right = f._send\n"
-        "def wrong(answer, content):\n"
-        "    if content[1].reason == 'm/2': return right(answer, content)\n"
-        f"    {deed}\n"
-        "f._send = wrong"
-    )
-    assert is_fine_at(process, Path("m/2"))
     with monkeypatch.context() as patch:
+        patch.setattr(loading_process, "_REPORT_SECONDS", 0.2)
         if "longer" in expected:
             patch.setattr(loading_process, "LONGEST_LOAD_SECONDS", 0.5)
-        assert told_of(process).startswith(expected)
-    assert is_fine_at(process, Path("m/2"))
-    wait_until(lambda: not forks_of(process))
+        assert harm(send=deed).startswith(expected)
 
 
 def is_fine_at(process, folder):
@@ -294,41 +334,26 @@ def is_fine_at(process, folder):
     return True
 
 
-def test_load_runs_nothing_when_the_child_sends_what_is_no_plain_data(make_process, tmp_path):
+def test_load_runs_nothing_when_the_child_sends_what_is_no_plain_data(harm, harmed, tmp_path):
     """A child that was taken over by the files it reads cannot make the server call what it names."""
     planted = tmp_path / "planted"
-    process = make_process(
-        f"{PLAIN}right = f._send\n"
-        f"class Evil: __reduce__ = lambda self: (os.mkdir, ({str(planted)!r},))\n"
-        "f._send = lambda answer, _: right(answer, (False, Evil()))"
-    )
+    evil = f"class Evil: __reduce__ = lambda self: (os.mkdir, ({str(planted)!r},))\nright(answer, (False, Evil()))"
+    assert "its process answered with what is no version" == harm(send=evil)
     with pytest.raises(LoadFailedError, match=r"posix\.mkdir, expected plain data"):
-        process.load(ORDER)
+        harmed.load(dataclasses.replace(ORDER, folder=tmp_path / "harm"))
     assert not planted.exists()
 
 
-def test_load_refuses_an_answer_when_it_is_another_version(make_process):
+def test_load_refuses_an_answer_when_it_is_another_version(real):
     """What is served under a number was loaded under that number."""
-    process = make_process(
-        "from pathlib import Path; from service import fork_server as f; right = f.load\n"
-        f"f.load = lambda *_, **__: right(Path({str(SHIPPED)!r}), model='tumours', version=1)"
-    )
     with pytest.raises(LoadFailedError, match="another version"):
-        process.load(Order(SHIPPED, "tumours", 2))
+        real.load(Order(SHIPPED, "tumours", 2))
 
 
-def test_load_refuses_a_program_when_it_is_not_the_proved_one(make_process):
+def test_load_refuses_a_program_when_it_is_not_the_proved_one(real):
     """One weight that changed on its way, to one that would not have been proved, is not served."""
-    process = make_process(
-        "from service import fork_server as f; right = f.load\n"
-        "def load(*arguments, **words):\n"
-        "    version = right(*arguments, **words)\n"
-        "    array = next(version.program.weights()); array.setflags(write=True); array.flat[0] = -array.flat[0]\n"
-        "    return version\n"
-        "f.load = load"
-    )
     with pytest.raises(LoadFailedError, match="not the one that was proved"):
-        process.load(Order(SHIPPED, "tumours", 1))
+        real.load(Order(SHIPPED, "tumours", 1, allow_uncertified=True))
 
 
 # ------------------------------------------------------------------------------------------------- life of the process

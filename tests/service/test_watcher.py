@@ -1,14 +1,18 @@
 """The watcher: real folders, a fake load, and a clock that the test turns."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
+import threading
 
 import pytest
 import structlog
 
-from service.errors import UnavailableError, VersionRefusedError
+from service.errors import LoadFailedError, UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
+from service.load_bounds import PATIENCE_SECONDS
 from service.metrics import Metrics
 from service.outcomes import LOAD_ERROR
 from service.registry import Registry, VersionState
@@ -387,3 +391,159 @@ def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
     assert [] == logs
     assert VersionState.END is rig.registry.statuses("m")[0].state
     assert 'outcome="failed"' not in rig.metrics.render().decode()
+
+
+class Hanging:
+    """Loads of a rig of which some hang until the test, or who gives them up, lets them go on.
+
+    Args:
+        rig: whose loads these are from now on.
+        keys: (model, version) of those that hang.
+    """
+
+    def __init__(self, rig, *keys):
+        self.rig = rig
+        self.gates = {key: threading.Event() for key in keys}
+        self.begun = {key: threading.Event() for key in keys}
+        self.given_up = []
+        rig.watcher._loads._load = self.load
+        rig.watcher._give_up = self.give_up
+        rig.watcher._poll_interval_seconds = 0.01
+
+    def load(self, folder):
+        """Load as the rig does, some later than others."""
+        key = (folder.model, folder.version)
+        if key in self.gates:
+            self.begun[key].set()
+            assert self.gates[key].wait(30.0)
+            if key in self.given_up:
+                raise LoadFailedError("it was given up for another version")
+        return self.rig.load(folder)
+
+    def give_up(self, folder):
+        """Let a load fail."""
+        self.given_up.append((folder.model, folder.version))
+        self.gates[folder.model, folder.version].set()
+
+    def end(self):
+        """Let all go on, and end the watcher."""
+        for gate in self.gates.values():
+            gate.set()
+        assert self.rig.watcher.stop(10.0)
+
+
+@pytest.fixture
+def hang(rig):
+    """Return `hang(*keys)`, which starts the watcher with loads that hang; it is ended after the test."""
+    made = []
+
+    def start(*keys):
+        made.append(Hanging(rig, *keys))
+        rig.watcher.start()
+        return made[-1]
+
+    yield start
+    for hanging in made:
+        hanging.end()
+
+
+def test_thread_loads_other_models_while_one_hangs(rig, hang, wait_until):
+    """A model whose load hangs is LOADING; new versions of the others, and their labels, are followed meanwhile."""
+    for model in ("a", "b"):
+        rig.add(model, 1)
+    hanging = hang(("a", 1))
+    for version in (1, 2, 3):
+        if version > 1:
+            rig.add("b", version)
+        wait_until(lambda wanted=version: has_live(rig, "b", wanted))
+    (rig.root / "b" / "labels.json").write_text('{"stable": 3}')
+    wait_until(lambda: {"stable": 3} == rig.registry.labels("b"))
+    assert VersionState.LOADING is rig.registry.statuses("a")[0].state
+    hanging.end()
+    assert ([1], []) == (rig.available("a"), hanging.given_up)
+
+
+def has_live(rig, model, version):
+    """Whether this version of a model, and no other, answers."""
+    return model in {status.name for status in rig.registry.models()} and [version] == rig.available(model)
+
+
+def test_first_scan_is_over_when_a_model_hangs_and_nothing_else_has_happened_for_a_while(rig, hang, wait_until):
+    """Readiness waits for the loads of the start while they end one after the other, and not for one that hangs."""
+    for model in ("a", "b"):
+        rig.add(model, 1)
+    hang(("a", 1))
+    wait_until(lambda: has_live(rig, "b", 1))
+    assert not rig.watcher.first_scan_over.is_set()
+    rig.now += PATIENCE_SECONDS
+    wait_until(rig.registry.ready)
+
+
+@pytest.mark.parametrize(("deed", "expected"), [("newer", 3), ("deleted", 1)])
+def test_load_that_takes_long_is_given_up_when_another_version_is_wanted(rig, hang, wait_until, deed, expected):
+    """A hanging version holds neither its successor nor the one before it, once patience is over."""
+    path = rig.add("m", 2)
+    rig.add("m", 1)
+    hanging = hang(("m", 2))
+    assert hanging.begun["m", 2].wait(30.0)
+    if deed == "newer":
+        rig.add("m", 3)
+    else:
+        shutil.rmtree(path)
+    rig.now += PATIENCE_SECONDS
+    wait_until(lambda: has_live(rig, "m", expected))
+    assert {("m", 2)} == set(hanging.given_up)
+
+
+def test_load_that_takes_long_goes_on_when_nothing_else_is_wanted(rig, hang, wait_until):
+    """However long it takes, a version that is wanted is loaded, and then served."""
+    for version in (1, 2):
+        rig.add("m", version)
+    hanging = hang(("m", 2))
+    assert hanging.begun["m", 2].wait(30.0)
+    rig.now += 100.0 * PATIENCE_SECONDS
+    looks, sweep = [], rig.registry.sweep
+    rig.registry.sweep = lambda: looks.append(1) or sweep()
+    wait_until(lambda: len(looks) > 5)
+    assert [] == hanging.given_up
+    hanging.gates["m", 2].set()
+    wait_until(lambda: has_live(rig, "m", 2))
+
+
+def test_scan_tells_how_a_loading_process_ended(rig):
+    """What the loading process says of its end is the status, with what happens next."""
+    rig.add("m", 1)
+    rig.errors[("m", 1)] = LoadFailedError("its process ended (SIGSEGV)", "a traceback with /a/path")
+    rig.scan()
+    (status,) = rig.registry.statuses("m")
+    assert (LOAD_ERROR, "its process ended (SIGSEGV); it is tried again") == (status.rule, status.reason)
+
+
+@pytest.mark.parametrize("path", ["", "m"])
+def test_scan_keeps_what_is_served_when_a_folder_may_not_be_read(rig, monkeypatch, path):
+    """The folder of all models, or of one, that nobody may open: the last good version answers, a new one is found."""
+    rig.add("m", 1)
+    rig.scan()
+    closed, scandir, opened, num_refused = rig.root / path, os.scandir, os.open, 0
+
+    def refuse(function):
+        def call(place, *words, **options):
+            nonlocal num_refused
+            if str(place) in {str(closed), closed.name}:
+                num_refused += 1
+                raise PermissionError(errno.EACCES, "Permission denied", str(place))
+            return function(place, *words, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse(scandir))
+        patch.setattr(os, "open", refuse(opened))
+        for _ in range(4):
+            rig.scan()
+            rig.now += 60.0
+            assert [1] == rig.available()
+    assert num_refused >= 4
+    rig.add("m", 2)
+    rig.scan()
+    assert [2] == rig.available()
