@@ -1,13 +1,14 @@
-"""The command line: `python -m service [serve | models | label]`; without a word, or with flags alone, it serves.
+"""The command line: `python -m service [serve | score | models | label]`; without a word, or flags alone, it serves.
 
 The top of the service. What a command needs is imported when it runs: `--help` answers without TensorFlow or NumPy.
 """
 
+import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 # Before NumPy is imported. OpenBLAS starts a thread for every core it sees and lets them spin: with several requests at
 # once that is up to 200 times slower than one thread each (measured for small networks). Requests are the parallelism.
@@ -27,11 +28,7 @@ import click
 
 from service import settings as settings_module
 
-if TYPE_CHECKING:
-    from service.repository import Repository, VersionFolder
-
 _STANDARD_OUTPUT = 1
-_SHOWN_METRICS = ("roc_auc", "rmse", "r2", "rows")
 
 
 class _ServeByDefault(click.Group):
@@ -111,20 +108,95 @@ def serve(**flags: str | None) -> None:
     show_default=True,
     help="folder of models: <model>/<version>/ below it",
 )
-def models(models_dir: Path) -> None:
+@click.option("--model", default="", envvar="CONVEX_DEFAULT_MODEL", help="name of the model [default: the only one]")
+@click.option("--version", type=click.IntRange(1), help="number of the version [default: the newest that loads]")
+@click.option("--label", help="label of the version")
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="rows: .parquet, .csv or .npy")
+@click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help="file to write; .parquet, ...")
+@click.option("--gradient", is_flag=True, help="add the gradient too, a column gradient_<feature> for each feature")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["refuse", "empty"]),
+    default="refuse",
+    show_default=True,
+    help="a row with an empty cell, NaN or an infinity ends the job, or gets an empty score",
+)
+@click.option("--engine", type=click.Choice(["auto", "tensorflow", "program"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="batches computed at once [default: one a core]")
+def score(  # noqa: PLR0913  (one for each flag)
+    models_dir: Path,
+    model: str,
+    version: int | None,
+    label: str | None,
+    source: Path,
+    sink: Path,
+    gradient: bool,
+    bad_rows: str,
+    engine: str,
+    threads: int,
+) -> None:
+    """Score the rows of a file without a server: its columns, then `score`, go to another file.
+
+    Features are found by name; other columns stay. The output appears when it is whole. Bits are those of the server.
+    """
+    if version is not None and label is not None:
+        _fail("--version and --label: expected one of them, received both", 2)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what is half written is removed on the way out
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    from rich.console import Console
+
+    from service.bulk import progress, scoring, versions
+    from service.bulk.failure import BulkError
+    from service.errors import VersionRefusedError
+
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    job = scoring.Job(source, sink, gradient, bad_rows == "empty", threads)
+    try:
+        with versions.opened(versions.Wanted(models_dir, model, version, label), engine, tell) as live:
+            name = f"{live.signature.model} version {live.signature.version}"
+            scored = scoring.score_file(job, live, lambda rows: progress.counting(f"score {name}", rows, console))
+    except BulkError as error:
+        _fail(str(error), 1)
+    except VersionRefusedError as error:
+        _fail(f"refused: {error}", 3)
+    bad = f", {scored.num_bad_rows} of them without a score" if scored.num_bad_rows else ""
+    tell(f"{name}: {scored.num_rows} rows{bad}")
+    _say(str(sink))
+
+
+@main.command()
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    envvar="CONVEX_MODELS_DIR",
+    show_default=True,
+    help="folder of models: <model>/<version>/ below it",
+)
+@click.option("--json", "as_json", is_flag=True, help="one JSON document with everything that is known")
+@click.option(
+    "--follow-model-links", is_flag=True, envvar="CONVEX_FOLLOW_MODEL_LINKS", help="as of `serve`", show_default=True
+)
+def models(models_dir: Path, *, as_json: bool, follow_model_links: bool) -> None:
     """List models, versions, certificates and metrics of a folder, checking every file against its manifest."""
-    from service.repository import Repository
+    from service import inventory
 
     if not models_dir.is_dir():
         _fail(f"{models_dir}: expected a folder of models, there is none. Name one with --models-dir.", 1)
-    repository = Repository(models_dir)
-    rows = [_describe(repository, folder) for model in repository.models() for folder in repository.versions(model)]
-    if not rows:
+    try:
+        found = inventory.take(models_dir, follow_model_links=follow_model_links)
+    except OSError as error:
+        _fail(f"{models_dir}: it cannot be read ({error.strerror}). Let this user read it.", 1)
+    if as_json:
+        _say(json.dumps(found.to_document(), indent=2))
+    elif found.versions or found.problems:
+        _say("\n".join(found.lines()))
+    if not found.versions:
         _fail(f"{models_dir}: no version of any model is in it.", 1)
-    header = ("MODEL", "VERSION", "LABELS", "CREATED", "CONVEXITY", "METRICS")
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    for line in (header, *rows):
-        _say("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @main.command()
@@ -161,31 +233,6 @@ def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
     except OSError as error:
         _fail(f"{model_folder}: the labels cannot be written ({error.strerror}); they are as they were", 1)
     _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
-
-
-def _describe(repository: "Repository", folder: "VersionFolder") -> tuple[str, ...]:
-    """Return one line of the table of `models`."""
-    from service.errors import VersionRefusedError
-    from service.repository import check_identity, read_version
-
-    try:
-        labels = repository.labels(folder.model)
-    except VersionRefusedError:
-        labels = {}
-    names = ",".join(sorted(name for name, version in labels.items() if version == folder.version))
-    known = (folder.model, str(folder.version), names)
-    try:
-        manifest = read_version(folder.path).manifest
-        if manifest is None:
-            return (*known, "", "made elsewhere", "no manifest; a server proves it when it loads it")
-        check_identity(manifest, folder.model, folder.version)
-    except VersionRefusedError as error:
-        return (*known, "", f"refused: {error.rule}", error.reason)
-    proved = "proved" if manifest.certificate.get("proved") is True else "unproved"
-    held_out = manifest.metrics.get("held_out")
-    held_out = held_out if isinstance(held_out, dict) else {}
-    shown = [f"{name}={held_out[name]:.6g}" for name in _SHOWN_METRICS if isinstance(held_out.get(name), int | float)]
-    return (*known, manifest.created, proved, " ".join(shown))
 
 
 def _open_closed_streams() -> None:

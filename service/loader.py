@@ -99,7 +99,7 @@ def load(folder: Path, *, model: str, version: int, allow_uncertified: bool = Fa
     Raises:
         VersionRefusedError: with the rule and the reason.
     """
-    files = read_version(folder)
+    files = read_version(folder, in_models_folder=True)
     if files.manifest is None:
         return _load_foreign(files, model, version, allow_uncertified=allow_uncertified)
     check_identity(files.manifest, model, version)

@@ -1,6 +1,7 @@
 """The manifest of a version: its schema, its canonical JSON and its hashes.
 
-Below `repository`, which compares the files of a folder with it; `training.publish` writes it last.
+Below `repository`, which compares the files of a folder with it; `training.publish` writes it last. Above
+`manifest_formats`, which brings older formats to the one whose schema is here.
 Standard library only: nothing here needs TensorFlow, NumPy or a network.
 """
 
@@ -8,14 +9,15 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.errors import VersionRefusedError as VersionRefusedError  # exported: training may not see `errors`
-
-FORMAT_VERSION = 1
-"""The only format that this code reads and writes."""
+from service.manifest_formats import FORMAT_VERSION as FORMAT_VERSION  # exported: training writes it
+from service.manifest_formats import migrate
 
 FILE_NAME = "manifest.json"
 """The manifest's own name: the one file of a version that `files` does not list."""
@@ -33,6 +35,9 @@ TASKS = ("classification", "regression", "transport", "density")
 OUTPUTS = ("score", "gradient", "support")
 CONTEXT = "context"
 
+RUN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+"""What `run_id` may be; match with `fullmatch`."""
+
 _HASH_KEY = "manifest_sha256"
 _KEYS = frozenset(
     {
@@ -40,6 +45,7 @@ _KEYS = frozenset(
         "threshold", "certificate", "metrics", "data", "config", "packages", "cpu", "files", _HASH_KEY,
     }
 )  # fmt: skip
+_OPTIONAL_KEYS = frozenset({"run_id"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +83,11 @@ class Manifest:
         packages: versions of the packages that trained it.
         cpu: processor it was trained on; weights repeat bit for bit only on the same one.
         files: every file of the folder but the manifest, by relative POSIX path.
-        document: the whole parsed JSON.
+        document: the whole parsed JSON, in the newest format.
         context_dim: number of features of the context that stands beside each row; 0 without one.
         context_features: their names in column order, or empty.
+        format_version: the format that the file is written in.
+        run_id: what the run that published it called itself in its log, or None.
     """
 
     model: str
@@ -102,6 +110,8 @@ class Manifest:
     document: Mapping[str, Any]
     context_dim: int = 0
     context_features: tuple[str, ...] = ()
+    format_version: int = FORMAT_VERSION
+    run_id: str | None = None
 
 
 def sha256_hex(data: bytes) -> str:
@@ -137,32 +147,30 @@ def is_file_path(name: str) -> bool:
 
 
 def parse(data: bytes) -> Manifest:
-    """Return the manifest in `data`.
+    """Return the manifest in `data`, which may be of an older format: the hash is that of the bytes as they are.
 
-    Strict: exactly the known fields, each of its type; a field given twice or unknown to format 1 is refused (a
+    Strict: exactly the known fields, each of its type; a field given twice or unknown to its format is refused (a
     reader that skips what it does not know would serve a version whose meaning it does not know). The bytes must be
     the canonical ones, so that no two texts are the same manifest. `certificate`, `metrics`, `data`, `config` and
     `packages` are objects whose inside is free; that of `metrics`, which the server shows, within what every JSON
-    reader takes (`MAX_METRICS_DEPTH`, integers of 64 bits).
+    reader takes (`MAX_METRICS_DEPTH`, integers of 64 bits). `run_id` may be left out.
 
     Raises:
-        VersionRefusedError: rule `manifest-schema` (not JSON, not the schema, not canonical), `manifest-version`
-            (another format) or `manifest-hash` (`manifest_sha256` is not that of the rest).
+        VersionRefusedError: rule `manifest-schema` (not JSON, not the schema, not canonical), `manifest-hash`
+            (`manifest_sha256` is not that of the rest) or `manifest-version` (a format that is not read here).
     """
-    document = _decode(data)
-    if document.get("format_version") != FORMAT_VERSION or type(document["format_version"]) is not int:
-        found = str(document.get("format_version", "none"))[:40]
-        reason = f"manifest.json: format_version is {found}, expected {FORMAT_VERSION}. Publish the version again."
-        raise VersionRefusedError("manifest-version", reason)
-    if canonical_json(document) != data:
+    written = _decode(data)
+    if canonical_json(written) != data:
         reason = "manifest.json: not the canonical JSON (sorted keys, no spaces). Publish the version again."
         raise VersionRefusedError("manifest-schema", reason)
-    if seal(document) != data:
+    if seal(written) != data:
         reason = "manifest.json: manifest_sha256 is not the hash of the rest as canonical JSON. Publish it again."
         raise VersionRefusedError("manifest-hash", reason)
-    for name in sorted(_KEYS ^ document.keys()):
-        raise _schema(name, "a field of format 1" if name in document else "a value", document.get(name, "nothing"))
-    return _build(document)
+    format_version, document = migrate(written)
+    for name in sorted((_KEYS ^ document.keys()) - _OPTIONAL_KEYS):
+        expected = f"a field of format {FORMAT_VERSION}" if name in document else "a value"
+        raise _schema(name, expected, document.get(name, "nothing"))
+    return _build(document, format_version)
 
 
 def _decode(data: bytes) -> dict[str, Any]:
@@ -199,8 +207,13 @@ def _no_constant(name: str) -> None:
 
 def _schema(field: str, expected: str, found: object) -> VersionRefusedError:
     """Return the refusal of one field."""
-    reason = f"manifest.json: {field[:80]}: expected {expected}, received {str(found)[:80]}. Publish it again."
+    reason = f"manifest.json: {_plain(field)}: expected {expected}, received {_plain(str(found))}. Publish it again."
     return VersionRefusedError("manifest-schema", reason)
+
+
+def _plain(text: str) -> str:
+    """Return the beginning of a text of the file as a log or a terminal may have it."""
+    return text[:80] if text[:80].isprintable() else ascii(text[:80])
 
 
 def _is_version(value: object) -> bool:
@@ -276,7 +289,14 @@ def _is_entry(value: object) -> bool:
 def _is_files(value: object) -> bool:
     if not isinstance(value, dict) or not value:
         return False
-    return all(is_file_path(name) and _is_entry(entry) for name, entry in value.items())
+    if not all(is_file_path(name) and _is_entry(entry) for name, entry in value.items()):
+        return False
+    # Two names that are one to a file system which knows no case, or writes letters in another way.
+    return len({unicodedata.normalize("NFKC", name).casefold() for name in value}) == len(value)
+
+
+def _is_run_id(value: object) -> bool:
+    return isinstance(value, str) and RUN_ID.fullmatch(value) is not None
 
 
 _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
@@ -295,14 +315,15 @@ _RULES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "config": ("an object", lambda value: isinstance(value, dict)),
     "packages": ("an object", lambda value: isinstance(value, dict)),
     "cpu": ("a text", lambda value: isinstance(value, str)),
-    "files": ("relative paths, each with bytes and sha256", _is_files),
+    "files": ("relative paths, distinct in any case, each with bytes and sha256", _is_files),
+    "run_id": ("1 to 128 letters, digits, _ . : or -", _is_run_id),
 }
 
 
-def _build(document: Mapping[str, Any]) -> Manifest:
+def _build(document: Mapping[str, Any], format_version: int) -> Manifest:
     """Return the manifest of a document whose fields are the known ones, checking each."""
     for field, (expected, holds) in _RULES.items():
-        if not holds(document[field]):
+        if field in document and not holds(document[field]):
             raise _schema(field, expected, document[field])
     if "score" not in document["outputs"]:
         raise _schema("outputs", "score first", document["outputs"])
@@ -328,4 +349,6 @@ def _build(document: Mapping[str, Any]) -> Manifest:
         document=document,
         context_dim=context["dim"],
         context_features=tuple(context["features"]),
+        format_version=format_version,
+        run_id=document.get("run_id"),
     )

@@ -97,6 +97,11 @@ class Settings:
     models_dir: Path = _setting(  # noqa: RUF009  (makes a dataclass field of an immutable Path)
         Path("models"), _FOLDER, "folder of models: <model>/<version>/ below it"
     )
+    follow_model_links: bool = _setting(
+        False,
+        _SWITCH,
+        "a model's folder may be a link that stays below the models folder; no other link ever is followed",
+    )
     default_model: str | None = _setting(
         None, _OPTIONAL_NAME, "model that `POST /score` asks; without it the only model there is"
     )
@@ -109,6 +114,9 @@ class Settings:
     )
     allow_uncertified: bool = _setting(
         False, _SWITCH, "serve versions without a proof of convexity too, marked `X-Convexity: unproved`"
+    )
+    allow_schema_change: bool = _setting(
+        False, _SWITCH, "serve versions that take or answer other columns than the version that they replace"
     )
     engine: str = _setting(
         "auto",

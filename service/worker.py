@@ -32,6 +32,7 @@ from service.rest.native import room_check
 from service.rest.server import HttpServer
 from service.rpc.call_gate import CallGate
 from service.rpc.server import create_server
+from service.schema_change import SteadySchema
 from service.scorer import Scorer
 from service.settings import Settings
 from service.watcher import Watcher
@@ -100,9 +101,12 @@ class Worker:
         self.metrics = Metrics(access_log.log if settings.access_log else None)
         self.registry = Registry(settings.default_model)
         self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))
-        repository = Repository(settings.models_dir)
+        repository = Repository(settings.models_dir, follow_model_links=settings.follow_model_links)
         self._loader = VersionLoader(settings, self.metrics)
-        self.watcher = Watcher(repository, self.registry, load or self._loader, self.metrics, settings)
+        make = load or self._loader
+        if not settings.allow_schema_change:
+            make = SteadySchema(make, self.registry)
+        self.watcher = Watcher(repository, self.registry, make, self.metrics, settings)
         self._loads_itself = load is None
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)

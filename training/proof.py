@@ -117,6 +117,7 @@ def to_document(proof: Proof) -> dict[str, Any]:
     return {
         "proved": True,
         "made_elsewhere": proof.manifest is None,
+        "manifest_format": None if proof.manifest is None else proof.manifest.format_version,
         "input": {
             "name": default.input_name,
             "dtype": default.input_dtype,
@@ -195,7 +196,7 @@ def refusal_lines(error: VersionRefusedError) -> Iterator[str]:
 
 
 def _named(manifest: Manifest) -> str:
-    return f"{manifest.model} version {manifest.version}"
+    return f"{manifest.model} version {manifest.version} (manifest of format {manifest.format_version})"
 
 
 def _ranges(proof: Proof) -> Iterator[str]:

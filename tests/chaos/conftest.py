@@ -1,9 +1,11 @@
 """Servers as processes of their own, ended whatever happens; closed-form versions; the figures of a run."""
 
 import resource
+import shutil
 
 import pytest
 
+from tests.chaos.planting import MODEL, POLL_SECONDS, SHIPPED, Beside, ServerHere
 from tests.chaos.ramp_versions import RampVersions
 from tests.end_to_end.server_process import ROOT, ServerProcess
 
@@ -48,6 +50,24 @@ def serve(wait_until):
 
     yield start
     for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def beside(request, wait_until, tmp_path):
+    """Return a `Beside` over a server of version 1, which is a process in a long form, with a client that asks it."""
+    models_dir = tmp_path / "models"
+    shutil.copytree(SHIPPED, models_dir / MODEL / "1")
+    if request.node.get_closest_marker("chaos"):
+        server = ServerProcess(models_dir, "--poll-interval-seconds", POLL_SECONDS)
+    else:
+        server = ServerHere(models_dir)
+    try:
+        wait_until(server.is_ready, START_SECONDS)
+        found = Beside(server, models_dir, wait_until)
+        yield found
+        found.close()
+    finally:
         server.kill()
 
 

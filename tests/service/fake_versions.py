@@ -36,11 +36,12 @@ class LinearEngine:
 
 def make_version(model: str = "m", version: int = 1, *, dim: int = 3, proved: bool = True) -> ModelVersion:
     """Return a live version whose scores are sum(x) + version."""
+    manifest = SimpleNamespace(created="2026-11-20T03:00:12Z", task="regression", metrics={"held_out": {"rows": 112}})
     loaded = SimpleNamespace(
         signature=Signature(model=model, version=version, dim=dim),
         convexity="proved" if proved else "unproved",
         certificate=None,
         verification=None,
-        manifest=SimpleNamespace(created="2026-11-20T03:00:12Z", metrics={"held_out": {"rows": 112}}),
+        manifest=manifest,
     )
     return ModelVersion(loaded, LinearEngine(version))

@@ -113,6 +113,7 @@ def test_a_bad_environment_variable_exits_2():
 def test_an_unknown_flag_or_command_exits_2():
     """What is not offered is bad usage."""
     assert 2 == run("--rest-prot", "1").returncode
+    assert 2 == run("scores").returncode
     assert 2 == run("score").returncode
 
 
@@ -159,8 +160,8 @@ def test_models_lists_versions_with_proof_and_metrics(models_dir):
     answer = run("models", "--models-dir", models_dir)
     assert 0 == answer.returncode
     header, first, second = answer.stdout.splitlines()
-    assert ["MODEL", "VERSION", "LABELS", "CREATED", "CONVEXITY", "METRICS"] == header.split()
-    assert ["m", "1", "stable", "2026-11-20T03:00:12Z", "proved", "roc_auc=0.99", "rows=112"] == first.split()
+    assert ["MODEL", "VERSION", "LABELS", "FORMAT", "CREATED", "CONVEXITY", "METRICS"] == header.split()
+    assert ["m", "1", "stable", "1", "2026-11-20T03:00:12Z", "proved", "roc_auc=0.99", "rows=112"] == first.split()
     assert "refused: manifest-missing" in second
 
 
@@ -179,7 +180,30 @@ def test_models_lists_a_version_whose_metrics_are_not_ours(models_dir):
     path.write_bytes(manifest.seal({**json.loads(path.read_text()), "metrics": {"held_out": [0.5]}}))
     answer = run("models", "--models-dir", models_dir)
     assert (0, "") == (answer.returncode, answer.stderr)
-    assert ["m", "1", "2026-11-20T03:00:12Z", "proved"] == answer.stdout.splitlines()[1].split()
+    assert ["m", "1", "1", "2026-11-20T03:00:12Z", "proved"] == answer.stdout.splitlines()[1].split()
+
+
+def test_models_lists_as_json_what_a_program_can_read(models_dir):
+    """One document: format, certificate and metrics of what is whole, rule and reason of what is not."""
+    answer = run("models", "--models-dir", models_dir, "--json")
+    assert 0 == answer.returncode
+    ((name, (first, second)),) = [tuple(model.values()) for model in json.loads(answer.stdout)["models"]]
+    assert ("m", 1, 1, {"proved": True}) == (name, first["version"], first["format_version"], first["certificate"])
+    assert {"held_out": {"rows": 112, "roc_auc": 0.99}} == first["metrics"]
+    assert (2, "manifest-missing") == (second["version"], second["rule"])
+
+
+def test_models_needs_neither_tensorflow_nor_numpy(models_dir):
+    """The folder is read with the standard library: the command answers at once, also where TensorFlow is missing."""
+    words = f"['service', 'models', '--models-dir', {str(models_dir)!r}]"
+    code = (
+        f"import sys, runpy; sys.argv = {words}\ntry: runpy.run_module('service', run_name='__main__')\n"
+        "finally: print(sorted({'numpy', 'tensorflow', 'grpc', 'flask'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (0, "[]") == (answer.returncode, answer.stdout.splitlines()[-1]), answer.stderr
 
 
 def test_models_exits_1_without_models(tmp_path):

@@ -124,7 +124,7 @@ def test_parse_refuses_every_single_flipped_bit():
             broken = bytearray(sealed)
             broken[place] ^= 1 << bit
             rules.add(refused(bytes(broken)))
-    assert {"manifest-schema", "manifest-hash", "manifest-version"} == rules
+    assert {"manifest-schema", "manifest-hash"} == rules
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,15 @@ def test_parse_refuses_what_is_not_one_canonical_object(data):
     assert "manifest-schema" == refused(data)
 
 
-@pytest.mark.parametrize("value", [2, 0, True, "1", 1.0, None])
-def test_parse_refuses_another_format(value):
-    """Only format 1 is read."""
+@pytest.mark.parametrize("value", [2, 0, -1, 10**30, True, "1", 1.0, None, ...])
+def test_parse_refuses_a_format_that_is_not_read(value):
+    """A newer format, an older one without a step from it, and what is no number have a rule of their own."""
     assert "manifest-version" == refused(changed("format_version", value))
+
+
+def test_parse_refuses_a_changed_format_under_its_hash():
+    """A damaged digit is not taken for the file of a newer release."""
+    assert "manifest-hash" == refused(manifest.seal(DOCUMENT).replace(b'"format_version":1', b'"format_version":3'))
 
 
 def test_parse_refuses_a_field_that_was_changed_under_its_hash():
@@ -216,6 +221,12 @@ def test_parse_refuses_an_unknown_field():
         ("files/saved_model.pb/sha256", DIGEST.upper()),
         ("files/saved_model.pb/sha256", DIGEST[1:]),
         ("files/saved_model.pb/mode", 1),
+        ("run_id", ""),
+        ("run_id", None),
+        ("run_id", 7),
+        ("run_id", "a" * 129),
+        ("run_id", "a b"),
+        ("run_id", "a\n"),
     ],
 )
 def test_parse_refuses_a_value_that_is_not_of_its_type(path, value):
@@ -232,6 +243,25 @@ def test_parse_refuses_a_file_name_that_leaves_the_folder(name):
     """Names in `files` stay below the folder and are plain."""
     entry = {"bytes": 5, "sha256": DIGEST}
     assert "manifest-schema" == refused(changed("files", {name: entry}))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("saved_model.pb", "Saved_Model.pb"), ("a/b", "A/b"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301"),
+     ("file", "\ufb01le")],
+)  # fmt: skip
+def test_parse_refuses_two_names_that_another_file_system_takes_for_one(names):
+    """Case and the ways to write a letter do not tell two files apart."""
+    entry = {"bytes": 5, "sha256": DIGEST}
+    assert "manifest-schema" == refused(changed("files", dict.fromkeys(names, entry)))
+    for name in names:
+        assert {name} == manifest.parse(changed("files", {name: entry})).files.keys()
+
+
+def test_parse_returns_the_run_id_when_there_is_one():
+    """A manifest may say which run published it, and need not."""
+    assert "2026-11-22T03:00:12Z-7f3a" == manifest.parse(changed("run_id", "2026-11-22T03:00:12Z-7f3a")).run_id
+    assert manifest.parse(manifest.seal(DOCUMENT)).run_id is None
 
 
 @pytest.mark.parametrize("value", [2**63 - 1, [True, None, 0.5, "many"], nested(31)])

@@ -1,260 +1,34 @@
-"""The repository: what it lists, what it reads, and everything it refuses to read."""
+"""The repository: what it lists, and everything that it ignores."""
 
 import contextlib
-import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from service import manifest, repository
+from service import repository
 from service.errors import VersionRefusedError
 from service.repository import Repository, VersionFolder
-
-CONTENTS = {
-    "saved_model.pb": b"graph",
-    "variables/variables.index": b"index",
-    "variables/variables.data-00000-of-00001": b"numbers",
-    "model.keras": b"keras",
-    "probe.npz": b"probe",
-}
-
-
-def document(**fields: object) -> dict:
-    """Return a manifest's document for `CONTENTS`."""
-    files = {name: {"bytes": len(data), "sha256": manifest.sha256_hex(data)} for name, data in CONTENTS.items()}
-    return {
-        "format_version": 1, "model": "m", "version": 1, "created": "2026-11-20T03:00:12Z", "task": "regression",
-        "parent": None, "rolled_back_to": None, "input": {"name": "x", "dtype": "float32", "dim": 2, "features": []},
-        "outputs": ["score"], "threshold": None, "certificate": {}, "metrics": {}, "data": {}, "config": {},
-        "packages": {}, "cpu": "", "files": files, **fields,
-    }  # fmt: skip
-
-
-def write(folder: Path, contents: dict[str, bytes]) -> None:
-    """Write files by relative path."""
-    for name, data in contents.items():
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
 
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """Return a whole version of model `m`."""
+    """Return the folder of version 1 of model `m`, with two files in it."""
     folder = tmp_path / "models" / "m" / "1"
-    write(folder, {**CONTENTS, "manifest.json": manifest.seal(document())})
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index")
     return folder
 
 
-def refused(folder: Path, **options: int) -> str:
+def refused(folder: Path) -> str:
     """Return the rule by which the folder is refused."""
     with pytest.raises(VersionRefusedError) as caught:
-        repository.read_version(folder, **options)
-    assert str(folder.parent) not in caught.value.reason
+        repository.read_version(folder)
     return caught.value.rule
-
-
-def test_read_version_returns_the_bytes_that_were_hashed(version):
-    """Every listed file comes back, with the manifest and without its file."""
-    found = repository.read_version(version)
-    assert CONTENTS == dict(found.contents)
-    assert found.manifest is not None
-    assert ("m", 1) == (found.manifest.model, found.manifest.version)
-
-
-def test_read_version_returns_no_manifest_when_the_savedmodel_was_made_elsewhere(version):
-    """A plain SavedModel without a manifest is read as it is."""
-    for name in ("manifest.json", "model.keras", "probe.npz"):
-        (version / name).unlink()
-    found = repository.read_version(version)
-    assert found.manifest is None
-    assert {name for name in CONTENTS if name.startswith(("saved", "variables"))} == found.contents.keys()
-
-
-@pytest.mark.parametrize("name", ["model.keras", "probe.npz", "report.json"])
-def test_read_version_refuses_an_unfinished_folder(version, name):
-    """A file that only our publisher writes, without a manifest, is a version that was never published."""
-    for other in ("manifest.json", "model.keras", "probe.npz"):
-        (version / other).unlink()
-    (version / name).write_bytes(b"")
-    assert "manifest-missing" == refused(version)
-
-
-@pytest.mark.parametrize("name", sorted(CONTENTS))
-def test_read_version_refuses_every_flipped_bit(version, name):
-    """One bit in any file is seen."""
-    data = bytearray(CONTENTS[name])
-    for place in range(len(data)):
-        broken = bytearray(data)
-        broken[place] ^= 1 << (place % 8)
-        (version / name).write_bytes(broken)
-        assert "file-hash" == refused(version)
-
-
-def test_read_version_refuses_a_truncated_file(version):
-    """A file that is shorter than its manifest says is refused."""
-    (version / "saved_model.pb").write_bytes(b"gra")
-    assert "file-hash" == refused(version)
-
-
-def test_read_version_refuses_a_grown_file(version):
-    """A file that is longer than its manifest says is refused."""
-    (version / "saved_model.pb").write_bytes(b"graphs")
-    assert "file-hash" == refused(version)
-
-
-def test_read_version_refuses_a_missing_file(version):
-    """A listed file must be there."""
-    (version / "probe.npz").unlink()
-    assert "file-missing" == refused(version)
-
-
-def test_read_version_refuses_a_missing_folder(tmp_path):
-    """A folder that is gone is a missing file, not a crash."""
-    assert "file-missing" == refused(tmp_path / "7")
-
-
-def test_read_version_refuses_an_unlisted_file(version):
-    """A file beside the published ones is refused."""
-    (version / "variables" / "more").write_bytes(b"")
-    assert "file-unlisted" == refused(version)
-
-
-def test_read_version_takes_an_empty_folder(version):
-    """Folders are not files: an empty `assets/` harms nothing."""
-    (version / "assets").mkdir()
-    assert CONTENTS == dict(repository.read_version(version).contents)
-
-
-def test_read_version_refuses_a_symlinked_file(version):
-    """A link is refused even where it points to the right bytes."""
-    (version / "saved_model.pb").rename(version.parent / "elsewhere")
-    (version / "saved_model.pb").symlink_to(version.parent / "elsewhere")
-    assert "symlink" == refused(version)
-
-
-def test_read_version_refuses_a_symlinked_folder_inside(version):
-    """A linked `variables/` is refused."""
-    (version / "variables").rename(version.parent / "elsewhere")
-    (version / "variables").symlink_to(version.parent / "elsewhere")
-    assert "symlink" == refused(version)
-
-
-def test_read_version_refuses_a_symlinked_version(version):
-    """A version's folder that is a link is refused."""
-    link = version.parent / "2"
-    link.symlink_to(version)
-    assert "symlink" == refused(link)
-
-
-def test_read_version_refuses_a_file_for_a_folder(version):
-    """A file with a version's name is refused."""
-    (version.parent / "2").write_bytes(b"")
-    assert "symlink" == refused(version.parent / "2")
-
-
-@pytest.mark.timeout(10)
-def test_read_version_refuses_a_fifo_without_waiting(version):
-    """A FIFO is refused at once: nobody waits for a writer."""
-    (version / "saved_model.pb").unlink()
-    os.mkfifo(version / "saved_model.pb")
-    assert "special-file" == refused(version)
-
-
-def test_read_version_refuses_a_socket(version, monkeypatch):
-    """A socket is no file."""
-    (version / "saved_model.pb").unlink()
-    monkeypatch.chdir(version)
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind("saved_model.pb")
-        assert "special-file" == refused(version)
-
-
-def test_read_version_refuses_a_hard_link(version):
-    """A file with a second name elsewhere could change after the check."""
-    os.link(version / "saved_model.pb", version.parent / "elsewhere")
-    assert "hard-link" == refused(version)
-
-
-def test_read_version_refuses_a_hard_linked_manifest(version):
-    """The manifest itself is held to the same rule."""
-    os.link(version / "manifest.json", version.parent / "elsewhere")
-    assert "hard-link" == refused(version)
-
-
-def test_read_version_refuses_too_many_bytes(version):
-    """The limit holds for all files together."""
-    assert "size-limit" == refused(version, max_bytes=64)
-
-
-def test_read_version_refuses_a_sparse_giant_before_reading_it(version):
-    """A terabyte that takes no space on disk is refused by its size."""
-    os.truncate(version / "saved_model.pb", 2**40)
-    assert "size-limit" == refused(version)
-
-
-def test_read_version_refuses_folders_that_are_too_deep(version):
-    """Depth is bounded."""
-    (version / "/".join("d" * (repository.MAX_DEPTH + 1))).mkdir(parents=True)
-    assert "size-limit" == refused(version)
-
-
-def test_read_version_refuses_too_many_files(version, monkeypatch):
-    """The number of files is bounded."""
-    monkeypatch.setattr(repository, "MAX_FILES", 5)
-    assert "size-limit" == refused(version)
-
-
-@pytest.mark.parametrize("name", [b"bad\xff", b"line\nbreak", b"back\\slash"])
-def test_read_version_refuses_a_name_that_is_not_plain(version, name):
-    """Names that a log or another system would read differently are refused."""
-    Path(os.fsdecode(os.fsencode(version) + b"/" + name)).write_bytes(b"")
-    assert "file-name" == refused(version)
-
-
-def test_read_version_refuses_a_file_it_may_not_read(version, monkeypatch):
-    """A file without permission is refused, with the system's reason."""
-    original = os.open
-
-    def deny(path: object, *args: object, **options: object) -> int:
-        if path == "saved_model.pb":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return original(path, *args, **options)
-
-    monkeypatch.setattr(os, "open", deny)
-    assert "file-unreadable" == refused(version)
-
-
-def test_read_version_gives_a_whole_version_or_a_refusal_when_the_folder_is_exchanged(version, monkeypatch):
-    """A folder renamed away while it is read cannot mix with the one that takes its place."""
-    other = version.parent / "next"
-    write(other, {**CONTENTS, "saved_model.pb": b"GRAPH"})
-    original = manifest.parse
-
-    def exchange(data: bytes) -> manifest.Manifest:
-        version.rename(version.parent / "old")
-        other.rename(version)
-        return original(data)
-
-    monkeypatch.setattr(manifest, "parse", exchange)
-    assert b"graph" == repository.read_version(version).contents["saved_model.pb"]
-
-
-@pytest.mark.parametrize(("model", "number"), [("other", 1), ("m", 2)])
-def test_check_identity_refuses_a_copied_folder(model, number):
-    """A version copied to another name or number is refused."""
-    found = manifest.parse(manifest.seal(document()))
-    with pytest.raises(VersionRefusedError) as caught:
-        repository.check_identity(found, model, number)
-    assert "manifest-identity" == caught.value.rule
-
-
-def test_check_identity_takes_the_folder_it_was_written_for():
-    """The right name and number pass."""
-    repository.check_identity(manifest.parse(manifest.seal(document())), "m", 1)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +92,78 @@ def test_versions_are_none_when_the_model_is_a_link(version):
     assert [] == Repository(version.parent.parent).versions("linked")
 
 
+@pytest.fixture
+def switched(tmp_path: Path) -> Path:
+    """Return a models folder as a ConfigMap or a release script makes it: `m` leads to a hidden folder beside it."""
+    root = tmp_path / "models"
+    for release in ("1", "2"):
+        (root / "..releases" / release / "m" / release).mkdir(parents=True)
+        (root / "..releases" / release / "m" / "labels.json").write_text(f'{{"stable": {release}}}')
+    (root / "..data").symlink_to("..releases/1")
+    (root / "m").symlink_to("..data/m")
+    return root
+
+
+def test_model_link_is_followed_when_told_to_and_it_stays_below_the_root(switched):
+    """Versions and labels are those behind the link, by paths without one, and follow it when it is switched."""
+    found = Repository(switched, follow_model_links=True)
+    assert ["m"] == found.models()
+    first = switched / "..releases" / "1" / "m" / "1"
+    assert [VersionFolder("m", 1, first.resolve())] == found.versions("m")
+    assert {"stable": 1} == found.labels("m")
+    (switched / "..next").symlink_to("..releases/2")
+    (switched / "..next").replace(switched / "..data")
+    assert [2] == [folder.version for folder in found.versions("m")]
+    assert {"stable": 2} == found.labels("m")
+
+
+def test_model_link_is_followed_when_the_root_is_a_link_too(switched, tmp_path):
+    """The root that the operator named may lead anywhere; what is behind it is the root."""
+    (tmp_path / "named").symlink_to(switched)
+    assert [1] == [folder.version for folder in Repository(tmp_path / "named", follow_model_links=True).versions("m")]
+
+
+def test_model_link_is_ignored_when_nobody_said_to_follow_it(switched):
+    """By default no link is followed: neither model nor versions nor labels are there, and a warning says so."""
+    told = []
+    found = Repository(switched, tell=lambda *ignored: told.append(ignored))
+    assert ([], [], {}) == (found.models(), found.versions("m"), found.labels("m"))
+    assert [("'m'", "not a folder with a model's name")] == told
+
+
+@pytest.mark.parametrize("target", ["../elsewhere/m", "/", ".", "..", "nowhere", "m", "../models", "a-file", "pipe"])
+def test_model_link_is_never_followed_out_of_the_root(switched, tmp_path, target):
+    """Outside, the root itself, nothing, itself, no folder: the name is ignored, whatever was said."""
+    outside = tmp_path / "elsewhere" / "m" / "1"
+    outside.mkdir(parents=True)
+    (switched / "a-file").write_bytes(b"")
+    os.mkfifo(switched / "pipe")
+    (switched / "m").unlink()
+    (switched / "m").symlink_to(target)
+    found = Repository(switched, follow_model_links=True)
+    with capture_logs():
+        assert ([], {}) == (found.versions("m"), found.labels("m"))
+
+
+def test_version_link_is_refused_behind_a_model_link_too(switched):
+    """One switch at the top, and none below it."""
+    (switched / "..releases" / "1" / "m" / "9").symlink_to("1")
+    (folder,) = [each for each in Repository(switched, follow_model_links=True).versions("m") if each.version == 9]
+    assert "symlink" == refused(folder.path)
+
+
+def test_folders_of_too_many_entries_are_an_error_and_not_a_wait(version, monkeypatch):
+    """More entries than anybody publishes are not gone through at each look."""
+    monkeypatch.setattr(repository, "MAX_LISTED", 1)
+    root = version.parent.parent
+    assert (["m"], 1) == (Repository(root).models(), len(Repository(root).versions("m")))
+    (root / "n").mkdir()
+    (version.parent / "2").mkdir()
+    for ask in (Repository(root).models, lambda: Repository(root).versions("m")):
+        with pytest.raises(OSError, match="more than 1 files in one folder"):
+            ask()
+
+
 def test_labels_are_read(version):
     """labels.json maps names to versions."""
     (version.parent / "labels.json").write_bytes(b'{"stable": 3, "canary": 4}')
@@ -350,6 +196,49 @@ def test_labels_refuse_a_link(version, tmp_path):
     with pytest.raises(VersionRefusedError) as caught:
         Repository(version.parent.parent).labels("m")
     assert "labels-schema" == caught.value.rule
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["fifo", "socket", "hard link", "sparse", "folder", "device"])
+def test_labels_refuse_what_is_no_small_file_of_its_own(version, tmp_path, monkeypatch, kind):
+    """A FIFO is not waited for, a device not opened, a terabyte not read, a file with a second name not believed."""
+    path = version.parent / "labels.json"
+    monkeypatch.chdir(path.parent)
+    with contextlib.ExitStack() as stack:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX))).bind("labels.json")
+        elif kind == "hard link":
+            (tmp_path / "elsewhere").write_bytes(b'{"stable": 1}')
+            os.link(tmp_path / "elsewhere", path)
+        elif kind == "sparse":
+            path.write_bytes(b"")
+            os.truncate(path, 2**40)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            forbid_device(monkeypatch, path)
+        with pytest.raises(VersionRefusedError) as caught:
+            Repository(version.parent.parent).labels("m")
+    assert "labels-schema" == caught.value.rule
+
+
+def forbid_device(monkeypatch, path):
+    """Let a file look like a device that must not be opened: who is not root cannot make one."""
+    path.write_bytes(b'{"stable": 1}')
+    look, unlock = os.stat, os.open
+
+    def stat_of_a_device(name, *arguments, **options):
+        found = look(name, *arguments, **options)
+        return os.stat_result((stat.S_IFCHR | 0o666, *found[1:])) if name == path.name else found
+
+    def open_no_device(name, *arguments, **options):
+        assert name != path.name, "the device was opened"
+        return unlock(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat_of_a_device)
+    monkeypatch.setattr(os, "open", open_no_device)
 
 
 def test_labels_refuse_a_folder_and_keep_no_descriptor_of_it(version):

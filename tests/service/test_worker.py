@@ -1,5 +1,6 @@
 """The worker: one process' parts wired together, with a fake load in place of TensorFlow."""
 
+import dataclasses
 import errno
 import json
 import socket
@@ -110,6 +111,43 @@ def test_worker_scores_with_the_newest_version(worker, settings, wait_until):
     assert {"model": "m", "version": 2, "score": [8.0], "gradient": [[1.0, 1.0, 1.0]]} == answer()
     counted = {"code": "OK", "model": "m", "version": "2", "signature": "serving_default", "protocol": "rest"}
     assert 1 <= total(get(worker, "/metrics")[1], "convex_requests_total", **counted)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_worker_serves_a_version_of_another_width_only_when_told_to(settings, wait_until, allowed):
+    """By default the version that serves goes on and the newcomer ends refused; with the switch it takes over."""
+
+    def make(folder):
+        return make_version(folder.model, folder.version, dim=2 + folder.version)
+
+    worker = Worker(dataclasses.replace(settings, allow_schema_change=allowed), load=make)
+    worker.start()
+    try:
+        add_version(settings.models_dir)
+        wait_until(lambda: get(worker, "/readyz")[0] == 200)
+        add_version(settings.models_dir, version=2)
+        wait_until(lambda: any(status.version == 2 for status in worker.registry.statuses("m")))
+        states = (
+            {1: ("END", ""), 2: ("AVAILABLE", "")} if allowed else {1: ("AVAILABLE", ""), 2: ("END", "schema-change")}
+        )
+        wait_until(lambda: states == {each.version: (each.state, each.rule) for each in worker.registry.statuses("m")})
+    finally:
+        worker.stop(5.0)
+
+
+def test_worker_follows_the_link_of_a_model_only_when_told_to(settings):
+    """A model's folder that is a link below the root is served with the switch, and ignored without it."""
+    add_version(settings.models_dir, model="plain")
+    add_version(settings.models_dir / ".releases" / "7", model="linked")
+    (settings.models_dir / "linked").symlink_to(".releases/7/linked")
+    for follows, expected in ((False, {"plain"}), (True, {"plain", "linked"})):
+        worker = Worker(dataclasses.replace(settings, follow_model_links=follows), load=load)
+        worker.start()
+        try:
+            assert worker.watcher.first_scan_over.wait(10)
+            assert expected == {status.name for status in worker.registry.models()}
+        finally:
+            worker.stop(5.0)
 
 
 def test_worker_is_not_ready_and_still_answers_while_draining(worker, settings, wait_until):

@@ -82,6 +82,7 @@ def test_certify_prints_the_steps_and_exits_0(trained_once, capsys):
     """Each step of the proof is a line with its node and rule."""
     assert 0 == main(["certify", str(trained_once / "models" / "small" / "1")])
     out = capsys.readouterr().out
+    assert "model: made here, small version 1 (manifest of format 1)" == out.splitlines()[0]
     assert "proved: the score is convex in x" == out.splitlines()[-1]
     assert all(words in out for words in ("nonneg-matmul", "hidden_1", "(left, right, height)", "least weight"))
 
@@ -101,6 +102,7 @@ def test_certify_prints_one_json_object(trained_once, capsys):
     recorded = json.loads((trained_once / "models" / "small" / "1" / "manifest.json").read_text())["certificate"]
     assert {**recorded, "gradient": "unchecked"} == document["certificate"]
     assert (True, False, 3) == (document["proved"], document["made_elsewhere"], len(document["gradient_ranges"]))
+    assert 1 == document["manifest_format"]
     (trained_once / "empty").mkdir()
     assert 3 == main(["certify", "--json", str(trained_once / "empty")])
     assert {"proved": False, "rule": "saved-model"}.items() <= json.loads(capsys.readouterr().out).items()
