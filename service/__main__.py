@@ -79,9 +79,10 @@ def serve(**flags: str | None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
-    from service import logs, server, worker
+    from service import freed_memory, logs, server, worker
     from service.line_writer import LineWriter
 
+    freed_memory.return_large_blocks()
     logs.configure(settings.log_format, settings.log_level)
     printed = LineWriter(os.dup(_STANDARD_OUTPUT))  # nobody may be reading: signals are heard all the same
 
@@ -90,6 +91,8 @@ def serve(**flags: str | None) -> None:
 
     try:
         supervisor = server.Supervisor(worker.Worker(settings), announce)
+    except settings_module.SettingError as error:  # the file that a setting names
+        _fail(str(error), 2)
     except worker.StartError as error:
         _fail(str(error), 1)
     all_ended = supervisor.run()
@@ -205,34 +208,52 @@ def models(models_dir: Path, *, as_json: bool, follow_model_links: bool) -> None
 def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
     """Let labels mean versions: `label models/tumours stable=3 canary=4`; `canary=` removes one.
 
-    Labels that are not named stay. The server follows within its poll interval.
+    Labels that are not named stay. The server follows within its poll interval, once it serves the version.
     """
     from service.errors import VersionRefusedError
-    from service.labels import write_labels
-    from service.repository import LABEL_NAME, Repository, version_number
+    from service.labels import MissingVersionError, change_labels
+    from service.repository import Repository
 
-    repository = Repository(model_folder.parent)
-    versions = {folder.version for folder in repository.versions(model_folder.name)}
-    if not versions:
+    if not Repository(model_folder.parent).versions(model_folder.name):
         _fail(f"{model_folder}: expected a model's folder with versions in it. Name MODELS_DIR/MODEL.", 2)
+    changes = _parse_assignments(assignments)
     try:
-        labels = repository.labels(model_folder.name)
+        labels = change_labels(model_folder, changes)
+    except MissingVersionError as error:
+        _fail(str(error), 2)
     except VersionRefusedError as error:
         _fail(f"{error.reason} Remove or repair the file first.", 1)
+    except OSError as error:
+        _fail(f"{model_folder}: the labels cannot be written ({error.strerror or error}); they are as they were", 1)
+    _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
+    for version in sorted({version for version in changes.values() if version is not None}):
+        _warn_of_broken(model_folder / str(version), version)
+
+
+def _parse_assignments(assignments: tuple[str, ...]) -> dict[str, int | None]:
+    """Return label -> version, or None where it is to be removed."""
+    from service.repository import LABEL_NAME, version_number
+
+    changes: dict[str, int | None] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         version = version_number(text)
-        if not LABEL_NAME.fullmatch(name) or not equals or (text and version not in versions):
-            have = ", ".join(map(str, sorted(versions)))
-            _fail(f"received {assignment!r}, expected LABEL=VERSION with one of the versions {have}", 2)
-        labels.pop(name, None)
-        if version is not None:
-            labels[name] = version
+        if not LABEL_NAME.fullmatch(name) or not equals or (text and version is None) or name in changes:
+            _fail(f"received {assignment[:80]!r}, expected LABEL=VERSION or LABEL=, each label once", 2)
+        changes[name] = version
+    return changes
+
+
+def _warn_of_broken(folder: Path, version: int) -> None:
+    """Say on standard error where a labelled version is one that a server would refuse for its files."""
+    from service.errors import VersionRefusedError
+    from service.repository import read_version
+
     try:
-        write_labels(model_folder, labels)
-    except OSError as error:
-        _fail(f"{model_folder}: the labels cannot be written ({error.strerror}); they are as they were", 1)
-    _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
+        read_version(folder)
+    except VersionRefusedError as error:
+        what = f"a server will refuse version {version} ({error.rule}: {error.reason}) and leave the label where it was"
+        click.echo(f"warning: {what}", err=True)
 
 
 def _open_closed_streams() -> None:

@@ -1,4 +1,4 @@
-"""The commands: train, retrain, rollback, audit, certify, evaluate. The top of training.
+"""The commands: train, retrain, rollback, history, audit, certify, evaluate. The top of training.
 
 Nothing but the standard library and click is imported until a command runs, so that `--help` is fast.
 """
@@ -13,13 +13,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from training.interruption import Interruption
+
 if TYPE_CHECKING:
     from training.config import TrainingConfig
+    from training.job_log import JobLog
 
 FAILED, USAGE, REFUSED, LOCKED = 1, 2, 3, 4
 
@@ -31,38 +33,29 @@ MODELS_DIR = click.option(
     help="Publish here instead of [publish] models_dir. Relative to the current folder.",
 )
 SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of [trainer] seed.")
+FRESH = click.option("--fresh", is_flag=True, help="Begin anew, even where the same job was killed and could go on.")
 
 
-class InterruptedJobError(BaseException):
-    """SIGINT or SIGTERM came. Like KeyboardInterrupt no Exception, so that nothing on the way takes it for a failure.
+class Voice:
+    """How this process says its last sentence: as the log says the others.
 
     Args:
-        number: of the signal.
+        log_format: "console", or "json" from the moment when a command was told so.
     """
 
-    def __init__(self, number: int) -> None:
-        """Keep the signal's number."""
-        super().__init__(number)
-        self.number = number
-
-
-class Interruption:
-    """Turns SIGINT and SIGTERM into one `InterruptedJobError`; remembers it, should something swallow it."""
-
     def __init__(self) -> None:
-        """Nothing came yet."""
-        self.number = 0
+        """A sentence for people, until a command says otherwise."""
+        self.log_format = "console"
+        self.log: JobLog | None = None
 
-    def install(self) -> None:
-        """Handle both signals from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
+    def say(self, word: str, sentence: str) -> None:
+        """Say on standard error that something ended, with the id of the run where there is one."""
+        if self.log_format == "json":
+            from training.job_log import JobLog
 
-    def _raise(self, number: int, _frame: FrameType | None) -> NoReturn:
-        self.number = number
-        for other in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(other, signal.SIG_IGN)  # one is enough: what follows is tidying up
-        raise InterruptedJobError(number)
+            (self.log or JobLog(log_format="json")).line("end", "error", what=word, why=sentence)
+        else:
+            click.echo(f"{word}: {sentence}" if sentence else word, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -78,28 +71,54 @@ def commands() -> None:
 @CONFIG
 @MODELS_DIR
 @SEED
-def train(config: Path, models_dir: Path | None, seed: int | None) -> None:
-    """Train from scratch, certify and publish; print the published folder last."""
+@FRESH
+def train(config: Path, models_dir: Path | None, seed: int | None, fresh: bool) -> None:
+    """Train from scratch, certify and publish; print the published folder last.
+
+    The same job that was killed goes on where it was.
+    """
     job = _load(config, models_dir, seed)
     from training import pipeline
 
-    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True))))
+    click.echo(_shown(pipeline.train(job, tell=lambda line: click.echo(line, err=True), fresh=fresh)))
 
 
 @commands.command()
 @CONFIG
 @MODELS_DIR
 @SEED
+@FRESH
 @click.option(
     "--wait-available",
     metavar="URL",
     help="After publishing, wait until this server answers that the version is AVAILABLE.",
 )
-def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_available: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="End with the gate: publish, move and prune nothing, tell no hook.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.pass_obj
+def retrain(  # noqa: PLR0913  # its flags
+    voice: "Voice",
+    config: Path,
+    models_dir: Path | None,
+    seed: int | None,
+    fresh: bool,
+    wait_available: str | None,
+    dry_run: bool,
+    log_format: str,
+) -> None:
     """Run the nightly job: warm start, train, certify, pass the gate, publish.
 
-    A refused challenger publishes nothing; its report is MODELS_DIR/.refused/MODEL/report.html.
+    A line a step goes to standard error, with the run's id. Each run leaves its record and its report in
+    MODELS_DIR/.reports/MODEL (`history` lists them); a refused challenger leaves nothing else.
+    The same job that was killed goes on where it was.
     """
+    voice.log_format = log_format
     job = _load(config, models_dir, seed)
     if wait_available is not None:
         from training.config import server_address
@@ -109,13 +128,33 @@ def retrain(config: Path, models_dir: Path | None, seed: int | None, wait_availa
             raise click.BadParameter("expected the http(s) address of a server", param_hint="--wait-available")
         job = dataclasses.replace(job, publish=dataclasses.replace(job.publish, wait_available=address))
     from training import retrain as nightly
+    from training.job_log import JobLog
 
-    outcome = nightly.retrain(job, tell=lambda line: click.echo(line, err=True))
+    log = voice.log = JobLog(log_format=log_format)
+    outcome = nightly.retrain(job, progress=log.progress, tell=log.tell, log=log, dry_run=dry_run, fresh=fresh)
     for line in outcome.lines:
-        click.echo(line, err=True)
-    if outcome.published is None:
+        log.tell(line)
+    if not outcome.gate.passed:
         raise click.exceptions.Exit(REFUSED)
-    click.echo(_shown(outcome.published))
+    if outcome.published is not None:
+        click.echo(_shown(outcome.published))
+
+
+@commands.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="MODELS_DIR/MODEL")
+@click.option("-n", "--last", type=click.IntRange(1), default=30, show_default=True, help="How many runs, at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a run, with its steps.")
+def history(path: Path, last: int, as_json: bool) -> None:
+    """Print what came of the last nights: a line a run, the newest last."""
+    from training import journal
+
+    folder = Path(os.path.abspath(path))
+    found = journal.nights(folder.parent, folder.name)[-last:]
+    if not found:
+        message = f"{path}: no run of this model left a record. Name MODELS_DIR/MODEL as `retrain` has them."
+        raise click.ClickException(message)
+    for line in [json.dumps(night.to_document()) for night in found] if as_json else journal.table(found):
+        click.echo(line)
 
 
 @commands.command()
@@ -301,22 +340,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; every expected failure is one sentence on stderr."""
     interruption = Interruption()
     interruption.install()
+    voice = Voice()
     _quiet()
     try:
-        result = commands.main(args=arguments, prog_name="python -m training", standalone_mode=False)
+        result = commands.main(args=arguments, prog_name="python -m training", standalone_mode=False, obj=voice)
         code = int(result) if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
         code = USAGE if isinstance(error, click.UsageError) else FAILED
     except BaseException as error:
         if interruption.number:
-            click.echo("interrupted; nothing was published", err=True)
+            voice.say("interrupted; nothing was published", "")
             return 128 + interruption.number
         known = _exit_code(error) if isinstance(error, Exception) else None
         if known is None:
             raise
-        word = "refused" if known == REFUSED else "error"
-        click.echo(f"{word}: {error}", err=True)
+        voice.say("refused" if known == REFUSED else "error", str(error))
         code = known
     return code
 

@@ -3,6 +3,7 @@
 Below `retrain`, which prunes older versions only then. Standard library only.
 """
 
+import http.client
 import json
 import time
 import urllib.request
@@ -13,6 +14,10 @@ from service.repository import VersionFolder
 WAIT_SECONDS = 120.0
 _POLL_SECONDS = 0.25
 _ANSWER_SECONDS = 5.0
+_MAX_ANSWER_BYTES = 2**24
+_PIECE_BYTES = 2**16
+_PASSING = ("load-error:", "file-unreadable:")
+"""How the reasons of failures begin that are no verdict: the server tries again."""
 
 
 class WaitError(Exception):
@@ -37,7 +42,8 @@ def wait_available(
         poll_seconds: between two looks.
 
     Raises:
-        WaitError: the time is over, the server has refused the version, or `stop` said so.
+        WaitError: the time is over, the server has refused the version, or `stop` said so. The server's reason is in
+            it. A load that failed without a verdict on the version is waited for: the server tries it again.
     """
     who = f"{version.model} version {version.version}"
     deadline = time.monotonic() + seconds
@@ -46,14 +52,13 @@ def wait_available(
         state, reason = _state(f"{server}/models", version)
         if state == "AVAILABLE":
             return
-        if state == "END" and reason:
+        if state == "END" and reason and not reason.startswith(_PASSING):
             message = f"{who} is published, but {server} refused it: {reason}. Nothing was pruned."
             raise WaitError(message)
         if stop() or time.monotonic() > deadline:
+            last = ", ".join(word for word in (state, reason) if word)
             why = "the job was interrupted" if stop() else f"not within {seconds:g} s"
-            message = (
-                f"{who} is published, but {server} does not say AVAILABLE ({why}; last answer: {state or reason})."
-            )
+            message = f"{who} is published, but {server} does not say AVAILABLE ({why}; last answer: {last})."
             raise WaitError(f"{message} Nothing was pruned.")
         time.sleep(poll_seconds)
 
@@ -62,11 +67,25 @@ def _state(address: str, version: VersionFolder) -> tuple[str, str]:
     """Return the state that a server's `GET /models` gives a version and its reason; no state where it does not say."""
     try:
         with urllib.request.urlopen(address, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310  # config: http(s) only
-            models = json.loads(answer.read(2**24))["models"]
+            models = json.loads(_read(answer))["models"]
             for model in models:
                 for entry in model["versions"] if model["name"] == version.model else ():
                     if entry["version"] == version.version:
                         return str(entry["state"]), str(entry["reason"])
             return "", "it does not list the version yet"
-    except (OSError, ValueError, LookupError, TypeError) as err:
-        return "", str(err)[:200]
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as err:
+        return "", (str(err) or type(err).__name__)[:200]
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """Return the body; one that comes drop by drop, or never ends, is a TimeoutError or ValueError."""
+    deadline, body = time.monotonic() + _ANSWER_SECONDS, bytearray()
+    while piece := answer.read1(_PIECE_BYTES):
+        body += piece
+        if len(body) > _MAX_ANSWER_BYTES:
+            message = f"its answer is longer than {_MAX_ANSWER_BYTES} bytes"
+            raise ValueError(message)
+        if time.monotonic() > deadline:
+            message = f"its answer took more than {_ANSWER_SECONDS:g} s"
+            raise TimeoutError(message)
+    return bytes(body)

@@ -18,6 +18,7 @@ from service.repository import check_identity
 from training import export, gate, private_copy, publish
 from training.config import ConfigError, DataConfig
 from training.datasets import Data, DataError
+from training.evidence import fallen
 from training.icnn import InputConvexNetwork
 from training.objectives.transport import FLOOR
 from training.picnn import PartiallyInputConvexNetwork
@@ -129,6 +130,26 @@ def data_drift(manifest: Manifest, train: Data) -> float | None:
     if {len(means), len(deviations)} != {dim}:
         return None
     return gate.feature_drift(train.x.mean(axis=0), np.asarray(means, float), np.asarray(deviations, float))
+
+
+def past(manifest: Manifest, metric: str, train: Data) -> gate.Past:
+    """Return what the gate has to know of the champion's own night.
+
+    Args:
+        manifest: the champion's.
+        metric: the name of the gate's metric.
+        train: tonight's training rows.
+    """
+    rows = manifest.metrics.get("held_out", {}).get("rows")
+    deviations = np.asarray(_list(manifest.data.get("feature_deviations")), np.float64)
+    return gate.Past(
+        recorded=recorded_metric(manifest, metric),
+        floor=recorded_floor(manifest, metric),
+        rows=rows if isinstance(rows, int) and rows > 0 else None,
+        fallen=fallen(manifest.data, metric),
+        deviations=deviations if len(deviations) == manifest.dim else None,
+        data_drift=data_drift(manifest, train),
+    )
 
 
 def _list(value: Any) -> list[Any]:

@@ -4,15 +4,18 @@ At the bottom of training: every module above may read its section; `pipeline` l
 """
 
 import dataclasses
-import difflib
-import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
+
+from training import hooks
+from training.config_reading import ConfigError as ConfigError
+from training.config_reading import nearest, read_section, shown
+from training.hooks import Hook
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("roc_auc", "log_loss", "brier", "calibration_error", "accuracy"),
@@ -35,24 +38,6 @@ NAMED_SOURCES = ("sklearn:china.jpg", "sklearn:flower.jpg")
 
 _LATER_TASKS = ("density",)
 _SUPERVISED, _TRANSPORT = ("classification", "regression"), ("transport",)
-_Section = TypeVar("_Section")
-
-
-class ConfigError(Exception):
-    """A training configuration that cannot be used (exit code 2).
-
-    Args:
-        key: what is wrong, as `section.key`, a section's name, or the file's name.
-        expected: what belongs there.
-        received: what was found.
-    """
-
-    def __init__(self, key: str, expected: str, received: str) -> None:
-        """Keep the three parts; the text is one sentence of them."""
-        super().__init__(f"{key}: expected {expected}, received {received}.")
-        self.key = key
-        self.expected = expected
-        self.received = received
 
 
 def _option(
@@ -121,12 +106,14 @@ def _names(value: Any) -> tuple[str, ...] | None:
 
 
 def server_address(value: Any) -> str | None:
-    """Return the http(s) address of a server without a slash at its end, "" for none, None for anything else."""
+    """Return the http(s) address of a server without a slash at its end, "" for none, None for anything else.
+
+    One with a user's name is refused: the address stands in logs and manifests, and a password would too.
+    """
     if value == "":
         return ""
-    if not isinstance(value, str) or urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
-        return None
-    return value.rstrip("/")
+    hook = hooks.read(value) if isinstance(value, str) else None
+    return value.rstrip("/") if hook is not None and hook.url and not urlsplit(value).username else None
 
 
 _SOURCE = f"a path of a table or picture, relative to this file, or one of: {', '.join(NAMED_SOURCES)}"
@@ -198,7 +185,11 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """`[trainer]`: the budget, in steps and evaluations, never seconds. A transport takes all its steps."""
+    """`[trainer]`: the budget, in steps and evaluations, never seconds. A transport takes all its steps.
+
+    A training that is killed goes on from its last checkpoint, to the same weights; how often there is one changes
+    nothing of them.
+    """
 
     steps: int = _option("a whole number from 1 to 10000000", _integer(1, 10_000_000), 4000)
     batch: int = _option("a whole number from 1 to 1048576", _integer(1, 1_048_576), 128)
@@ -209,30 +200,51 @@ class TrainerConfig:
     )
     evaluate_every: int = _option("a whole number from 1 to 1000000, in steps", _integer(1, 1_000_000), 50)
     validation_percent: int = _option("a whole number from 1 to 50", _integer(1, 50), 20)
+    checkpoint_every: int = _option(
+        "a whole number from 0 to 10000000, in steps (0: as often as costs 1 % of the time)", _integer(0, 10_000_000), 0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
-    """`[gate]`: what a retrained version must reach; an empty `metric` is the task's first one."""
+    """`[gate]`: what a retrained version must reach; an empty `metric` is the task's first one.
+
+    From `max_psi` on, limits of the data: the population stability index of a column, and of the target; rows outside
+    of a column's range; how many more cells of a column are missing; rows with another label than they had; how often
+    one row may be copied; how much worse the champion may do on new rows than on held-out ones, in standard errors; and
+    held-out rows of which training has a near copy.
+    """
 
     metric: str = _option("a metric of the task", _text(r"[a-z0-9_]+"), "")
     tolerance: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.005)
     max_score_drift: float = _option("a number above 0, at most 1e6", _number(0, 1e6, open_low=True), 0.2)
     min_rows: int = _option("a whole number from 1 to 1000000000", _integer(1, 1_000_000_000), 50)
+    max_psi: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.25)
+    max_target_psi: float = _option("a number from 0 to 1e6", _number(0, 1e6), 0.25)
+    max_outside_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
+    max_missing_percent: float = _option("a number from 0 to 100", _number(0, 100), 2.0)
+    max_relabelled_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0, tasks=_SUPERVISED)
+    max_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
+    max_surprise: float = _option("a number from 0 to 1e6", _number(0, 1e6), 3.5, tasks=_SUPERVISED)
+    max_near_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishConfig:
-    """`[publish]`: where a version goes, how many stay, and whose readiness to wait for."""
+    """`[publish]`: where a version goes, how many stay, whose readiness to wait for, and whom to tell."""
 
     models_dir: Path = _option("a folder, relative to this file", _path, Path("models"))  # noqa: RUF009  # a field
     keep: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 5)
     wait_available: str = _option("'' or the http(s) address of a server", server_address, "")
+    keep_reports: int = _option("a whole number from 1 to 1000000", _integer(1, 1_000_000), 100)
+    on_published: Hook = _option(hooks.EXPECTED, hooks.read, Hook())  # noqa: RUF009  # a field
+    on_refused: Hook = _option(hooks.EXPECTED, hooks.read, Hook())  # noqa: RUF009  # a field
+    on_failed: Hook = _option(hooks.EXPECTED, hooks.read, Hook())  # noqa: RUF009  # a field
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """One training job, checked. `document` is the TOML verbatim, as it goes into the manifest."""
+    """One training job, checked. `document` is the TOML, verbatim but for secrets of hooks: the manifest has it."""
 
     model: ModelConfig
     data: DataConfig
@@ -278,17 +290,17 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
     """
     for section, keys in document.items():
         if section not in ("model", *_SECTIONS):
-            raise ConfigError(section, _nearest(section, ("model", *_SECTIONS), "section"), "an unknown section")
+            raise ConfigError(section, nearest(section, ("model", *_SECTIONS), "section"), "an unknown section")
         if not isinstance(keys, dict):
-            raise ConfigError(section, f"a table [{section}]", _shown(keys))
+            raise ConfigError(section, f"a table [{section}]", shown(keys))
     task = document.get("model", {}).get("task")
     if task in _LATER_TASKS:
         raise ConfigError("model.task", "one of: " + ", ".join(METRICS), f"'{task}', which is not offered yet")
-    model = _read_section("model", ModelConfig, document.get("model", {}), "")
+    model = read_section("model", ModelConfig, document.get("model", {}), "")
     sections: dict[str, Any] = {
-        name: _read_section(name, kind, document.get(name, {}), model.task) for name, kind in _SECTIONS.items()
+        name: read_section(name, kind, document.get(name, {}), model.task) for name, kind in _SECTIONS.items()
     }
-    config = TrainingConfig(model=model, **sections, document=document)
+    config = TrainingConfig(model=model, **sections, document=hooks.without_secrets(document))
     _check_columns(config)
     task = config.model.task
     metrics = METRICS[task]
@@ -300,7 +312,7 @@ def parse_config(document: Mapping[str, Any], *, folder: Path) -> TrainingConfig
         config,
         data=_located(config.data, folder),
         gate=dataclasses.replace(config.gate, metric=metric, tolerance=_tolerance(config, metric)),
-        publish=dataclasses.replace(config.publish, models_dir=folder / config.publish.models_dir),
+        publish=_placed(config.publish, folder),
     )
 
 
@@ -317,7 +329,7 @@ def _check_columns(config: TrainingConfig) -> None:
         raise ConfigError("network.support", "false beside data.context", "true")
     for key, source in (("source", data.source), ("target_file", data.target_file)):
         if source and isinstance(source, str) and source not in NAMED_SOURCES:
-            raise ConfigError(f"data.{key}", _nearest(source, NAMED_SOURCES, "named source"), f"'{source}'")
+            raise ConfigError(f"data.{key}", nearest(source, NAMED_SOURCES, "named source"), f"'{source}'")
 
 
 def _located(data: DataConfig, folder: Path) -> DataConfig:
@@ -328,6 +340,12 @@ def _located(data: DataConfig, folder: Path) -> DataConfig:
         if isinstance(path, Path)
     }
     return dataclasses.replace(data, **paths)  # type: ignore[arg-type]  # three fields that hold paths
+
+
+def _placed(publish: PublishConfig, folder: Path) -> PublishConfig:
+    """Return the section with its folder and the programs of its hooks below `folder`, where they are relative."""
+    told = {key: getattr(publish, key).located(folder) for key in (f"on_{event}" for event in hooks.EVENTS)}
+    return dataclasses.replace(publish, models_dir=folder / publish.models_dir, **told)
 
 
 def _tolerance(config: TrainingConfig, metric: str) -> float:
@@ -342,44 +360,3 @@ def _tolerance(config: TrainingConfig, metric: str) -> float:
     if task == "transport" and metric != METRICS[task][0]:
         raise ConfigError("gate.tolerance", f"a number in the unit of {metric}, which is that of the data", "nothing")
     return TOLERANCES[task]
-
-
-def _read_section(section: str, kind: type[_Section], keys: Mapping[str, Any], task: str) -> _Section:
-    """Return the dataclass of one section, each key checked by its field, and by whether the task has it."""
-    everywhere = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
-    fields = {
-        name: field
-        for name, field in everywhere.items()
-        if task in field.metadata["tasks"] or not field.metadata["tasks"]
-    }
-    for key in keys:
-        if key not in everywhere:
-            raise ConfigError(f"{section}.{key}", _nearest(key, fields, f"key of [{section}]"), "an unknown key")
-        if key not in fields:
-            expected = f"a key of [{section}] for task {task} ({', '.join(fields) or 'it has none'})"
-            others = " and ".join(everywhere[key].metadata["tasks"])
-            raise ConfigError(f"{section}.{key}", expected, f"a key of {others} alone")
-    values = {}
-    for name, field in fields.items():
-        if name in keys:
-            values[name] = field.metadata["read"](keys[name])
-            if values[name] is None:
-                raise ConfigError(f"{section}.{name}", field.metadata["expected"], _shown(keys[name]))
-        elif field.metadata["required"] or field.default is dataclasses.MISSING:
-            raise ConfigError(f"{section}.{name}", field.metadata["expected"], "nothing")
-    return kind(**values)
-
-
-def _nearest(word: str, known: Iterable[str], what: str) -> str:
-    """Return the sentence part that names what is known, and the nearest of it."""
-    names = list(known)
-    if not names:
-        return f"no {what}"
-    nearest = difflib.get_close_matches(word, names, n=1, cutoff=0.0)[0]
-    return f"a known {what} ({', '.join(names)}; nearest: '{nearest}')"
-
-
-def _shown(value: object) -> str:
-    """Return a value much as TOML writes it, cut to 60 characters."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -42,6 +42,7 @@ class Table:
         notes: sentences on what was done to the file's numbers.
         picture: height and width, where the rows are all pixels of a picture in their order; else None.
         context: names of the columns of x behind the features: what the score need not be convex in.
+        bad_cells: by column, how many of its cells were missing or infinite; columns without any are left out.
     """
 
     features: tuple[str, ...]
@@ -54,6 +55,7 @@ class Table:
     notes: tuple[str, ...] = ()
     picture: tuple[int, int] | None = None
     context: tuple[str, ...] = ()
+    bad_cells: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -195,7 +197,17 @@ def read_table(
         )
         raise DataError(message)
     digest = hashlib.sha256(data).hexdigest()
-    return Table(chosen, x[good], y[good], path.name, digest, rows_read, dropped, context=tuple(context))
+    return Table(
+        chosen,
+        x[good],
+        y[good],
+        path.name,
+        digest,
+        rows_read,
+        dropped,
+        context=tuple(context),
+        bad_cells=_bad_cells((*chosen, *context, *([] if target is None else [target])), x[~good], y[~good]),
+    )
 
 
 def read_bytes(path: Path, suffixes: Sequence[str]) -> bytes:
@@ -370,7 +382,18 @@ def _finite_rows(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArra
     """Return which rows are finite in float32, and how many are not, by reason."""
     rows = np.column_stack([x, y])
     missing: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=1))
-    with np.errstate(over="ignore", invalid="ignore"):
-        infinite: NDArray[np.bool_] = np.asarray(np.isinf(rows.astype(np.float32)).any(axis=1)) & ~missing
+    infinite: NDArray[np.bool_] = np.asarray(np.isinf(_in_float32(rows)).any(axis=1)) & ~missing
     reasons = Counter({"a missing number": int(missing.sum()), "an infinite number": int(infinite.sum())})
     return ~(missing | infinite), +reasons
+
+
+def _bad_cells(names: Sequence[str], x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, int]:
+    """Return how many cells of each column are not finite in float32, those with none left out."""
+    counts = (~np.isfinite(_in_float32(np.column_stack([x, y])))).sum(axis=0)
+    return {name: count for name, count in zip(names, counts.tolist(), strict=True) if count}
+
+
+def _in_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the values in float32, those beyond it infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)

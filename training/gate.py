@@ -1,10 +1,11 @@
 """The quality gate of the nightly retrain: may the challenger take the champion's place?
 
 Below `retrain`, which scores both on the held-out rows of tonight's data; above the objectives, which compare the
-metrics of both. NumPy only.
+metrics of both, and `evidence`, which looks at everything else. NumPy only.
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from training.answers import Answers
 from training.config import HIGHER_IS_BETTER, GateConfig
+from training.evidence import Evidence
 from training.objectives.comparison import Comparison
 
 MAX_GRADIENT_RATIO = 10.0
@@ -24,6 +26,27 @@ MAX_STORY_ERRORS = 5.0
 """How many standard errors, beyond the tolerance, the champion's metric may have fallen since it was published."""
 
 Floats = NDArray[np.floating]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Past:
+    """What the champion's manifest says of the night when it was published; None where it does not.
+
+    Args:
+        recorded: its metric then.
+        floor: the metric of a perfect version then, as `Comparison.floor` is tonight's.
+        rows: how many held-out rows there were.
+        fallen: what the gate let the metric slip, night by night, since it was best.
+        deviations: standard deviations [d] of the features of its training rows.
+        data_drift: as `feature_drift` returns it for tonight.
+    """
+
+    recorded: float | None = None
+    floor: float | None = None
+    rows: int | None = None
+    fallen: float = 0.0
+    deviations: Floats | None = None
+    data_drift: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +64,16 @@ class GateReport:
         standard_error: of the paired difference, or None where it is not defined.
         method: how the standard error was found.
         score_drift: mean absolute difference of scores over the champion's standard deviation of scores.
-        gradient_ratio: median gradient norm of the challenger over the champion's.
+        gradient_ratio: median gradient norm of the challenger over the champion's, by each feature's deviation.
         data_drift: largest shift of a feature's mean in champion's standard deviations, or None where unknown.
         recorded: the champion's metric as its manifest has it, from the night it was published.
         champion_error: standard error of the champion's metric, less the floor, on tonight's rows.
         floor: the metric of a perfect version on tonight's rows, or None where it does not depend on their number.
         recorded_floor: the same of the night when the champion was published.
+        recorded_rows: how many held-out rows there were then.
+        fallen: how much worse this challenger is than the best version before it, added up from night to night.
+        evidence: what else the night showed (`Evidence.to_document`), or None where nothing was looked at.
+        warnings: sentences that refuse nothing.
     """
 
     passed: bool
@@ -65,23 +92,25 @@ class GateReport:
     champion_error: float | None = None
     floor: float | None = None
     recorded_floor: float | None = None
+    recorded_rows: int | None = None
+    fallen: float = 0.0
+    evidence: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
-        document = dataclasses.asdict(self)
-        document["reasons"] = list(self.reasons)
-        return {key: _finite(value) for key, value in document.items()}
+        document: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return document
 
 
-def judge(  # noqa: PLR0913  # two versions, their comparison, the limits, and what is known of the champion
+def judge(
     champion: Answers | None,
     challenger: Answers,
     comparison: Comparison,
     *,
     config: GateConfig,
-    data_drift: float | None = None,
-    recorded: float | None = None,
-    recorded_floor: float | None = None,
+    past: Past | None = None,
+    evidence: Evidence | None = None,
 ) -> GateReport:
     r"""Compare challenger and champion on the same held-out rows and decide.
 
@@ -90,44 +119,57 @@ def judge(  # noqa: PLR0913  # two versions, their comparison, the limits, and w
     - scores or gradients of the challenger are not all finite, or its metric is not defined;
     - fewer than `config.min_rows` held-out rows, on the smaller side of two samples;
     - the metric is worse than the champion's by more than `config.tolerance` (in the metric's unit). The paired
-      difference itself is compared; its standard error is reported so that a reader sees what chance would do;
+      difference itself is compared, whatever its standard error: to ask for a loss beyond chance would let the more
+      through the fewer rows there are. Where the error is larger than the tolerance, chance refuses equal versions and
+      lets worse ones pass, and a warning says so;
+    - losses of earlier nights and of this one add up to more than `config.tolerance`: with D the paired difference of a
+      night, and nothing fallen where a version was as good as the best,
+
+      .. math:: F_t = \max(0,\; F_{t-1} - D_t), \qquad F_t > \text{tolerance and } D_t < 0.
+
+      Else a month of nights might each lose a little less than the tolerance;
     - score drift above `config.max_score_drift`:
 
       .. math:: \mathrm{mean}_i |f(x_i) - f_0(x_i)| \;/\; \mathrm{std}_i f_0(x_i);
 
-    - the median gradient norm more than `MAX_GRADIENT_RATIO` times the champion's, or less than its inverse;
-    - `data_drift` above `MAX_DATA_DRIFT`;
+    - the median gradient norm more than `MAX_GRADIENT_RATIO` times the champion's, or less than its inverse. Norms are
+      taken per standard deviation of each feature, else the feature with the smallest unit would be all that is seen;
+    - `past.data_drift` above `MAX_DATA_DRIFT`;
     - the champion itself fell below its recorded metric, each less its night's floor, by more than the tolerance and
       `MAX_STORY_ERRORS` standard errors: tonight's held-out rows tell another story (shuffled labels, another meaning
       of a column), and a comparison on them says nothing. A night of fewer rows does not: its floor is higher too.
+      Where the champion was recorded on fewer rows than there are tonight, the error is that of so many rows;
+    - any reason of `evidence`.
 
-    Without a champion only the first rule applies: there is nothing to lose.
+    Without a champion only the first rule and the evidence apply: there is nothing to lose.
 
     Args:
         champion: answers of the version that is published, or None where there is none.
         challenger: answers of the version just trained, on the same rows.
         comparison: `config.metric` of both on these rows, as the objective compares them.
         config: limits, and the metric's name.
-        data_drift: as `feature_drift` returns it.
-        recorded: the champion's metric when it was published, or None where that is not known.
-        recorded_floor: the metric of a perfect version then, as `comparison.floor` is tonight's.
+        past: what is known of the champion.
+        evidence: what else the night showed.
     """
+    past = past or Past()
     report = GateReport(
         passed=True,
         reasons=(),
         metric=config.metric,
         rows=comparison.rows,
-        data_drift=data_drift,
-        recorded_floor=recorded_floor,
+        data_drift=past.data_drift,
+        recorded_floor=past.floor,
+        recorded_rows=past.rows,
+        evidence=None if evidence is None else evidence.to_document(),
     )
     if not challenger.are_finite():
         reason = "the challenger's scores or gradients are not all finite on the held-out rows."
         return dataclasses.replace(report, passed=False, reasons=(reason,))
     report = dataclasses.replace(report, challenger=comparison.challenger)
     if champion is not None:
-        report = _compare(report, champion, challenger, comparison, recorded)
-    reasons = tuple(_reasons(report, config))
-    return dataclasses.replace(report, passed=not reasons, reasons=reasons)
+        report = _compare(report, champion, challenger, comparison, past)
+    reasons = (*_reasons(report, config), *(() if evidence is None else evidence.reasons))
+    return dataclasses.replace(report, passed=not reasons, reasons=reasons, warnings=tuple(_warnings(report, config)))
 
 
 def feature_drift(means: Floats, old_means: Floats, old_deviations: Floats) -> float:
@@ -139,24 +181,26 @@ def feature_drift(means: Floats, old_means: Floats, old_deviations: Floats) -> f
 
 
 def _compare(
-    report: GateReport, champion: Answers, challenger: Answers, comparison: Comparison, recorded: float | None
+    report: GateReport, champion: Answers, challenger: Answers, comparison: Comparison, past: Past
 ) -> GateReport:
     """Return the report with everything that needs both versions."""
     old = np.asarray(champion.score, dtype=np.float64)
     new = np.asarray(challenger.score, dtype=np.float64)
     value = _or_nan(comparison.champion)
     sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
+    difference = sign * (comparison.challenger - value)
     return dataclasses.replace(
         report,
         champion=value,
-        recorded=recorded,
-        difference=sign * (comparison.challenger - value),
+        recorded=past.recorded,
+        difference=difference,
+        fallen=max(0.0, past.fallen - difference),
         standard_error=comparison.standard_error,
         champion_error=comparison.champion_error,
         floor=comparison.floor,
         method=comparison.method,
         score_drift=_ratio(float(np.mean(np.abs(new - old))), float(np.std(old))),
-        gradient_ratio=_ratio(_median_norm(challenger.gradient), _median_norm(champion.gradient)),
+        gradient_ratio=_ratio(*(_median_norm(one.gradient, past.deviations) for one in (challenger, champion))),
     )
 
 
@@ -169,15 +213,8 @@ def _reasons(report: GateReport, config: GateConfig) -> list[str]:
         return reasons
     if report.rows < config.min_rows:
         reasons.append(f"{report.rows} held-out rows, expected at least gate.min_rows = {config.min_rows}.")
-    difference, error, drift, ratio = (
-        _or_nan(value)
-        for value in (report.difference, report.standard_error, report.score_drift, report.gradient_ratio)
-    )
-    if not difference >= -config.tolerance:
-        reasons.append(
-            f"{report.metric} is {_or_nan(report.challenger):.6g}, the champion's {report.champion:.6g}: worse by "
-            f"{-difference:.6g} (standard error {error:.2g}), gate.tolerance is {config.tolerance:g}."
-        )
+    reasons.extend(_worse(report, config))
+    drift, ratio = _or_nan(report.score_drift), _or_nan(report.gradient_ratio)
     if not drift <= config.max_score_drift:
         reasons.append(
             f"scores differ from the champion's by {drift:.3g} of its standard deviation in the mean, "
@@ -197,6 +234,34 @@ def _reasons(report: GateReport, config: GateConfig) -> list[str]:
     return reasons
 
 
+def _worse(report: GateReport, config: GateConfig) -> Iterator[str]:
+    """Yield the reason to refuse if the metric fell, tonight or over many nights."""
+    difference, error = _or_nan(report.difference), _or_nan(report.standard_error)
+    if not difference >= -config.tolerance:
+        yield (
+            f"{report.metric} is {_or_nan(report.challenger):.6g}, the champion's {report.champion:.6g}: worse by "
+            f"{-difference:.6g} (standard error {error:.2g}), gate.tolerance is {config.tolerance:g}."
+        )
+    elif report.fallen > config.tolerance and difference < 0.0:
+        yield (
+            f"{report.metric} is {-difference:.6g} worse than the champion's, and {report.fallen:.6g} worse than the "
+            f"best version's, added up over the nights since; gate.tolerance is {config.tolerance:g}. Give more rows, "
+            f"or more steps."
+        )
+
+
+def _warnings(report: GateReport, config: GateConfig) -> Iterator[str]:
+    """Yield what the reader of a verdict should know of it."""
+    error = report.standard_error or 0.0
+    if error > config.tolerance > 0.0:
+        rows = int(np.ceil(report.rows * (2.0 * error / config.tolerance) ** 2))
+        yield (
+            f"The standard error of the difference in {report.metric}, {error:.2g}, is larger than gate.tolerance "
+            f"{config.tolerance:g}: chance decides between versions that differ by so little. About {rows} held-out "
+            f"rows would tell."
+        )
+
+
 def _story(report: GateReport, config: GateConfig) -> list[str]:
     """Return the reason to refuse if the champion is no longer what it was on tonight's rows."""
     if report.recorded is None or report.champion is None:
@@ -204,7 +269,8 @@ def _story(report: GateReport, config: GateConfig) -> list[str]:
     sign = 1.0 if report.metric in HIGHER_IS_BETTER else -1.0
     floor, recorded_floor = report.floor or 0.0, report.recorded_floor or 0.0
     fall = sign * ((report.recorded - recorded_floor) - (report.champion - floor))
-    if fall <= config.tolerance + MAX_STORY_ERRORS * _or_nan(report.champion_error):
+    few = max(1.0, report.rows / (report.recorded_rows or report.rows or 1))
+    if fall <= config.tolerance + MAX_STORY_ERRORS * np.sqrt(few) * _or_nan(report.champion_error):
         return []
     floors = [f" ({value:.6g} of it by chance)" if value else "" for value in (floor, recorded_floor)]
     reason = (
@@ -215,8 +281,12 @@ def _story(report: GateReport, config: GateConfig) -> list[str]:
     return [reason]
 
 
-def _median_norm(gradient: Floats) -> float:
-    return float(np.median(np.linalg.norm(np.asarray(gradient, dtype=np.float64), axis=1)))
+def _median_norm(gradient: Floats, deviations: Floats | None) -> float:
+    """Return the median norm of gradients [n, d], by each feature's deviation where these are known and not all 0."""
+    rows = np.asarray(gradient, dtype=np.float64)
+    if deviations is not None and len(deviations) == rows.shape[1] and np.any(np.asarray(deviations) > 0.0):
+        rows = rows * deviations
+    return float(np.median(np.linalg.norm(rows, axis=1)))
 
 
 def _ratio(new: float, old: float) -> float:
@@ -231,5 +301,9 @@ def _or_nan(value: float | None) -> float:
 
 
 def _finite(value: Any) -> Any:
-    """Return None for a float that JSON does not have, anything else as it is."""
+    """Return None for a float that JSON does not have, also within objects and lists; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

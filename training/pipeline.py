@@ -7,10 +7,9 @@ artefact read back from disk, not the Keras object that was trained.
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -24,11 +23,15 @@ from service.program.kernel import compiled
 from service.program.support_verification import verify_support
 from service.program.verification import verify
 from service.signature import CONTEXT, OUTPUTS
-from training import audit, export, findings, publish, report
+from training import audit, checkpoints, evidence, export, findings, fingerprint, leaks, publish, report
 from training.answers import Answers
 from training.audit import Audit
+from training.checkpoints import Checkpoint
 from training.config import ConfigError, TrainingConfig
-from training.datasets import Data, DataError, DataT, Samples, data_fingerprint, join, split, validation_split
+from training.data_facts import data_facts
+from training.datasets import Data, DataError, DataT, Samples, join, split, validation_split
+from training.machine import packages as packages
+from training.machine import processor as processor
 from training.objectives import Objective, create_objective
 from training.pictures import Recoloured, recolour
 from training.progress import Report, reporting
@@ -37,7 +40,6 @@ from training.trainer import History, fit
 
 OWN = "this version"
 CHAMPION = "champion"
-_PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
 
 Progress = Callable[..., AbstractContextManager[Report]]
 """`progress.reporting`, or another with its first two arguments and `names`."""
@@ -95,6 +97,7 @@ class Result:
         parent: the champion's version, or None.
         gate: the gate's report, or None.
         notes: sentences for the report.
+        run_id: what the run calls itself in its log, or "".
     """
 
     config: TrainingConfig
@@ -108,6 +111,7 @@ class Result:
     parent: int | None = None
     gate: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    run_id: str = ""
 
     def findings(self) -> list[str]:
         """Return what a user should know of the data and of the run."""
@@ -124,7 +128,7 @@ class Result:
             task=self.config.model.task,
             created=self.created,
             features=self.rows.data.features,
-            data=data_facts(self.config, self.rows),
+            data=data_facts(self.rows, self.config.data.target),
             metrics=self.metrics,
             certificate=self.proved.certificate,
             gate=self.gate,
@@ -132,11 +136,18 @@ class Result:
             gradient_audit=self.audited.to_document(),
             notes=(*self.notes, *self.findings()),
             config=self.config.document,
-            made_with={**packages(), "processor": processor()},
+            made_with={**packages(), "processor": processor(), **self._run()},
             answers=self.proved.held_out,
             measured=self.rows.held_out,
             recoloured=recoloured(self.proved.program, self.rows.data),
         )
+
+    def memory(self) -> dict[str, Any]:
+        """Return what the manifest's `data` keeps for the gate of the next night."""
+        data, gate = self.rows.data, self.gate
+        slipped = {} if gate is None else {evidence.FALLEN_KEY: {"metric": gate["metric"], "value": gate["fallen"]}}
+        errors = evidence.facts(self.objective, self.rows, partial(answers, self.proved.program))
+        return {**fingerprint.facts(data, self.config.data.target), **errors, **slipped}
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""
@@ -157,26 +168,33 @@ class Result:
                 "held_out": {"rows": len(self.rows.held_out), **self.metrics[OWN]},
                 "baselines": {name: values for name, values in self.metrics.items() if name not in {OWN, CHAMPION}},
             },
-            "data": data_facts(self.config, self.rows),
+            "data": {**data_facts(self.rows, self.config.data.target), **self.memory()},
             "config": self.config.document,
             "packages": packages(),
             "cpu": processor(),
             "files": files,
+            **self._run(),
         }
+
+    def _run(self) -> dict[str, str]:
+        return {"run_id": self.run_id} if self.run_id else {}
 
 
 def silent(_line: str) -> None:
     """Say nothing."""
 
 
-def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell = silent) -> Path:
+def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell = silent, fresh: bool = False) -> Path:
     """Train from scratch, certify and publish; return the published folder.
+
+    The same job that was killed in its training goes on where it was (`checkpoints`).
 
     Args:
         config: the job.
         progress: opens what is told of the run.
         tell: is told, line by line, what the gradient audit found before the run, and, once the version is published,
             what data and run were like.
+        fresh: whether to begin anew where the same job was killed.
 
     Raises:
         ConfigError: the loss cannot move all variables of the configured network.
@@ -187,13 +205,20 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
         PublishError: the models folder cannot be written.
         VersionRefusedError: the trained version is not proved.
     """
-    with contextlib.ExitStack() as until_the_end, publish.lock(config.publish.models_dir, config.model.name) as folder:
+    with (
+        contextlib.ExitStack() as until_the_end,
+        publish.lock(config.publish.models_dir, config.model.name) as folder,
+        contextlib.ExitStack() as within_the_lock,
+    ):
         objective = create_objective(config)
         rows = read_rows(config, objective)
         model = objective.create_network(config.network, rows.train, config.trainer.seed)
         run = objective.start(model, rows.train, rows.validation, config.trainer)
+        check_run(run, rows)
         audited = audit_run(config, run, tell)
-        history = run_fit(config, run, progress)
+        sides = (rows.train, rows.validation)
+        saved = within_the_lock.enter_context(checkpoints.kept(config, sides, run, tell, fresh=fresh))
+        history = run_fit(config, run, progress, saved)
         with folder.staging() as staged:
             proved = stage_and_prove(model, staged, config, rows)
             metrics = measure(objective, proved, rows, config.trainer.seed)
@@ -201,6 +226,7 @@ def train(config: TrainingConfig, *, progress: Progress = reporting, tell: Tell 
             report.write(result.report(), staged)
             until_the_end.enter_context(publish.uninterrupted())
             version = folder.publish(staged, result.document)
+        saved.remove()
         folder.prune(config.publish.keep)
     for line in result.lines():
         tell(line)
@@ -212,15 +238,30 @@ def read_rows(config: TrainingConfig, objective: Objective[Any]) -> Rows[Any]:
 
     Raises:
         DataError: the file, its columns or its target cannot be used, or a side of a split would be empty.
+        VersionRefusedError: `held-out-leak`: a row is not on the side where the rule puts it.
     """
     data = objective.read(config.data)
     objective.check(data)
     percent, salt = config.data.held_out_percent, config.data.salt
     sides = split(data, percent=percent, salt=salt)
-    fitted = validation_split(sides.train, percent=config.trainer.validation_percent, salt=salt)
+    inner = config.trainer.validation_percent
+    fitted = validation_split(sides.train, percent=inner, salt=salt)
     for name, side in (("training", fitted.train), ("validation", fitted.held_out), ("held-out", sides.held_out)):
         objective.check(side, name)
-    return Rows(data, fitted.train, fitted.held_out, sides.held_out)
+    found = {"train": fitted.train, "validation": fitted.held_out, "held_out": sides.held_out}
+    leaks.check_sides(data, found, percent=percent, salt=salt, inner=(inner, salt + "/validation"))
+    return Rows(data, **found)
+
+
+def check_run(run: Run, rows: Rows[Any]) -> None:
+    """Refuse a run that would train on other rows than the training rows.
+
+    Raises:
+        VersionRefusedError: `held-out-leak`.
+    """
+    subject = run.subject()
+    if subject.as_drawn is not None:
+        leaks.check_drawn(subject.draw, subject.as_drawn, rows.train, rows.held_out)
 
 
 def audit_run(config: TrainingConfig, run: Run, tell: Tell = silent) -> Audit:
@@ -270,20 +311,23 @@ def _refusal(config: TrainingConfig, audited: Audit) -> tuple[str, str, str]:
     return f"network.{key}", expected, f'{received} (objective.untrained = "freeze" trains without them)'
 
 
-def run_fit(config: TrainingConfig, run: Run, progress: Progress) -> History:
-    """Take the steps of a run, told to `progress`, and return the curves."""
+def run_fit(config: TrainingConfig, run: Run, progress: Progress, checkpoint: Checkpoint | None = None) -> History:
+    """Take the steps of a run, or those that its checkpoint leaves, told to `progress`, and return the curves."""
     with progress(f"train {config.model.name}", config.trainer.steps, names=run.names) as told:
-        return fit(run, config.trainer, told)
+        return fit(run, config.trainer, told, checkpoint)
 
 
-def stage_and_prove(model: Any, staged: Path, config: TrainingConfig, rows: Rows[Any]) -> Proved:
-    """Write the version's files, read them back, prove them convex and verify that they answer as proved.
+def stage_and_prove(
+    model: Any, staged: Path, config: TrainingConfig, rows: Rows[Any], between: Callable[[], None] = lambda: None
+) -> Proved:
+    """Write the version's files, read them back (after `between`), prove them convex and verify that they answer so.
 
     Raises:
         ExportError: the files cannot be written.
         VersionRefusedError: not proved, or not verified.
     """
     probe = export.stage(model, staged, name=config.model.name, rows=rows.train.x)
+    between()
     certified = certify(staged)
     reloaded = export.reload(staged)
     verification = verify(certified.program, reloaded, probe)
@@ -326,30 +370,6 @@ def measure(objective: Objective[Any], proved: Proved, rows: Rows[Any], seed: in
     return {OWN: own, **objective.baselines(join(rows.train, rows.validation), rows.held_out, seed)}
 
 
-def data_facts(config: TrainingConfig, rows: Rows[Any]) -> dict[str, Any]:
-    """Return the manifest's `data`: file, rows, split, and each feature's mean and standard deviation; the context's.
-
-    Of two samples these are the source's, which is what a server gets; the target's file and rows stand beside them.
-    """
-    train, dim = rows.train.x.astype(np.float64), len(rows.data.features)
-    means, deviations = (_rounded(statistic) for statistic in (train.mean(axis=0), train.std(axis=0)))
-    beside = {"context_means": means[dim:], "context_deviations": deviations[dim:]} if rows.data.context else {}
-    sides = {"train_rows": rows.train, "validation_rows": rows.validation, "held_out_rows": rows.held_out}
-    counts = {name: len(side) for name, side in sides.items()}
-    if isinstance(rows.data, Samples):
-        other: dict[str, Any] = {f"target_{name}": len(side.target) for name, side in sides.items()}
-    else:
-        other = {"target": config.data.target}
-    return {
-        **data_fingerprint(rows.data),
-        **counts,
-        **other,
-        "feature_means": means[:dim],
-        "feature_deviations": deviations[:dim],
-        **beside,
-    }
-
-
 def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
     return {"name": name, "dtype": "float32", "dim": len(features), "features": list(features)}
 
@@ -357,29 +377,3 @@ def _tensor(name: str, features: Sequence[str]) -> dict[str, Any]:
 def utc_now() -> str:
     """Return the time as the manifest writes it."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def packages() -> dict[str, str]:
-    """Return the versions of Python and of the packages that make the numbers."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def processor() -> str:
-    """Return the processor's name: weights repeat bit for bit on the same one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown processor'} ({platform.machine()})"
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float]:
-    """Return numbers with seven digits: enough for a drift, short in a manifest."""
-    return [float(f"{value:.7g}") for value in values]

@@ -1,6 +1,7 @@
 """What one training run is to the fit loop: a loss before any step, steps, validation numbers, and weights to keep.
 
-Below `objectives`, each of which starts runs of its own kind; `audit` looks at their gradients, `trainer` drives them.
+Below `objectives`, each of which starts runs of its own kind; `audit` looks at their gradients, `trainer` drives them,
+and `checkpoints` keeps the state of one on disk.
 """
 
 import dataclasses
@@ -67,12 +68,38 @@ class Subject:
         loss: of the arrays of one batch, the first of them rows; a scalar tensor, without penalties of layers.
         draw: returns a batch: as many arrays as `loss` takes, each of so many training rows.
         untrained: variables, by path, that the run leaves out of training already.
+        as_drawn: data of a job to all their rows, in the form of `draw`'s arrays; None where a run has no such rows.
     """
 
     parts: tuple[Part, ...]
     loss: Callable[..., Any]
     draw: Callable[[np.random.Generator, int], tuple[Any, ...]]
     untrained: tuple[str, ...] = ()
+    as_drawn: Callable[[Any], tuple[Any, ...]] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """All that a run changes from step to step: the same run with this state goes on to the same bits.
+
+    Args:
+        arrays: by name, the values of variables.
+        numbers: what JSON can hold: counters, curves, the state of a generator.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    numbers: Mapping[str, Any]
+
+
+def values_of(name: str, variables: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """Return a copy of the value of each variable, named `name/0`, `name/1`, ..."""
+    return {f"{name}/{place}": np.array(variable.numpy()) for place, variable in enumerate(variables)}
+
+
+def give_values(name: str, variables: Sequence[Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Give variables their values, as `values_of` returned them."""
+    for place, variable in enumerate(variables):
+        variable.assign(arrays[f"{name}/{place}"])
 
 
 class Run(Protocol):
@@ -113,6 +140,12 @@ class Run(Protocol):
 
     def restore(self, weights: Sequence[NDArray[Any]]) -> None:
         """Give that network these weights, as `weights` returned them."""
+
+    def state(self) -> State:
+        """Return all that steps have changed so far, between two steps."""
+
+    def resume(self, state: State) -> None:
+        """Go on from where a run of the same network, rows and settings was, whose `state` this is."""
 
     def verify(self) -> None:
         """Refuse weights with which that network need not be convex.

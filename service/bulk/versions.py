@@ -11,8 +11,9 @@ from pathlib import Path
 
 from service import engines
 from service.bulk.failure import BulkError
-from service.errors import VersionRefusedError
-from service.loading_process import LoadingProcess, LoadingProcessError, Order
+from service.errors import LoadFailedError, VersionRefusedError
+from service.fork_server import Order
+from service.loading_process import LoadingProcess
 from service.model_version import ModelVersion
 from service.repository import Repository, VersionFolder
 
@@ -57,8 +58,8 @@ def opened(
             until_loaded.callback(process.close)
         try:
             live = _load_newest(process, folders, engine, tell, is_named=len(folders) == 1)
-        except LoadingProcessError as err:
-            raise BulkError(f"{folders[0].model}: cannot be loaded ({str(err).splitlines()[-1][:200]}).") from err
+        except LoadFailedError as err:
+            raise BulkError(f"{folders[0].model}: cannot be loaded: {err.told}.") from err
     try:
         yield live
     finally:

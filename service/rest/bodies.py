@@ -30,6 +30,7 @@ _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _GZIP = frozenset({"gzip", "x-gzip"})  # RFC 9110, 8.4.1.3
 _TEXTS = frozenset({JSON, CSV})
 _LARGE_BYTES = 1 << 18
+_Rows = NDArray[np.floating]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class BodyReader:
     def _read_json(self, data: bytes) -> Body:
         document = json.decode_request(data, self._max_rows)
 
-        def rows_for(signature: Signature) -> NDArray[np.floating]:
+        def rows_for(signature: Signature) -> _Rows:
             rows = json.decode_both(document, signature)
             for received in (document.instances, document.context or []):
                 received.clear()  # many times as large as the rows, which may wait for a while

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.chaos.job_nursery import Nursery
 from tests.chaos.planting import MODEL, POLL_SECONDS, SHIPPED, Beside, ServerHere
 from tests.chaos.ramp_versions import RampVersions
 from tests.end_to_end.server_process import ROOT, ServerProcess
@@ -28,6 +29,14 @@ def edge_server(wait_until):
     finally:
         server.kill()
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+    """Return what forks training jobs that have all imported."""
+    nursery = Nursery(tmp_path_factory.mktemp("jobs"))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.config import NAMED_SOURCES, ConfigError, load_config, parse_config
+from training.hooks import Hook
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = """
@@ -95,15 +96,28 @@ def test_every_key_is_read(tmp_path):
     patience = 3
     evaluate_every = 4
     validation_percent = 5
+    checkpoint_every = 6
     [gate]
     metric = "brier"
     tolerance = 0.1
     max_score_drift = 0.3
     min_rows = 1
+    max_psi = 0.4
+    max_target_psi = 0.5
+    max_outside_percent = 6
+    max_missing_percent = 7
+    max_relabelled_percent = 8
+    max_copies_percent = 9
+    max_surprise = 10
+    max_near_copies_percent = 11
     [publish]
     models_dir = "/srv/models"
     keep = 1
     wait_available = "http://127.0.0.1:8501/"
+    keep_reports = 2
+    on_published = "https://example.org/a"
+    on_refused = ["notify", "-q"]
+    on_failed = "$HOOK"
     """
     config = load(tmp_path, text)
     assert (Path("/data/rows.parquet"), ("a", "b"), 30, "s", 0.0) == (
@@ -113,9 +127,10 @@ def test_every_key_is_read(tmp_path):
     assert ((8,), "leaky_relu(0.1)", 0.0) == (
         config.network.hidden, config.network.activation, config.network.quadratic,
     )  # fmt: skip
-    assert (1, 2, 0.5, 0, 3, 4, 5) == tuple(vars(config.trainer).values())
-    assert ("brier", 0.1, 0.3, 1) == tuple(vars(config.gate).values())
-    assert (Path("/srv/models"), 1, "http://127.0.0.1:8501") == tuple(vars(config.publish).values())
+    assert (1, 2, 0.5, 0, 3, 4, 5, 6) == tuple(vars(config.trainer).values())
+    assert ("brier", 0.1, 0.3, 1, 0.4, 0.5, 6, 7, 8, 9, 10, 11) == tuple(vars(config.gate).values())
+    hooks = (Hook(url="https://example.org/a"), Hook(command=("notify", "-q")), Hook(variable="HOOK"))
+    assert (Path("/srv/models"), 1, "http://127.0.0.1:8501", 2, *hooks) == tuple(vars(config.publish).values())
 
 
 @pytest.mark.parametrize(
@@ -187,6 +202,45 @@ def test_wrong_type_or_range_is_refused_by_the_keys_name(section, line, tmp_path
     assert f"{section}.{line.split(' = ')[0]}" == refused.value.key
     assert refused.value.expected
     assert line.split(" = ")[1].strip('"[]').lower() in refused.value.received.lower()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'wait_available = "http://me:s3cret@127.0.0.1"',
+        'on_published = "ftp://127.0.0.1/s3cret"',
+        'on_refused = "http://127.0.0.1:s3cret/"',
+        'on_refused = "127.0.0.1/s3cret"',
+        "on_failed = []",
+        "on_failed = ['', 's3cret']",
+        "on_failed = ['s3cret', 1]",
+        "on_failed = 1",
+    ],
+)
+def test_wrong_address_is_refused_without_its_secret(line, tmp_path):
+    """What is no address or command may still hold a token or a password, which no log is told."""
+    with pytest.raises(ConfigError, match=rf"^publish\.{line.split(' = ')[0]}: expected ") as refused:
+        load(tmp_path, with_key("publish", line))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_document_holds_no_secret_of_a_hook(tmp_path):
+    """Manifest and report get the document: the address' host and the command's program are all that is left."""
+    lines = """
+    [publish]
+    keep = 4
+    on_published = "https://me:s3cret@hooks.example.org:8443/services/s3cret?token=s3cret"
+    on_refused = ["/usr/bin/notify", "--token", "s3cret"]
+    on_failed = "${ALERT_URL}"
+    """
+    config = load(tmp_path, SMALLEST + lines)
+    assert {
+        "keep": 4,
+        "on_published": "https://hooks.example.org:8443/...",
+        "on_refused": ["/usr/bin/notify", "..."],
+        "on_failed": "$ALERT_URL",
+    } == config.document["publish"]
+    assert "s3cret" not in repr(config)
 
 
 def test_wrong_value_error_reads_as_one_sentence(tmp_path):
@@ -281,7 +335,7 @@ def test_key_of_another_task_is_refused_with_the_keys_of_this_one(text, line, ke
         "data.file": "source, target_file",
         "data.source": "file, target",
         "objective.penalty": "it has none",
-        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent)",
+        "trainer.patience": "transport (steps, batch, learning_rate, seed, evaluate_every, validation_percent, check",
     }
     assert own.get(key, "held_out_percent" if "data" in key else "") in refused.value.expected
 

@@ -12,6 +12,7 @@ from training.answers import Answers
 from training.config import GateConfig
 from training.objectives.comparison import compare_scores
 
+PAST = {field.name for field in dataclasses.fields(gate.Past)}
 LIMITS = GateConfig(metric="roc_auc", tolerance=0.01, max_score_drift=0.2, min_rows=50)
 
 
@@ -35,11 +36,12 @@ def night(rows: int = 400, seed: int = 0) -> tuple[Answers, np.ndarray]:
 
 def judge(champion, challenger, targets, **changes):
     """Return the gate's report under `LIMITS`, changed, on a comparison of the scores."""
-    seen = {name: changes.pop(name, None) for name in ("data_drift", "recorded")}
+    past = gate.Past(**{name: changes.pop(name) for name in [*changes] if name in PAST})
+    evidence = changes.pop("evidence", None)
     metric = changes.pop("by", roc_auc)
     config = dataclasses.replace(LIMITS, **changes)
     comparison = compare_scores(champion, challenger, targets, metric, is_area=metric is roc_auc)
-    return gate.judge(champion, challenger, comparison, config=config, **seen)
+    return gate.judge(champion, challenger, comparison, config=config, past=past, evidence=evidence)
 
 
 def moved(scored: Answers, noise: float) -> Answers:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import write_job, write_rows
-from training import publish
+from training import journal, publish
 from training.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,58 @@ def test_retrain_exits_3_with_the_reasons_when_the_gate_refuses(trained, capsys)
     assert ("", ["1"]) == (out, os.listdir(trained / "models" / "small"))
     assert "refused: " in err
     assert "report.html" in err
+
+
+@pytest.mark.parametrize(("shuffled", "code"), [(False, 0), (True, 3)])
+def test_retrain_dry_run_exits_as_the_gate_says_and_prints_no_path(trained, capsys, shuffled, code):
+    """Nothing on standard output that a script could take for a version; the report is named."""
+    write_rows(trained / "rows.csv", 400, shuffled=shuffled)
+    assert code == main(["retrain", "--dry-run", shorten(trained, 400 if shuffled else 30)])
+    out, err = capsys.readouterr()
+    assert ("", ["1"]) == (out, os.listdir(trained / "models" / "small"))
+    page = Path(err.splitlines()[-1].removeprefix("report: "))
+    assert (journal.FOLDER, "report.html", True) == (page.parts[-4], page.name, page.exists())
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_retrain_log_of_json_is_nothing_but_json(trained, capsys, broken):
+    """Each line on standard error is one object with the run's id, the sentences and an error included."""
+    if broken:
+        (trained / "rows.csv").write_text("left\nthree\n")
+    code = main(["retrain", "--log-format", "json", shorten(trained)])
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert 1 == len({line["run_id"] for line in lines})
+    events = [line["event"] for line in lines]
+    if broken:
+        assert (1, "", ["lock", "failed", "end"]) == (code, out, events)
+        assert lines[-1]["why"].startswith("rows.csv: ")
+    else:
+        assert (0, str(trained / "models" / "small" / "2")) == (code, out.strip())
+        assert {"lock", "progress", "gate", "publish", "published", "told"} < set(events)
+
+
+def test_history_prints_a_line_a_run(trained, capsys):
+    """What came of the nights, the newest last, for people and as JSON; the number of lines is bounded."""
+    job = shorten(trained)
+    assert 0 == main(["retrain", job])
+    (trained / "rows.csv").write_text("")
+    assert 1 == main(["retrain", job])
+    capsys.readouterr()
+    place = str(trained / "models" / "small")
+    assert 0 == main(["history", place])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert ("run", "published", "failed") == (head.split()[0], first.split()[3], second.split()[3])
+    assert " rows.csv: the file is empty." in second
+    assert 0 == main(["history", place, "--json", "-n", "1"])
+    (document,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (2, "failed", "read", None) == tuple(document[key] for key in ("number", "outcome", "step", "report"))
+
+
+def test_history_exits_1_where_nothing_ran(tmp_path, capsys):
+    """A wrong name is told, and how a right one looks."""
+    assert 1 == main(["history", str(tmp_path / "models" / "small")])
+    assert "no run of this model left a record. Name MODELS_DIR/MODEL" in capsys.readouterr().err
 
 
 def test_certify_prints_the_steps_and_exits_0(trained_once, capsys):

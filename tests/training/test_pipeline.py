@@ -80,12 +80,12 @@ def test_train_publishes_nothing_when_the_artefact_is_not_proved(tmp_path, train
     """A hidden weight below zero, however it came there, is found on the files and named; nothing is published."""
     original = pipeline.run_fit
 
-    def plant(config, run, progress):
-        history = original(config, run, progress)
+    def plant(config, run, *others):
+        history = original(config, run, *others)
         layer = run.network.constrained[0]
-        kernel, *others = layer.get_weights()
+        kernel, *rest = layer.get_weights()
         kernel[2, 1] = -0.03
-        layer.set_weights([kernel, *others])
+        layer.set_weights([kernel, *rest])
         return history
 
     monkeypatch.setattr(pipeline, "run_fit", plant)

@@ -1,6 +1,7 @@
 """The nightly job: growing data passes, shuffled labels are refused, champions are chosen, servers are awaited."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -12,14 +13,15 @@ import tensorflow as tf
 
 from service import manifest
 from tests.training.conftest import SHIFT, write_rows, write_samples
-from training import pipeline, publish, retrain
+from training import journal, pipeline, publish, retrain
 from training.availability import WaitError
 from training.champion import find_champion
 from training.config import ConfigError, TrainingConfig, load_config
 from training.datasets import DataError
+from training.job_log import JobLog
 from training.objectives import create_objective
 from training.objectives.transport import Transport
-from training.runs import Entry, Part, Subject
+from training.runs import Entry, Part, State, Subject
 
 
 def config_of(folder: Path, *, steps: int = 60, **publishing: object) -> TrainingConfig:
@@ -71,10 +73,57 @@ def test_retrain_refuses_a_challenger_of_shuffled_labels(trained):
     outcome = retrain.retrain(config_of(trained, steps=400))
     assert (None, False) == (outcome.published, outcome.gate.passed)
     assert before == versions_of(trained)
-    place = trained / "models" / retrain.REFUSED_FOLDER / "small"
+    (place,) = (trained / "models" / journal.FOLDER / "small").iterdir()
     assert list(outcome.gate.reasons) == read_json(place / "report.json")["gate"]["reasons"]
     assert (place / "report.html").exists()
     assert any(line.startswith("refused: ") for line in outcome.lines)
+
+
+def test_retrain_leaves_one_line_a_step_and_one_record_with_the_runs_id(trained):
+    """Log, record, report and manifest of a night bear the same id, and the record has the report's copy."""
+    stream = io.StringIO()
+    log = JobLog(log_format="json", stream=stream)
+    write_rows(trained / "rows.csv", 500)
+    outcome = retrain.retrain(config_of(trained, keep=1), log=log)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    steps = ["lock", "read", "champion", "start", "audit", "train", "stage", "prove", "gate", "report", "publish"]
+    assert [*steps, "prune", "published"] == [line["event"] for line in lines]
+    assert {log.run_id} == {line["run_id"] for line in lines}
+    facts = {line["event"]: line for line in lines}
+    assert (500, 1, True, 2, [1]) == (
+        facts["read"]["rows"], facts["champion"]["version"], facts["gate"]["passed"], facts["publish"]["version"],
+        facts["prune"]["removed"],
+    )  # fmt: skip
+    (night,) = journal.nights(trained / "models", "small")
+    assert (journal.PUBLISHED, 500, 2) == (night.outcome, night.record["rows"], night.record["version"])
+    assert [line["event"] for line in lines[:-1]] == [step["step"] for step in night.record["steps"]]
+    assert (outcome.published / "report.html").read_bytes() == (night.path / "report.html").read_bytes()
+    assert log.run_id == read_json(night.path / "report.json")["made_with"]["run_id"]
+    assert log.run_id == read_json(outcome.published / "manifest.json")["run_id"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_dry_run_ends_with_the_gate(trained, shuffled):
+    """Passed or refused, no version, label or file of the model is touched; the report is where the record is."""
+    write_rows(trained / "rows.csv", 500, shuffled=shuffled)
+    before = {path: path.stat().st_mtime_ns for path in (trained / "models" / "small").rglob("*")}
+    config = config_of(trained, keep=1, steps=400 if shuffled else 60)
+    outcome = retrain.retrain(config, dry_run=True)
+    assert (None, not shuffled) == (outcome.published, outcome.gate.passed)
+    assert before == {path: path.stat().st_mtime_ns for path in (trained / "models" / "small").rglob("*")}
+    (night,) = journal.nights(trained / "models", "small")
+    assert (journal.WOULD_REFUSE if shuffled else journal.WOULD_PUBLISH) == night.outcome
+    assert f"report: {night.path / 'report.html'}" == outcome.lines[-1]
+    assert outcome.gate.passed is read_json(night.path / "report.json")["gate"]["passed"]
+
+
+def test_retrain_that_fails_says_in_which_step(trained):
+    """The record of a night that ended in an error has the step and the sentence."""
+    with pytest.raises(WaitError):
+        retrain.retrain(config_of(trained, wait_available="http://127.0.0.1:9"), wait_seconds=0.0)
+    (night,) = journal.nights(trained / "models", "small")
+    assert (journal.FAILED, "wait", 2) == (night.outcome, night.record["step"], night.record["version"])
+    assert "does not say AVAILABLE" in night.record["error"]
 
 
 def test_retrain_starts_from_nothing_when_there_is_no_champion(trained):
@@ -190,6 +239,10 @@ class Placed:
     def restore(self, weights):
         """Give the network these weights."""
         self.network.set_weights(weights)
+
+    def state(self):
+        """Return nothing: every step is the same."""
+        return State({}, {})
 
     def verify(self):
         """Look at the network's signs."""

@@ -1,15 +1,21 @@
-"""The fit loop: it learns, repeats itself bit for bit, stays convex at every step, stops early, and sees divergence."""
+"""The fit loop: it learns, repeats itself, stays convex at every step, stops early, sees divergence, and is resumed."""
+
+import dataclasses
+import re
 
 import keras
 import numpy as np
 import pytest
 
 from training import trainer
-from training.config import NetworkConfig, TrainerConfig
-from training.datasets import Table
+from training.checkpoints import Checkpoint
+from training.config import NetworkConfig, ObjectiveConfig, TrainerConfig
+from training.datasets import Samples, Table
+from training.objectives.classification import Classification
 from training.objectives.regression import Regression
 from training.objectives.supervised import SupervisedRun
-from training.runs import DivergenceError
+from training.objectives.transport import Transport
+from training.runs import DivergenceError, State
 
 X = np.random.default_rng(0).normal(size=(400, 3))
 BOWL = Table(("a", "b", "c"), X, 100.0 + 5.0 * (X**2).sum(axis=1) + X[:, 0], "rows.csv", "", 400)
@@ -162,6 +168,14 @@ class Scripted:
         """Take the weight."""
         (self.weight,) = weights
 
+    def state(self):
+        """Return the weight."""
+        return State({"weight": self.weight}, {})
+
+    def resume(self, state):
+        """Take the weight."""
+        self.weight = state.arrays["weight"]
+
     def verify(self):
         """Find nothing."""
 
@@ -198,3 +212,132 @@ def test_fit_refuses_a_curve_that_is_not_finite():
     with pytest.raises(DivergenceError, match="at step 2: the validation map error is nan"):
         trainer.fit(run, settings(steps=9, evaluate_every=1))
     assert 1.0 == run.weight[0]
+
+
+class KilledError(BaseException):
+    """What stands for a kill: nothing on the way may take it for a failure."""
+
+
+class Mortal:
+    """A run that dies in the middle of a step.
+
+    Args:
+        run: which one.
+        steps: how many it takes before.
+    """
+
+    def __init__(self, run, steps):
+        self._run, self._left = run, steps
+
+    def __getattr__(self, name):
+        """Be that run in all else."""
+        return getattr(self._run, name)
+
+    def step(self):
+        """Take a step; the last one changes the weights and does not return."""
+        loss = self._run.step()
+        self._left -= 1
+        if self._left == 0:
+            raise KilledError
+        return loss
+
+
+CLASSES = Table(("a", "b", "c"), X, (BOWL.y > 115.0).astype(float), "rows.csv", "", 400)
+WITH_CONTEXT = Table(("a", "b"), X, BOWL.y, "rows.csv", "", 400, context=("c",))
+SMALL = NetworkConfig(hidden=(5, 4))
+JOBS = {
+    "classification": (Classification(), CLASSES, dataclasses.replace(SMALL, support=True)),
+    "regression": (Regression(), WITH_CONTEXT, dataclasses.replace(SMALL, context_units=3)),
+    "transport": (
+        Transport(ObjectiveConfig(inner_steps=2, averaging=0.9), 32),
+        Samples(dataclasses.replace(BOWL, y=np.zeros((400, 0))), dataclasses.replace(BOWL, x=X + 2.0)),
+        dataclasses.replace(SMALL, hidden=(4,), activation="smooth_leaky"),
+    ),
+}
+LIMITS = settings(steps=23, evaluate_every=7, patience=2)
+INTERVAL = 5
+
+
+def begun(name):
+    """Return a run of one of the jobs before its first step, as a process that has just started makes it."""
+    objective, data, network = JOBS[name]
+    sides = (data, data) if name == "transport" else (data.take(np.arange(400) < 300), data.take(np.arange(400) >= 300))
+    model = objective.create_network(network, sides[0], 7)
+    return objective.start(model, *sides, LIMITS)
+
+
+def finished(run, folder, told):
+    """Return the history of a run with a checkpoint in a folder."""
+    return trainer.fit(run, LIMITS, checkpoint=Checkpoint(folder, {"job": 1}, told.append, every=INTERVAL))
+
+
+def bytes_of(run):
+    """Return the bytes of all that a run may export or go on with."""
+    state = run.state()
+    return {name: array.tobytes() for name, array in state.arrays.items()}, state.numbers
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(name, tmp_path):
+    """Weights, moments, averages, order of rows, best weights, patience, curves: after two deaths all are the same."""
+    run, resumed = begun(name), begun(name)
+    start, told = run.state(), []
+    history = trainer.fit(run, LIMITS)
+    whole = bytes_of(run)
+    run.resume(start)
+    with pytest.raises(KilledError):
+        finished(Mortal(run, 9), tmp_path, told)  # from the start into step 9
+    with pytest.raises(KilledError):
+        finished(Mortal(run, 8), tmp_path, told)  # from step 5 into step 13, past an evaluation
+    assert history == finished(resumed, tmp_path, told)
+    assert whole == bytes_of(resumed)
+    assert [5, 10] == [int(re.search(r"goes on after step (\d+) of at most 23", line)[1]) for line in told]
+
+
+FORGOTTEN = {
+    "classification": ("network", "optimizer", "batches"),
+    "transport": ("network", "f", "g", "optimizer_f", "optimizer_g", "generator", "steps"),
+}
+
+
+@pytest.mark.parametrize("name", FORGOTTEN)
+def test_run_ends_elsewhere_when_any_part_of_its_state_is_forgotten(name):
+    """The comparison of bits can fail: no part of a state could be left out unseen."""
+    run = begun(name)
+    start = run.state()
+    for _ in range(6):
+        run.step()
+    saved = run.state()
+    ends = {}
+    for part in ("", *FORGOTTEN[name]):
+        arrays = {key: (start if key.split("/")[0] == part else saved).arrays[key] for key in saved.arrays}
+        numbers = {key: (start if key == part else saved).numbers[key] for key in saved.numbers}
+        run.resume(State(arrays, numbers))
+        for _ in range(6):
+            run.step()
+        ends[part] = b"".join(weight.tobytes() for weight in run.weights())
+    assert len(FORGOTTEN[name]) + 1 == len(set(ends.values()))
+
+
+def test_patience_goes_on_counting_where_a_run_was_killed(tmp_path):
+    """Evaluations without a better loss before the death count after it, and the best weights are those from before."""
+    losses = [5.0, 3.0, 4.0, 4.5, 4.6, 4.7]
+    limits = settings(steps=9, evaluate_every=1, patience=3)
+    for fails_after in (3, 9):
+        run = Scripted(losses)
+        checkpoint = Checkpoint(tmp_path, {}, str, every=1)
+        try:
+            history = trainer.fit(Mortal(run, fails_after), limits, checkpoint=checkpoint)
+        except KilledError:
+            assert 3 == fails_after
+    assert ((5.0, 3.0, 4.0, 4.5, 4.6), 1, True) == (history.validation_loss, history.best_step, history.stopped_early)
+    assert 1.0 == run.weight[0]
+
+
+def test_fit_ends_at_once_when_the_run_was_killed_after_its_last_step(tmp_path):
+    """A checkpoint of the last step leaves no step to take."""
+    first, second = Scripted([3.0, 2.0, 1.0]), Scripted([3.0, 2.0, 1.0])
+    limits = settings(steps=2, evaluate_every=1)
+    history = trainer.fit(first, limits, checkpoint=Checkpoint(tmp_path, {}, str, every=1))
+    assert history == trainer.fit(Mortal(second, 1), limits, checkpoint=Checkpoint(tmp_path, {}, str, every=1))
+    assert 2.0 == second.weight[0]

@@ -7,6 +7,9 @@ and baselines.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.answers import Answers
 from training.config import DataConfig, NetworkConfig, TrainerConfig, TrainingConfig
 from training.datasets import DataT
@@ -38,6 +41,9 @@ class Objective(Protocol[DataT]):
 
     def metrics(self, answers: Answers, held_out: DataT) -> dict[str, float]:
         """Return the metrics of answers to the held-out rows, `config.METRICS` at least (DataError: not defined)."""
+
+    def row_losses(self, answers: Answers, rows: DataT) -> NDArray[np.float64] | None:
+        """Return the loss of each row, or None in a task whose rows have none of their own."""
 
     def baselines(self, train: DataT, held_out: DataT, seed: int) -> Mapping[str, dict[str, float]]:
         """Return the same metrics on the held-out rows of the usual models, fitted on the training rows."""

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from training.answers import Answers
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
 from training.objectives.supervised import Network, Supervised, new_network
@@ -85,6 +86,12 @@ class Classification(Supervised):
             "calibration_error": sum(gaps) / len(y),
             "accuracy": float(np.mean((scores > 0.0) == (y == 1.0))),
         }
+
+    def row_losses(self, answers: Answers, rows: Table) -> NDArray[np.float64]:
+        """Return the logistic loss of each row [n]."""
+        scores = answers.score.astype(np.float64)
+        losses: NDArray[np.float64] = np.logaddexp(0.0, scores) - rows.y * scores
+        return losses
 
     def baselines(self, train: Table, held_out: Table, seed: int) -> dict[str, dict[str, float]]:
         """Return the metrics on `held_out` of logistic regression and gradient boosting fitted on `train`."""

@@ -19,7 +19,7 @@ from training.config import ObjectiveConfig, TrainerConfig
 from training.datasets import Samples, Table
 from training.gradients import input_gradient, required
 from training.icnn import InputConvexNetwork, PenalizedNetwork
-from training.runs import DivergenceError, Entry, Part, Subject
+from training.runs import DivergenceError, Entry, Part, State, Subject, give_values, values_of
 
 WARM_UP_STEPS = 200
 """Steps of g alone before the first step of f: a warm start brings an f that no g was fitted to."""
@@ -113,7 +113,7 @@ class Minimax:
         entries = {"f": Entry.DIFFERENCE, "g": Entry.SLOPE}
         parts = tuple(Part(networks[name], networks[name].standard_score, entries[name]) for name in networks)
         left_out = tuple(f"{name}/{path}" for name, paths in self._left_out.items() for path in sorted(paths))
-        return Subject(parts, self._value_of, draw, left_out)
+        return Subject(parts, self._value_of, draw, left_out, self._standard)
 
     def leave_out(self, paths: Collection[str]) -> None:
         """Take variables out of training, such as `f/hidden_1/bias`; what is exported keeps their start."""
@@ -176,6 +176,25 @@ class Minimax:
     def restore(self, weights: Sequence[Floats]) -> None:
         """Give the network that is exported these weights."""
         self.network.set_weights(weights)
+
+    def state(self) -> State:
+        """Return the variables of f, g, their average and their optimisers, the generator, and the counters."""
+        arrays = [values_of(name, variables) for name, variables in self._changing().items()]
+        numbers = {"generator": self._generator.bit_generator.state, "steps": self._steps, "largest": self._largest}
+        return State({name: value for values in arrays for name, value in values.items()}, numbers)
+
+    def resume(self, state: State) -> None:
+        """Go on from there."""
+        for name, variables in self._changing().items():
+            give_values(name, variables, state.arrays)
+        self._generator.bit_generator.state = state.numbers["generator"]
+        self._steps = int(state.numbers["steps"])
+        self._largest = {name: float(norm) for name, norm in state.numbers["largest"].items()}
+
+    def _changing(self) -> dict[str, Sequence[Any]]:
+        """Return all variables, by what they belong to."""
+        networks = {"network": self.network.variables, "f": self.f.variables, "g": self.g.variables}
+        return {**networks, **{f"optimizer_{name}": one.variables for name, one in self._optimizers.items()}}
 
     def verify(self) -> None:
         """Refuse a network that need not be convex (NegativeWeightError)."""

@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from training.answers import Answers
 from training.config import NetworkConfig
 from training.datasets import DataError, Table
 from training.objectives.supervised import Network, Supervised, new_network
@@ -70,6 +71,11 @@ class Regression(Supervised):
             "rmse": float(np.sqrt(mean_square)),
             "mae": float(np.mean(np.abs(error))),
         }
+
+    def row_losses(self, answers: Answers, rows: Table) -> NDArray[np.float64]:
+        """Return the squared error of each row [n], in the square of the target's unit."""
+        errors: NDArray[np.float64] = answers.score.astype(np.float64) - rows.y
+        return errors**2
 
     def baselines(self, train: Table, held_out: Table, seed: int) -> dict[str, dict[str, float]]:
         """Return the metrics on `held_out` of ridge regression and gradient boosting fitted on `train`."""

@@ -4,7 +4,7 @@ Over `icnn` and `runs`; `classification` and `regression` add the loss, the metr
 """
 
 import abc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,9 +17,10 @@ from training.config import DataConfig, NetworkConfig, TrainerConfig
 from training.datasets import DataError, Table, read_table
 from training.gradients import required
 from training.icnn import InputConvexNetwork, create_network
+from training.objectives.batches import Batches
 from training.objectives.comparison import Comparison, compare_scores
 from training.picnn import PartiallyInputConvexNetwork, create_partial_network
-from training.runs import Entry, Part, Subject
+from training.runs import Entry, Part, State, Subject, give_values, values_of
 
 _EVALUATION_ROWS = 65_536
 
@@ -65,6 +66,10 @@ class Supervised(abc.ABC):
     @abc.abstractmethod
     def score_metrics(self, scores: NDArray[np.floating], y: NDArray[np.floating]) -> dict[str, float]:
         """Return the task's metrics (`config.METRICS`) of scores [n] against targets [n]."""
+
+    @abc.abstractmethod
+    def row_losses(self, answers: Answers, rows: Table) -> NDArray[np.float64]:
+        """Return the loss of each row [n], whose mean training makes small."""
 
     @abc.abstractmethod
     def baselines(self, train: Table, held_out: Table, seed: int) -> Mapping[str, dict[str, float]]:
@@ -127,7 +132,7 @@ class SupervisedRun:
         self._train = _in_float32(train)
         self._validation = _in_float32(validation)
         self._step = self._make_step()
-        self._batches = _batches(len(train), self._batch, np.random.default_rng(settings.seed))
+        self._batches = Batches(len(train), self._batch, settings.seed)
         self._loss = _evaluator(network, loss)
 
     def subject(self) -> Subject:
@@ -139,7 +144,8 @@ class SupervisedRun:
             return tf.constant(x[drawn]), tf.constant(y[drawn])
 
         parts = (Part(self.network, self.network, Entry.VALUE),)
-        return Subject(parts, lambda u, v: self._loss_of(self.network, u, v), draw, tuple(sorted(self._left_out)))
+        left_out = tuple(sorted(self._left_out))
+        return Subject(parts, lambda u, v: self._loss_of(self.network, u, v), draw, left_out, _in_float32)
 
     def leave_out(self, paths: Collection[str]) -> None:
         """Take variables of the network out of training, by their paths."""
@@ -148,10 +154,11 @@ class SupervisedRun:
             self._step = self._make_step()
 
     def _make_step(self) -> Any:
-        """Return the step for the variables that are trained."""
+        """Return the step for the variables that are trained, with an optimiser of its own."""
         variables = [one for one in self.network.trainable_variables if one.path not in self._left_out]
-        rate, batch = self._settings.learning_rate, self._batch
-        return compile_step(self.network, self._loss_of, rate, batch, variables, compiled=self._compiled)
+        self._optimizer = keras.optimizers.Adam(self._settings.learning_rate)
+        batch, compiled = self._batch, self._compiled
+        return compile_step(self.network, self._loss_of, self._optimizer, batch, variables, compiled=compiled)
 
     def start_loss(self) -> float:
         """Return the loss of the training rows."""
@@ -160,7 +167,7 @@ class SupervisedRun:
     def step(self) -> float:
         """Take one step on the next batch and return the loss before it."""
         x, y = self._train
-        rows = next(self._batches)
+        rows = self._batches.next()
         return float(self._step(x[rows], y[rows]))
 
     def validation(self) -> dict[str, float]:
@@ -175,6 +182,19 @@ class SupervisedRun:
     def restore(self, weights: Sequence[NDArray[Any]]) -> None:
         """Give the network these weights."""
         self.network.set_weights(list(weights))
+
+    def state(self) -> State:
+        """Return the variables of network and optimiser, and where the next batch is."""
+        return State(
+            {**values_of("network", self.network.variables), **values_of("optimizer", self._optimizer.variables)},
+            {"batches": self._batches.place()},
+        )
+
+    def resume(self, state: State) -> None:
+        """Go on from there."""
+        give_values("network", self.network.variables, state.arrays)
+        give_values("optimizer", self._optimizer.variables, state.arrays)
+        self._batches.go_to(state.numbers["batches"])
 
     def verify(self) -> None:
         """Refuse weights with which the network need not be convex."""
@@ -198,7 +218,7 @@ def new_network(network: NetworkConfig, train: Table, seed: int, target: NDArray
 def compile_step(
     model: Network,
     loss_of: Loss,
-    learning_rate: float,
+    optimizer: Any,
     batch: int,
     variables: Sequence[Any] | None = None,
     *,
@@ -206,12 +226,12 @@ def compile_step(
 ) -> Any:
     """Return one optimiser step as a function of x [batch, width] and y [batch]; it returns the loss before it.
 
-    Adam, then the projection of every constrained variable, which the optimiser applies itself.
+    The optimiser's update, then the projection of every constrained variable, which the optimiser applies itself.
 
     Args:
         model: the network, changed in place.
         loss_of: what is minimised.
-        learning_rate: of Adam.
+        optimizer: a Keras optimiser that has not been built; it is, for the variables.
         batch: rows of a batch.
         variables: what is trained; None: every trainable variable.
         compiled: whether the step is traced once and compiled.
@@ -219,7 +239,6 @@ def compile_step(
     Raises:
         MissingGradientError: by the first call, where the loss does not reach a variable.
     """
-    optimizer = keras.optimizers.Adam(learning_rate)
     trained = list(model.trainable_variables if variables is None else variables)
     optimizer.build(trained)
     signature = (tf.TensorSpec((batch, _width(model)), tf.float32), tf.TensorSpec((batch,), tf.float32))
@@ -262,11 +281,3 @@ def _evaluator(model: Network, loss_of: Loss) -> Any:
         return loss_of(model, x, y)
 
     return loss
-
-
-def _batches(rows: int, batch: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yield row numbers of one batch after the other: a new order each pass, the pass's last odd rows left out."""
-    while True:
-        order = generator.permutation(rows)
-        for start in range(0, rows - batch + 1, batch):
-            yield order[start : start + batch]

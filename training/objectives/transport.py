@@ -128,6 +128,9 @@ class Transport:
         cost = np.mean(np.sum((answers.gradient.astype(np.float64) - held_out.x) ** 2, axis=1))
         return {**_named(self._distances(answers, held_out), held_out), "transport_cost": float(cost)}
 
+    def row_losses(self, answers: Answers, rows: Samples) -> None:
+        """Return None: a source row has no target of its own, and so no loss."""
+
     def baselines(
         self,
         train: Samples,

@@ -1,5 +1,6 @@
 """The run of the tasks with a target: one compiled step at a time, its projection, its batches, its losses."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ REGRESSION = Regression()
 def test_kernels_are_non_negative_after_every_single_step():
     """One compiled step at a time: the projection is part of it, and moves some weight to exactly 0."""
     model = REGRESSION.create_network(NETWORK, TRAIN, 7)
-    step = supervised.compile_step(model, REGRESSION.loss, 0.05, 32)
+    step = supervised.compile_step(model, REGRESSION.loss, keras.optimizers.Adam(0.05), 32)
     x, y = TRAIN.x.astype(np.float32), TRAIN.y.astype(np.float32)
     zeros = 0
     for start in range(0, 256, 32):
@@ -33,7 +34,7 @@ def test_every_trainable_weight_moves_and_the_statistics_do_not():
     """No parameter is without a gradient, and standardisation is not trained."""
     model = REGRESSION.create_network(NETWORK, TRAIN, 7)
     before = {weight.path: weight.numpy() for weight in model.weights}
-    supervised.compile_step(model, REGRESSION.loss, 0.01, 32)(
+    supervised.compile_step(model, REGRESSION.loss, keras.optimizers.Adam(0.01), 32)(
         TRAIN.x[:32].astype(np.float32), TRAIN.y[:32].astype(np.float32)
     )  # fmt: skip
     for weight in model.weights:
@@ -44,7 +45,7 @@ def test_every_trainable_weight_moves_and_the_statistics_do_not():
 def test_step_is_traced_once():
     """The batch shape is fixed, so that no pass ends in a smaller batch and a new trace."""
     model = REGRESSION.create_network(NETWORK, TRAIN, 7)
-    step = supervised.compile_step(model, REGRESSION.loss, 0.01, 32)
+    step = supervised.compile_step(model, REGRESSION.loss, keras.optimizers.Adam(0.01), 32)
     for rows in (slice(0, 32), slice(32, 64)):
         step(TRAIN.x[rows].astype(np.float32), TRAIN.y[rows].astype(np.float32))
     assert 1 == step.experimental_get_tracing_count()
