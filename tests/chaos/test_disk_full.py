@@ -1,4 +1,7 @@
-"""A disk that is full at any point of an export, publication or rollback: exit 1, nothing published or left."""
+"""A disk that is full at any point of an export, publication or rollback: exit 1, nothing published or left.
+
+One exception: a rollback whose labels cannot be written after the rename. Its version stands, and the sentence says so.
+"""
 
 import math
 import os
@@ -81,10 +84,7 @@ def faults_of(models_dir, before, code, err):
 def test_nothing_is_published_or_left_when_the_disk_is_full_at_any_operation(  # noqa: PLR0913  (fixtures)
     every, job, lasting, small_job, monkeypatch, tmp_path, report
 ):
-    """Whether one operation fails or all from it on: exit 1, one sentence, nothing new, and the next run works.
-
-    After a rollback's rename alone the version stands: the sentence says so, and the next job moves the labels.
-    """
+    """Whether one operation fails or all from it on: exit 1, one sentence, nothing new, and the next run works."""
     for _ in range(3):
         publish_and_prune(tmp_path)
     newest = 3

@@ -1,4 +1,8 @@
-"""Jobs that are killed while they publish or roll back: before every operation on a file, and at random moments."""
+"""Jobs that are killed while they publish or roll back: before every operation on a file, and at random moments.
+
+A power cut is a kill after which only what was synced is there, in the state in which it was synced: so each file and
+folder of a version that can be seen must be in a state in which it was synced.
+"""
 
 import itertools
 import json
@@ -58,11 +62,7 @@ def with_pause(process):
     ("every", "num_moments"), [(11, 2), pytest.param(1, 200, marks=LONG)], ids=["some-points", "all-points"]
 )
 def test_nothing_half_is_seen_or_left_when_a_job_is_killed_anywhere(job, every, num_moments, kill, report):
-    """Every version that is read is whole, synced and newer; the next job works, mends the labels and leaves nothing.
-
-    A power cut is a kill after which only what was synced is there, in the state in which it was synced: each file and
-    folder of a version that can be seen must be in that state.
-    """
+    """Every version that is read is whole, synced, newer; the next job works, mends the labels and leaves nothing."""
     seen, watching = kill(job=job, every=every, num_moments=num_moments)
     assert {} == seen["faults"]
     assert (0, num_moments) == (seen["code"], seen["num_killed_at_moments"])

@@ -1,7 +1,6 @@
 """The lock: who holds it, who takes it over, and what stands in its place."""
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service import labels
 from training import model_lock
 
 ROOT = Path(__file__).parents[2]
@@ -123,12 +123,11 @@ def test_release_removes_no_lock_file_of_somebody_else(tmp_path):
     assert [] == os.listdir(tmp_path)
 
 
-def test_label_lock_ends_with_a_timeout_when_another_holds_it_all_the_time(tmp_path):
-    """It is the system's lock on the folder itself, which the label command holds too."""
-    held = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(TimeoutError, match="changing the labels"), model_lock.label_lock(tmp_path, 0.0):
-        pytest.fail("both hold it")
-    os.close(held)
-    with model_lock.label_lock(tmp_path, 0.0) as held_now:
-        assert held_now is True
+def test_label_lock_is_the_one_that_the_label_command_holds(tmp_path):
+    """Neither enters while the other is in, and each ends with a timeout rather than wait for ever."""
+    with labels.label_lock(tmp_path), pytest.raises(TimeoutError), model_lock.label_lock(tmp_path, 0.0):
+        pytest.fail("training entered")
+    with model_lock.label_lock(tmp_path, 0.0), pytest.raises(TimeoutError), labels.label_lock(tmp_path, 0.0):
+        pytest.fail("the command entered")
+    with model_lock.label_lock(tmp_path, 0.0) as held:
+        assert held is True
