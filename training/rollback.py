@@ -55,9 +55,10 @@ class RolledBack:
     def lines(self) -> list[str]:
         """Return what happened in a sentence, and in another what stands in the way of its being served."""
         moved = f"moved with it: {', '.join(self.labels)}" if self.labels else "no label named that one"
-        return (
-            f"version {self.version.version} has the files of version {self.to} and replaces {self.replaced}; {moved}"
-        )
+        new = f"version {self.version.version}"
+        done = f"{new} has the files of version {self.to} and replaces {self.replaced}; {moved}."
+        refused = f"{new} has not the features or the task of {self.replaced}: serve it with --allow-schema-change."
+        return [done, refused] if self.other_schema else [done]
 
 
 def utc_now() -> str:
