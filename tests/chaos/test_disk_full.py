@@ -18,7 +18,7 @@ from service.repository import Repository, check_identity, read_version
 from tests.chaos.full_disk import FullDisk, largest_file
 from tests.chaos.publishers import JOBS, publish_and_prune
 from tests.training.conftest import write_job
-from training import label_moves, plots, publish
+from training import checkpoints, label_moves, plots, publish
 from training.__main__ import commands, main
 from training.objectives.classification import Classification
 
@@ -58,8 +58,9 @@ def small_job(run_main, tmp_path):
 
 
 def picture(models_dir):
-    """Return all that lies in a models folder, and the labels."""
-    there = {path.relative_to(models_dir).as_posix() for path in models_dir.rglob("*")}
+    """Return what lies in a models folder, and the labels; but for a checkpoint, from which the next run goes on."""
+    found = (path.relative_to(models_dir) for path in models_dir.rglob("*"))
+    there = {path.as_posix() for path in found if path.parts[0] != checkpoints.FOLDER}
     return there, {model: Repository(models_dir).labels(model) for model in Repository(models_dir).models()}
 
 
@@ -182,7 +183,7 @@ def test_real_export_leaves_nothing_when_a_file_cannot_grow(real):
 def test_real_export_leaves_nothing_when_files_cannot_grow_or_writes_fail(real, monkeypatch, report):
     """Half the points are limits of the file size, which TensorFlow meets too, half are operations that fail."""
     before = picture(real.models_dir)
-    limits = np.linspace(0, real.sizes()[-1] - 1, 62)[1:].astype(int).tolist()
+    limits = np.linspace(0, real.sizes()[-1] - 1, 71)[1:].astype(int).tolist()
     points = range(real.num_operations)
     for limit in limits:
         with largest_file(limit):
@@ -195,6 +196,7 @@ def test_real_export_leaves_nothing_when_files_cannot_grow_or_writes_fail(real, 
         assert [] == faults_of(real.models_dir, before, code, err), (point, code, err)
     assert 0 == real.run()[0]
     assert [1, 2] == [folder.version for folder in Repository(real.models_dir).versions("small")]
+    assert ["small"] == os.listdir(real.models_dir)
     report(points=len(limits) + len(points), operations=real.num_operations, published=0, leftovers=0)
 
 
