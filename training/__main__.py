@@ -170,7 +170,8 @@ def rollback(model_folder: Path, to: int) -> None:
 
     folder = Path(os.path.abspath(model_folder))
     rolled = run(folder.parent, folder.name, to)
-    click.echo(rolled.line(), err=True)
+    for line in rolled.lines():
+        click.echo(line, err=True)
     click.echo(_shown(rolled.version.path))
 
 

@@ -25,6 +25,7 @@ from service.repository import (
 )
 from training import label_moves, publish
 from training.config import ConfigError
+from training.model_files import own_manifest
 
 if TYPE_CHECKING:
     from service.program.certification import Certified
@@ -42,19 +43,22 @@ class RolledBack:
         to: the version whose files it repeats.
         replaced: the version that was the newest.
         labels: the labels that moved.
+        other_schema: whether it takes other features, or is of another task, than the one that it replaces.
     """
 
     version: VersionFolder
     to: int
     replaced: int
     labels: tuple[str, ...]
+    other_schema: bool = False
 
-    def line(self) -> str:
-        """Return what happened in one sentence."""
+    def lines(self) -> list[str]:
+        """Return what happened in a sentence, and in another what stands in the way of its being served."""
         moved = f"moved with it: {', '.join(self.labels)}" if self.labels else "no label named that one"
-        return (
-            f"version {self.version.version} has the files of version {self.to} and replaces {self.replaced}; {moved}"
-        )
+        new = f"version {self.version.version}"
+        done = f"{new} has the files of version {self.to} and replaces {self.replaced}; {moved}."
+        refused = f"{new} has not the features or the task of {self.replaced}: serve it with --allow-schema-change."
+        return [done, refused] if self.other_schema else [done]
 
 
 def utc_now() -> str:
@@ -119,7 +123,8 @@ def rollback(
             prove(staged, own)
             until_the_end.enter_context(publish.uninterrupted())
             version = _publish(folder, staged, own, newest.version, now)
-        return RolledBack(version, to, newest.version, _move_labels(folder, version))
+        differs = _has_other_schema(own, own_manifest(newest))
+        return RolledBack(version, to, newest.version, _move_labels(folder, version), differs)
 
 
 def _choose(versions: list[VersionFolder], to: int) -> tuple[VersionFolder, VersionFolder]:
@@ -134,6 +139,14 @@ def _choose(versions: list[VersionFolder], to: int) -> tuple[VersionFolder, Vers
 
 def _newest(to: int, newest: int | None) -> str:
     return ", which is the newest" if to == newest else ""
+
+
+def _has_other_schema(own: Manifest, newest: Manifest | None) -> bool:
+    """Whether clients of the newest version would stumble over the older one, as far as the manifests say."""
+    if newest is None:
+        return False
+    found, expected = ((each.features, each.dim, each.context_dim, each.task) for each in (own, newest))
+    return found != expected
 
 
 def _check_labels(folder: publish.ModelFolder) -> None:

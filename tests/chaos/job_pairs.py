@@ -1,7 +1,8 @@
 """A process that forks two jobs at once, again and again, and looks who got which number and what became of it.
 
 It has no thread and no TensorFlow, so that it may fork. The jobs go through the command line's own `main`, under a
-command of this module alone. `python -m tests.chaos.job_pairs '{"way": ...}'` prints one JSON object.
+command of this module alone. `python -m tests.chaos.job_pairs '{"way": ...}'` prints a JSON object
+for each argument.
 """
 
 import contextlib
@@ -221,4 +222,4 @@ def run(models_dir, way, rounds, *, patience_seconds=60.0):
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run(**json.loads(sys.argv[1]))))
+    sys.stdout.write(json.dumps([run(**json.loads(words)) for words in sys.argv[1:]]))

@@ -1,7 +1,7 @@
 """A process that forks jobs, kills them at every operation and at random moments, and looks at what they left.
 
 It has no thread and no TensorFlow, so that it may fork. `python -m tests.chaos.mortal_publisher '{"job": ...}'` prints
-one JSON object: how many were killed, and what was found that must not be.
+a JSON object for each argument: how many were killed, and what was found that must not be.
 """
 
 import json
@@ -155,7 +155,7 @@ class Killer:
         self.faults[kind] = (counted + 1, first)
 
 
-def main(models_dir, job, *, next_job="publish_and_prune", every=1, num_moments=0, seed=0):
+def main(models_dir, job, *, next_job="publish_and_prune", begin=0, every=1, num_moments=0):
     """Kill a job before every (or every so many-th) operation, then at so many random moments."""
     killer = Killer(Path(models_dir), JOBS[job], JOBS[next_job])
     for _ in range(2):
@@ -165,9 +165,9 @@ def main(models_dir, job, *, next_job="publish_and_prune", every=1, num_moments=
     code, num_steps = killer.fork(killer.job)
     seconds = time.perf_counter() - started
     killer.look()
-    for step in range(0, num_steps, every):
+    for step in range(begin, num_steps, every):
         killer.trial(kill_at=step)
-    at_steps, rng = killer.num_killed, random.Random(seed)  # noqa: S311
+    at_steps, rng = killer.num_killed, random.Random(num_moments)  # noqa: S311
     for _ in range(10 * num_moments):  # some come too late
         if killer.num_killed < at_steps + num_moments:
             killer.trial(kill_after_seconds=rng.uniform(0.0, seconds))
@@ -182,4 +182,4 @@ def main(models_dir, job, *, next_job="publish_and_prune", every=1, num_moments=
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(**json.loads(sys.argv[1]))))
+    sys.stdout.write(json.dumps([main(**json.loads(words)) for words in sys.argv[1:]]))

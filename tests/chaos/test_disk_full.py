@@ -1,4 +1,7 @@
-"""A disk that is full at any point of an export, publication or rollback: exit 1, nothing published or left."""
+"""A disk that is full at any point of an export, publication or rollback: exit 1, nothing published or left.
+
+One exception: a rollback whose labels cannot be written after the rename. Its version stands, and the sentence says so.
+"""
 
 import math
 import os
@@ -15,7 +18,7 @@ from service.repository import Repository, check_identity, read_version
 from tests.chaos.full_disk import FullDisk, largest_file
 from tests.chaos.publishers import JOBS, publish_and_prune
 from tests.training.conftest import write_job
-from training import label_moves, plots, publish
+from training import checkpoints, label_moves, plots, publish
 from training.__main__ import commands, main
 from training.objectives.classification import Classification
 
@@ -55,8 +58,9 @@ def small_job(run_main, tmp_path):
 
 
 def picture(models_dir):
-    """Return all that lies in a models folder, and the labels."""
-    there = {path.relative_to(models_dir).as_posix() for path in models_dir.rglob("*")}
+    """Return what lies in a models folder, and the labels; but for a checkpoint, from which the next run goes on."""
+    found = (path.relative_to(models_dir) for path in models_dir.rglob("*"))
+    there = {path.as_posix() for path in found if path.parts[0] != checkpoints.FOLDER}
     return there, {model: Repository(models_dir).labels(model) for model in Repository(models_dir).models()}
 
 
@@ -77,14 +81,11 @@ def faults_of(models_dir, before, code, err):
 
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("job", ["publish_and_prune", "roll_back"])
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=LONG)])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=LONG)])
 def test_nothing_is_published_or_left_when_the_disk_is_full_at_any_operation(  # noqa: PLR0913  (fixtures)
     every, job, lasting, small_job, monkeypatch, tmp_path, report
 ):
-    """Whether one operation fails or all from it on: exit 1, one sentence, nothing new, and the next run works.
-
-    After a rollback's rename alone the version stands: the sentence says so, and the next job moves the labels.
-    """
+    """Whether one operation fails or all from it on: exit 1, one sentence, nothing new, and the next run works."""
     for _ in range(3):
         publish_and_prune(tmp_path)
     newest = 3
@@ -169,12 +170,21 @@ def once(function):
     return answer
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(100, marks=LONG)])
-def test_real_export_leaves_nothing_when_files_cannot_grow_or_writes_fail(count, real, monkeypatch, report):
+def test_real_export_leaves_nothing_when_a_file_cannot_grow(real):
+    """A file of TensorFlow's meets the limit in the middle."""
+    before = picture(real.models_dir)
+    with largest_file(real.sizes()[-1] // 2):
+        code, err = real.run()
+    assert [] == faults_of(real.models_dir, before, code, err)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_real_export_leaves_nothing_when_files_cannot_grow_or_writes_fail(real, monkeypatch, report):
     """Half the points are limits of the file size, which TensorFlow meets too, half are operations that fail."""
     before = picture(real.models_dir)
-    limits = np.linspace(0, real.sizes()[-1] - 1, count // 2 + 1)[1:].astype(int).tolist()
-    points = np.linspace(0, real.num_operations - 1, count - count // 2 + 1)[1:].astype(int).tolist()
+    limits = np.linspace(0, real.sizes()[-1] - 1, 71)[1:].astype(int).tolist()
+    points = range(real.num_operations)
     for limit in limits:
         with largest_file(limit):
             code, err = real.run()
@@ -186,6 +196,7 @@ def test_real_export_leaves_nothing_when_files_cannot_grow_or_writes_fail(count,
         assert [] == faults_of(real.models_dir, before, code, err), (point, code, err)
     assert 0 == real.run()[0]
     assert [1, 2] == [folder.version for folder in Repository(real.models_dir).versions("small")]
+    assert ["small"] == os.listdir(real.models_dir)
     report(points=len(limits) + len(points), operations=real.num_operations, published=0, leftovers=0)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service import labels
 from training import model_lock
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +121,13 @@ def test_release_removes_no_lock_file_of_somebody_else(tmp_path):
     assert other.path.exists()
     other.release()
     assert [] == os.listdir(tmp_path)
+
+
+def test_label_lock_is_the_one_that_the_label_command_holds(tmp_path):
+    """Neither enters while the other is in, and each ends with a timeout rather than wait for ever."""
+    with labels.label_lock(tmp_path), pytest.raises(TimeoutError), model_lock.label_lock(tmp_path, 0.0):
+        pytest.fail("training entered")
+    with model_lock.label_lock(tmp_path, 0.0), pytest.raises(TimeoutError), labels.label_lock(tmp_path, 0.0):
+        pytest.fail("the command entered")
+    with model_lock.label_lock(tmp_path, 0.0) as held:
+        assert held is True

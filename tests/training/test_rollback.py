@@ -16,7 +16,7 @@ from service.settings import Settings
 from service.watcher import Watcher
 from tests.chaos.ramp_versions import MODEL, RampVersions
 from tests.contract.version_surgery import flipped, read_tensors, reseal, write_tensors
-from tests.training.small_versions import publish_one
+from tests.training.small_versions import document, publish_one
 from training import label_moves, model_lock, publish, retrain
 from training.__main__ import main
 from training.champion import find_champion
@@ -253,6 +253,15 @@ def test_rollback_leaves_nothing_when_the_disk_fails_before_the_rename(small_dir
     with pytest.raises(model_lock.PublishError, match=r"No space left on device\. Nothing was published"):
         rollback(small_dir, "m", 1, prove=believe)
     assert ["1", "2", "3", "labels.json"] == sorted(os.listdir(small_dir / "m"))
+
+
+@pytest.mark.parametrize(("change", "told"), [({}, 1), ({"task": "classification"}, 2)])
+def test_rollback_tells_when_a_server_would_refuse_the_other_schema(small_dir, change, told):
+    """Going back over a change of features or task needs a word to the server: the last line says which."""
+    publish_one(small_dir, document_for=lambda *args: {**document(*args), **change})
+    lines = rollback(small_dir, "m", 1, prove=believe).lines()
+    assert "version 5 has the files of version 1 and replaces 4; no label named that one." == lines[0]
+    assert (told, told == 2) == (len(lines), "--allow-schema-change" in lines[-1])
 
 
 def test_rollback_can_be_rolled_back(small_dir):
