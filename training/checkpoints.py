@@ -9,6 +9,7 @@ and the rest, an `.npz` of plain arrays with one JSON document. It is written un
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -45,6 +46,7 @@ _DOCUMENT = "document"
 _VERDICTS = (ConfigError, DataError, DivergenceError, VersionRefusedError)
 """Errors that end a job for good: the same job would come to the same one."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, zipfile.BadZipFile)
 
 Tell = Callable[[str], None]
@@ -121,7 +123,8 @@ class Checkpoint:
             if not self._warned:
                 kept = "the checkpoint before stays" if self.path.exists() else "there is none yet"
                 words = f"{self.path}: cannot be written: {err.strerror or err}; {kept}"
-                self._tell(f"warning: {words}. Training goes on; a job that is killed begins there. Free some space.")
+                advice = "Free some space" if err.errno in _FULL else "Let this user write there"
+                self._tell(f"warning: {words}. Training goes on; a job that is killed begins there. {advice}.")
             self._warned = True
         ended = self._clock()
         self._due = ended + max(LEAST_SECONDS, (ended - begun) / SHARE)

@@ -51,6 +51,7 @@ class Nights:
     def __init__(self, nursery, folder, rows, job=JOB):
         self.nursery, self.folder, self.rows = nursery, folder, rows
         self.models = folder / "models"
+        self._proved = {}
         (folder / "job.toml").write_text(job)
 
     def start(self):
@@ -79,15 +80,17 @@ class Nights:
         return job.code == -9
 
     def versions(self):
-        """Return the versions in the folder by number; each is whole: it is proved again from its files."""
-        numbers = sorted(int(path.name) for path in (self.models / "night").iterdir() if path.name.isdigit())
-        return {number: model_version.load(self.models / "night" / str(number)) for number in numbers}
+        """Return the versions in the folder by number; each is whole: it was proved from its files when first seen."""
+        found = {int(path.name) for path in (self.models / "night").iterdir() if path.name.isdigit()}
+        for number in found - self._proved.keys():
+            self._proved[number] = model_version.load(self.models / "night" / str(number))
+        return {number: self._proved[number] for number in sorted(found)}
 
     def leftovers(self):
-        """Return what lies in the models folder beside versions."""
+        """Return what lies in the models folder beside versions, and the records of the nights."""
         found = (*self.models.iterdir(), *(self.models / "night").iterdir())
         names = (path.relative_to(self.models).as_posix() for path in found if path != self.models / "night")
-        return sorted(name for name in names if not name.rpartition("/")[2].isdigit())
+        return sorted(name for name in names if not name.rpartition("/")[2].isdigit() and name != ".reports")
 
 
 def test_next_night_goes_on_when_the_job_was_killed_in_its_training(nursery, tmp_path, wait_until):
@@ -114,7 +117,7 @@ def test_server_serves_on_when_the_nightly_job_is_killed_at_any_moment(
     duration = time.monotonic() - begun
     server = serve(nights.models, "--default-model", "night")
     rows = np.loadtxt(DATA, delimiter=",", skiprows=1, max_rows=3)[:, :30].astype(np.float32)
-    client = RestClient(server.address("rest"), rows, "night", raw=True, pause_seconds=0.02)
+    client = RestClient(server.address("rest"), rows, "night", raw=True, pause_seconds=0.05)
     client.start()
     generator = random.Random(20)  # noqa: S311  (moments, not a secret)
     killed = {"moments": [], "after the rename": 0, "while staging": 0, "resumed": 0}

@@ -280,15 +280,17 @@ def bytes_of(run):
 @pytest.mark.parametrize("name", JOBS)
 def test_run_that_is_killed_twice_ends_with_the_bits_of_one_that_is_not(name, tmp_path):
     """Weights, moments, averages, order of rows, best weights, patience, curves: after two deaths all are the same."""
-    whole, killed, resumed = begun(name), begun(name), begun(name)
-    history = trainer.fit(whole, LIMITS)
-    told = []
+    run, resumed = begun(name), begun(name)
+    start, told = run.state(), []
+    history = trainer.fit(run, LIMITS)
+    whole = bytes_of(run)
+    run.resume(start)
     with pytest.raises(KilledError):
-        finished(Mortal(killed, 9), tmp_path, told)  # from the start into step 9
+        finished(Mortal(run, 9), tmp_path, told)  # from the start into step 9
     with pytest.raises(KilledError):
-        finished(Mortal(killed, 8), tmp_path, told)  # from step 5 into step 13, past an evaluation
+        finished(Mortal(run, 8), tmp_path, told)  # from step 5 into step 13, past an evaluation
     assert history == finished(resumed, tmp_path, told)
-    assert bytes_of(whole) == bytes_of(resumed)
+    assert whole == bytes_of(resumed)
     assert [5, 10] == [int(re.search(r"goes on after step (\d+) of at most 23", line)[1]) for line in told]
 
 
