@@ -8,10 +8,12 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, invariance, overload
+from bench import batching, bulk, edge, invariance, overload
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batching": batching.measure,
+    "bulk": bulk.measure,
+    "edge": edge.measure,
     "invariance": invariance.measure,
     "overload": overload.measure,
 }

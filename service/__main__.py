@@ -1,4 +1,4 @@
-"""The command line: `python -m service [serve | models | label]`; without a word, or with flags alone, it serves.
+"""The command line: `python -m service [serve | score | models | label]`; without a word, or flags alone, it serves.
 
 The top of the service. What a command needs is imported when it runs: `--help` answers without TensorFlow or NumPy.
 """
@@ -79,9 +79,10 @@ def serve(**flags: str | None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
-    from service import logs, server, worker
+    from service import freed_memory, logs, server, worker
     from service.line_writer import LineWriter
 
+    freed_memory.return_large_blocks()
     logs.configure(settings.log_format, settings.log_level)
     printed = LineWriter(os.dup(_STANDARD_OUTPUT))  # nobody may be reading: signals are heard all the same
 
@@ -90,6 +91,8 @@ def serve(**flags: str | None) -> None:
 
     try:
         supervisor = server.Supervisor(worker.Worker(settings), announce)
+    except settings_module.SettingError as error:  # the file that a setting names
+        _fail(str(error), 2)
     except worker.StartError as error:
         _fail(str(error), 1)
     all_ended = supervisor.run()
@@ -97,6 +100,75 @@ def serve(**flags: str | None) -> None:
     logs.close()
     if not all_ended:
         os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
+
+
+@main.command()
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    envvar="CONVEX_MODELS_DIR",
+    show_default=True,
+    help="folder of models: <model>/<version>/ below it",
+)
+@click.option("--model", default="", envvar="CONVEX_DEFAULT_MODEL", help="name of the model [default: the only one]")
+@click.option("--version", type=click.IntRange(1), help="number of the version [default: the newest that loads]")
+@click.option("--label", help="label of the version")
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="rows: .parquet, .csv or .npy")
+@click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help="file to write; .parquet, ...")
+@click.option("--gradient", is_flag=True, help="add the gradient too, a column gradient_<feature> for each feature")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["refuse", "empty"]),
+    default="refuse",
+    show_default=True,
+    help="a row with an empty cell, NaN or an infinity ends the job, or gets an empty score",
+)
+@click.option("--engine", type=click.Choice(["auto", "tensorflow", "program"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="batches computed at once [default: one a core]")
+def score(  # noqa: PLR0913  (one for each flag)
+    models_dir: Path,
+    model: str,
+    version: int | None,
+    label: str | None,
+    source: Path,
+    sink: Path,
+    gradient: bool,
+    bad_rows: str,
+    engine: str,
+    threads: int,
+) -> None:
+    """Score the rows of a file without a server: its columns, then `score`, go to another file.
+
+    Features are found by name; other columns stay. The output appears when it is whole. Bits are those of the server.
+    """
+    if version is not None and label is not None:
+        _fail("--version and --label: expected one of them, received both", 2)
+    for number in (signal.SIGTERM, signal.SIGINT):  # what is half written is removed on the way out
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    from rich.console import Console
+
+    from service.bulk import progress, scoring, versions
+    from service.bulk.failure import BulkError
+    from service.errors import VersionRefusedError
+
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    job = scoring.Job(source, sink, gradient, bad_rows == "empty", threads)
+    try:
+        with versions.opened(versions.Wanted(models_dir, model, version, label), engine, tell) as live:
+            name = f"{live.signature.model} version {live.signature.version}"
+            scored = scoring.score_file(job, live, lambda rows: progress.counting(f"score {name}", rows, console))
+    except BulkError as error:
+        _fail(str(error), 1)
+    except VersionRefusedError as error:
+        _fail(f"refused: {error}", 3)
+    bad = f", {scored.num_bad_rows} of them without a score" if scored.num_bad_rows else ""
+    tell(f"{name}: {scored.num_rows} rows{bad}")
+    _say(str(sink))
 
 
 @main.command()
@@ -136,34 +208,52 @@ def models(models_dir: Path, *, as_json: bool, follow_model_links: bool) -> None
 def label(model_folder: Path, assignments: tuple[str, ...]) -> None:
     """Let labels mean versions: `label models/tumours stable=3 canary=4`; `canary=` removes one.
 
-    Labels that are not named stay. The server follows within its poll interval.
+    Labels that are not named stay. The server follows within its poll interval, once it serves the version.
     """
     from service.errors import VersionRefusedError
-    from service.labels import write_labels
-    from service.repository import LABEL_NAME, Repository, version_number
+    from service.labels import MissingVersionError, change_labels
+    from service.repository import Repository
 
-    repository = Repository(model_folder.parent)
-    versions = {folder.version for folder in repository.versions(model_folder.name)}
-    if not versions:
+    if not Repository(model_folder.parent).versions(model_folder.name):
         _fail(f"{model_folder}: expected a model's folder with versions in it. Name MODELS_DIR/MODEL.", 2)
+    changes = _parse_assignments(assignments)
     try:
-        labels = repository.labels(model_folder.name)
+        labels = change_labels(model_folder, changes)
+    except MissingVersionError as error:
+        _fail(str(error), 2)
     except VersionRefusedError as error:
         _fail(f"{error.reason} Remove or repair the file first.", 1)
+    except OSError as error:
+        _fail(f"{model_folder}: the labels cannot be written ({error.strerror or error}); they are as they were", 1)
+    _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
+    for version in sorted({version for version in changes.values() if version is not None}):
+        _warn_of_broken(model_folder / str(version), version)
+
+
+def _parse_assignments(assignments: tuple[str, ...]) -> dict[str, int | None]:
+    """Return label -> version, or None where it is to be removed."""
+    from service.repository import LABEL_NAME, version_number
+
+    changes: dict[str, int | None] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         version = version_number(text)
-        if not LABEL_NAME.fullmatch(name) or not equals or (text and version not in versions):
-            have = ", ".join(map(str, sorted(versions)))
-            _fail(f"received {assignment!r}, expected LABEL=VERSION with one of the versions {have}", 2)
-        labels.pop(name, None)
-        if version is not None:
-            labels[name] = version
+        if not LABEL_NAME.fullmatch(name) or not equals or (text and version is None) or name in changes:
+            _fail(f"received {assignment[:80]!r}, expected LABEL=VERSION or LABEL=, each label once", 2)
+        changes[name] = version
+    return changes
+
+
+def _warn_of_broken(folder: Path, version: int) -> None:
+    """Say on standard error where a labelled version is one that a server would refuse for its files."""
+    from service.errors import VersionRefusedError
+    from service.repository import read_version
+
     try:
-        write_labels(model_folder, labels)
-    except OSError as error:
-        _fail(f"{model_folder}: the labels cannot be written ({error.strerror}); they are as they were", 1)
-    _say(" ".join(f"{name}={version}" for name, version in sorted(labels.items())) or "no labels")
+        read_version(folder)
+    except VersionRefusedError as error:
+        what = f"a server will refuse version {version} ({error.rule}: {error.reason}) and leave the label where it was"
+        click.echo(f"warning: {what}", err=True)
 
 
 def _open_closed_streams() -> None:

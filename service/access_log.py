@@ -22,13 +22,14 @@ PROBES = frozenset(
 _MAX_PATH = 200
 _MAX_METHOD = 40
 _SAFE = "/:-._~"
+_LINE_BYTES = 512
 
 
 class AccessLog:
     """Writes what is known of each answered request: one JSON object a line, or a line for people.
 
     Args:
-        write: takes each line, its end included; must not wait.
+        write: takes what forms each line, its end included, and about how many bytes that is; must not wait.
         log_format: "console" or "json".
         log_level: "debug": probes too; "info": all but probes; anything else: nothing.
         now: time of day, with its zone.
@@ -38,7 +39,7 @@ class AccessLog:
 
     def __init__(
         self,
-        write: Callable[[str], object],
+        write: Callable[[Callable[[], bytes], int], object],
         log_format: str,
         log_level: str = "info",
         *,
@@ -53,13 +54,14 @@ class AccessLog:
     def log(self, answered: AnsweredRequest) -> None:
         """Write one line of a request, if it is to be logged."""
         if not self._is_silent and answered.path not in self._skipped:
-            level = "debug" if answered.path in PROBES else "info"
-            self._write(self._form(_fields(answered), self._now(), level))
+            num_bytes = _LINE_BYTES + len(answered.method) + len(answered.path) + len(answered.model)
+            self._write(functools.partial(self._form, answered, self._now()), num_bytes)
 
 
-def _fields(answered: AnsweredRequest) -> dict[str, Any]:
+def _fields(answered: AnsweredRequest, **first: str) -> dict[str, Any]:
     """Return the fields of a line in their order."""
     return {
+        **first,
         "request_id": answered.request_id,
         "protocol": answered.protocol,
         "method": _shown(answered.method, _MAX_METHOD),
@@ -79,14 +81,19 @@ def _fields(answered: AnsweredRequest) -> dict[str, Any]:
     }
 
 
-def _json_line(fields: dict[str, Any], now: datetime.datetime, level: str) -> str:
-    line = {"event": "request", **fields, "level": level, "timestamp": now}
-    return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE).decode()
+def _level(answered: AnsweredRequest) -> str:
+    return "debug" if answered.path in PROBES else "info"
 
 
-def _console_line(fields: dict[str, Any], now: datetime.datetime, level: str) -> str:
-    told = " ".join(f"{name}={value}" for name, value in fields.items() if value not in {None, ""})
-    return f"{now.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%S.%fZ} [{level:<9}] request {told}\n"
+def _json_line(answered: AnsweredRequest, now: datetime.datetime) -> bytes:
+    line = _fields(answered, event="request")
+    line["level"], line["timestamp"] = _level(answered), now
+    return orjson.dumps(line, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+
+def _console_line(answered: AnsweredRequest, now: datetime.datetime) -> bytes:
+    told = " ".join(f"{name}={value}" for name, value in _fields(answered).items() if value not in {None, ""})
+    return f"{now.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%S.%fZ} [{_level(answered):<9}] request {told}\n".encode()
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -169,3 +169,17 @@ class VersionRefusedError(Exception):
     def __reduce__(self) -> tuple[type["VersionRefusedError"], tuple[str, str]]:
         """Pickle by rule and reason, so that a refusal crosses a process border whole."""
         return (type(self), (self.rule, self.reason))
+
+
+class LoadFailedError(Exception):
+    """A version could not be loaded now, which is no verdict on it: to be tried again.
+
+    Args:
+        told: why, for everybody to read: no path, no traceback.
+        details: what the log has beside it.
+    """
+
+    def __init__(self, told: str, details: str = "") -> None:
+        """Keep both; the text is both."""
+        super().__init__(f"{told}: {details}" if details else told)
+        self.told = told

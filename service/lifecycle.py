@@ -8,6 +8,8 @@ import enum
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from service.policies import VersionPolicy
+
 
 class VersionState(enum.StrEnum):
     """States of a version, as TensorFlow Serving names them; one life runs through them only forward."""
@@ -83,6 +85,8 @@ class ModelStatus:
         label_problem: why the labels file, or a part of it, was not followed; empty while all is well.
         versions: newest first.
         context: number and names of the features of that version's context; 0 and none without one.
+        policy: the version policy that is followed, e.g. `latest:1`.
+        policy_problem: what of it, or of the file that says it, is not followed and why; empty while all is well.
     """
 
     name: str
@@ -93,6 +97,8 @@ class ModelStatus:
     label_problem: str
     versions: tuple[VersionStatus, ...]
     context: tuple[int, tuple[str, ...]] = (0, ())
+    policy: str = ""
+    policy_problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,21 +114,25 @@ class Choice:
     retire: tuple[int, ...]
 
 
-def choose(usable: Collection[int], live: Collection[int], labelled: Collection[int], latest: int) -> Choice:
-    """Return what to load and what to drop: the `latest` newest usable versions and every labelled one are wanted.
+def choose(
+    usable: Collection[int], live: Collection[int], labelled: Collection[int], policy: VersionPolicy, most: int
+) -> Choice:
+    """Return what to load and what to drop: what the policy wants of the usable versions and every labelled one.
 
-    A live version is dropped only when every one of the newest is live already, so that a model that answers never
-    stops answering: not while its successor loads, not when its folder vanishes.
+    A live version is dropped only when the policy wants some and every one of these is live already, so that a model
+    that answers never stops answering: not while its successor loads, not when its folder vanishes, not when the policy
+    names versions that are missing or refused.
 
     Args:
         usable: versions on disk that load as far as is known: not refused, not waiting. A live one may be among them.
         live: versions that answer now.
         labelled: versions that a label means or should mean.
-        latest: how many of the newest to keep, at least 1.
+        policy: which of them are wanted.
+        most: how many the policy may want; the newest of more.
     """
-    newest = set(sorted(usable, reverse=True)[:latest])
-    wanted = newest | (set(labelled) & (set(usable) | set(live)))
+    by_policy = policy.want(usable, live, most)
+    wanted = by_policy | (set(labelled) & (set(usable) | set(live)))
     load = tuple(sorted(wanted - set(live), reverse=True))
-    settled = bool(newest) and newest <= set(live)
+    settled = bool(by_policy) and by_policy <= set(live)
     retire = tuple(sorted(set(live) - wanted)) if settled else ()
     return Choice(load=load, retire=retire)

@@ -44,8 +44,9 @@ class LineWriter:
         self._max_bytes = max_bytes
         self._tell_lost = tell_lost
         self._lock = threading.RLock()  # a destructor that logs may come in between
-        self._lines: list[bytes] = []
-        self._num_bytes = 0  # of the lines, and of those that are being written
+        self._lines: list[bytes | Callable[[], bytes]] = []
+        self._num_new_bytes = 0  # of the lines
+        self._num_bytes = 0  # of those that are being written, too
         self._num_lost = 0
         self._num_told = 0
         self._is_closing = False
@@ -62,18 +63,33 @@ class LineWriter:
     def write(self, text: str) -> int:
         """Let a line be written soon, or lose it; returns at once."""
         line = text.encode("utf-8", "backslashreplace")
+        self._add(line, len(line))
+        return len(text)
+
+    def write_later(self, form: Callable[[], bytes], num_bytes: int) -> None:
+        """Let a line be formed and written soon, or lose it; returns at once.
+
+        Many lines that are formed one after the other cost a fraction of what each would in the midst of a request.
+
+        Args:
+            form: returns the line, its end included; called on the writing thread.
+            num_bytes: about what it holds until then, and will be.
+        """
+        self._add(form, num_bytes)
+
+    def _add(self, line: bytes | Callable[[], bytes], num_bytes: int) -> None:
         with self._lock:
-            has_room = len(self._lines) < self._max_lines and self._num_bytes + len(line) <= self._max_bytes
+            has_room = len(self._lines) < self._max_lines and self._num_bytes + num_bytes <= self._max_bytes
             if has_room and not self._is_closing:
                 self._lines.append(line)
-                self._num_bytes += len(line)
+                self._num_new_bytes += num_bytes
+                self._num_bytes += num_bytes
                 is_first = len(self._lines) == 1
             else:
                 self._num_lost += 1
                 is_first = False
         if is_first:
             self._news.set()
-        return len(text)
 
     def flush(self) -> None:
         """Do nothing: lines are written as soon as they can be."""
@@ -107,10 +123,10 @@ class LineWriter:
     def _write_what_waits(self) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
-        data = b"".join(lines)
-        is_written = self._put(data)
+            num_bytes, self._num_new_bytes = self._num_new_bytes, 0
+        is_written = self._put(b"".join(line if isinstance(line, bytes) else line() for line in lines))
         with self._lock:
-            self._num_bytes -= len(data)
+            self._num_bytes -= num_bytes
             self._num_lost += 0 if is_written else len(lines)
         newly_lost = self._num_lost - self._num_told
         if lines and is_written and newly_lost:

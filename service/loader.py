@@ -72,10 +72,17 @@ class LoadedVersion:
         return "unproved" if self.certificate is None else "proved"
 
 
+def warm_up() -> None:
+    """Import all that a load needs, which takes seconds; start no thread, so that this process can be forked."""
+    import tensorflow  # noqa: F401  (see _certified)
+
+    from service.program import certification, graph  # noqa: F401
+
+
 def prepare() -> bool:
     """Set TensorFlow up for a process that only loads, on one thread and no GPU; return whether there is a GPU.
 
-    Takes seconds: imports TensorFlow. To be called before the first load, or not at all.
+    To be called before the first load, or not at all.
     """
     import tensorflow as tf  # see _certified
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import structlog
@@ -85,6 +85,15 @@ def write_line(line: str) -> None:
     stream = _Log.stream or sys.stderr
     if stream is not None:  # closed by the parent
         stream.write(line)
+
+
+def write_later(form: Callable[[], bytes], num_bytes: int) -> None:
+    """Write a line that is formed when it is written, its end included, where the others go; see `LineWriter`."""
+    stream = _Log.stream or sys.stderr
+    if isinstance(stream, LineWriter):
+        stream.write_later(form, num_bytes)
+    else:
+        write_line(form().decode())
 
 
 def num_dropped_lines() -> int:

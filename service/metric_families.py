@@ -60,6 +60,12 @@ VERSION_STATE = Family(
 )
 NEWEST_VERSION = Family("convex_newest_version", "gauge", ("model",), "The newest version that is available.")
 LABEL_VERSION = Family("convex_label_version", "gauge", ("model", "label"), "The version that a label means now.")
+PROBLEMS = Family(
+    "convex_model_problems",
+    "gauge",
+    ("model", "about"),
+    "1 while the labels, or the policy, cannot be followed as written (`GET /models` says why), else 0.",
+)
 LOADS = Family(
     "convex_version_loads_total",
     "counter",

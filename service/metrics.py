@@ -262,6 +262,8 @@ def _add_versions(page: Page, models: Sequence[ModelStatus]) -> None:
             page.add(families.NEWEST_VERSION, (model.name,), max(available))
         for label, version in model.labels.items():
             page.add(families.LABEL_VERSION, (model.name, label), version)
+        for about, problem in (("labels", model.label_problem), ("policy", model.policy_problem)):
+            page.add(families.PROBLEMS, (model.name, about), int(bool(problem)))
         num_refused = 0
         for status in model.versions:  # newest first
             if status.state is VersionState.END:

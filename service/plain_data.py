@@ -17,6 +17,7 @@ _ARRAYS = frozenset(
     }
 )
 _NUMBERS = frozenset({("fractions", "Fraction")})
+_FAILURES = frozenset({("service.fork_server", "LoadFailure")})
 _MAKERS = frozenset({("service.program.selections", "selection")})
 """Functions that make an object of a version out of plain data."""
 
@@ -37,7 +38,7 @@ _PROGRAM = (
 )
 _MODULES = frozenset(
     {
-        *("service.errors", "service.loader", "service.loading_process", "service.manifest", "service.signature"),
+        *("service.errors", "service.loader", "service.manifest", "service.signature"),
         *(f"service.program.{name}" for name in _PROGRAM),
     }
 )
@@ -47,7 +48,7 @@ class NotPlainError(Exception):
     """A pickle names something that is no class of plain data."""
 
 
-def read(data: bytes) -> Any:
+def read(data: bytes | bytearray) -> Any:
     """Return what was pickled: arrays, and objects of the classes that a loaded version is made of.
 
     Args:
@@ -63,7 +64,7 @@ def read(data: bytes) -> Any:
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return a class by its name, which is all that a pickle may ask for."""
-        if (module, name) in _ARRAYS | _NUMBERS | _MAKERS:
+        if (module, name) in _ARRAYS | _NUMBERS | _MAKERS | _FAILURES:
             return super().find_class(module, name)
         if module in _MODULES and "." not in name:
             found = super().find_class(module, name)

@@ -9,35 +9,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from service.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
-from service.lifecycle import ModelStatus, VersionState, VersionStatus, check_transition
+from service.lifecycle import ModelStatus, VersionState, VersionStatus
+from service.lives import Life, LiveModel
 from service.model_version import ModelVersion
 
 __all__ = ["ModelStatus", "Registry", "VersionState", "VersionStatus"]
-
-
-class _Life:
-    """One life of one version: its status, the live object, and the number of requests that hold it."""
-
-    def __init__(self, model: str, version: int) -> None:
-        self.status = VersionStatus(model, version, VersionState.START)
-        self.live: ModelVersion | None = None
-        self.num_leases = 0
-
-    def move(self, state: VersionState, *, reason: str = "", rule: str = "") -> None:
-        check_transition(self.status.state, state)
-        self.status = dataclasses.replace(self.status, state=state, reason=reason, rule=rule)
-
-
-class _Model:
-    """The versions and labels of one model."""
-
-    def __init__(self) -> None:
-        self.lives: dict[int, _Life] = {}
-        self.labels: dict[str, int] = {}
-        self.label_problem = ""
-
-    def live_versions(self) -> list[int]:
-        return sorted(version for version, life in self.lives.items() if life.status.state is VersionState.AVAILABLE)
 
 
 class Registry:
@@ -55,7 +31,7 @@ class Registry:
 
     def __init__(self, default_model: str | None = None) -> None:
         self._configured_default = default_model
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, LiveModel] = {}
         self._changed = threading.Condition()
         self._is_scanned = False
         self._is_draining = False
@@ -113,7 +89,10 @@ class Registry:
     def models(self) -> list[ModelStatus]:
         """Return every known model, by name."""
         with self._changed:
-            return [self._describe(name, model) for name, model in sorted(self._models.items())]
+            return [
+                model.describe(name, is_default=name == self._default_name())
+                for name, model in sorted(self._models.items())
+            ]
 
     def statuses(self, model: str) -> list[VersionStatus]:
         """Return the statuses of a model's versions, newest first.
@@ -122,7 +101,7 @@ class Registry:
             NotFoundError: no version of that model was ever seen.
         """
         with self._changed:
-            return list(self._versions_newest_first(self._known(model)))
+            return self._known(model).versions_newest_first()
 
     def ready(self, required: Collection[str] = ()) -> bool:
         """Whether to send requests here: scanned, not draining, at least one and every required model available."""
@@ -144,20 +123,22 @@ class Registry:
             ValueError: while the version is loading or live.
         """
         with self._changed:
-            lives = self._models.setdefault(model, _Model()).lives
+            lives = self._models.setdefault(model, LiveModel()).lives
             life = lives.get(version)
             if life is None or life.status.state is VersionState.END:
-                life = lives[version] = _Life(model, version)
+                life = lives[version] = Life(model, version)
             life.move(VersionState.LOADING)
         self._tell()
 
     def wait(self, model: str, version: int, reason: str) -> None:
         """Show a version in START with the reason that it is not tried yet; nothing happens to one already begun."""
         with self._changed:
-            life = self._models.setdefault(model, _Model()).lives.setdefault(version, _Life(model, version))
-            if life.status.state is VersionState.START:
+            life = self._models.setdefault(model, LiveModel()).lives.setdefault(version, Life(model, version))
+            is_new = life.status.state is VersionState.START and life.status.reason != reason
+            if is_new:
                 life.status = dataclasses.replace(life.status, reason=reason)
-        self._tell()
+        if is_new:
+            self._tell()
 
     def publish(self, model_version: ModelVersion) -> bool:
         """Make a loaded version available, in one step for all requests that come after.
@@ -266,19 +247,31 @@ class Registry:
             entry = self._models.get(model)
             if entry is None:
                 return
-            live = entry.live_versions()
-            late = sorted(label for label, version in labels.items() if version not in live)
-            moved = {label: version for label, version in labels.items() if version in live}
-            kept = {label: entry.labels[label] for label in late if label in entry.labels}
-            entry.labels = {**moved, **kept}
-            waits = ", ".join(f"{label}={labels[label]}" for label in late)
-            entry.label_problem = problem or (f"version not available: {waits}" if late else "")
-        self._tell()
+            before = (entry.labels, entry.label_problem)
+            entry.set_labels(labels, problem)
+            is_new = before != (entry.labels, entry.label_problem)
+        if is_new:
+            self._tell()
 
     def labels(self, model: str) -> dict[str, int]:
         """Return label -> version as they are now; none for an unknown model."""
         with self._changed:
             return dict(self._models[model].labels) if model in self._models else {}
+
+    def set_policy(self, model: str, policy: str, problem: str = "") -> None:
+        """Show which version policy of a model is followed and, as `problem`, what of it is not and why.
+
+        Args:
+            model: a model name; one of which no version was seen is left alone.
+            policy: the policy, e.g. `latest:1`.
+            problem: what is not followed; empty while all is well.
+        """
+        with self._changed:
+            entry = self._models.get(model)
+            if entry is None or (entry.policy, entry.policy_problem) == (policy, problem):
+                return
+            entry.policy, entry.policy_problem = policy, problem
+        self._tell()
 
     # ------------------------------------------------------------------------------------------- life of the server
     def scanned(self) -> None:
@@ -329,7 +322,7 @@ class Registry:
             for callback in self._subscribers:
                 callback()
 
-    def _take(self, model: str | None, version: int | None, label: str | None) -> tuple[_Life, ModelVersion]:
+    def _take(self, model: str | None, version: int | None, label: str | None) -> tuple[Life, ModelVersion]:
         if version is not None and label is not None:
             raise InvalidArgumentError("version and label: received both. Send one of them.")
         with self._changed:
@@ -360,19 +353,19 @@ class Registry:
         names = ", ".join(sorted(self._models))
         raise FailedPreconditionError(f"model: none named and no default among several. Name one of: {names}.")
 
-    def _known(self, name: str) -> _Model:
+    def _known(self, name: str) -> LiveModel:
         if name not in self._models:
             raise NotFoundError(f"there is no model '{name[:40]}'. GET /models lists those that are here.")
         return self._models[name]
 
-    def _labelled(self, name: str, entry: _Model, label: str) -> int:
+    def _labelled(self, name: str, entry: LiveModel, label: str) -> int:
         if label not in entry.labels:
             has = ", ".join(sorted(entry.labels)) or "none"
             message = f"label: model {name} has no label '{label[:40]}'. Labels: {has}."
             raise InvalidArgumentError(message)
         return entry.labels[label]
 
-    def _not_available(self, name: str, entry: _Model, version: int | None) -> Exception:
+    def _not_available(self, name: str, entry: LiveModel, version: int | None) -> Exception:
         if version is None:
             return UnavailableError(f"no version of model {name} is available. GET /models says why.")
         served = ", ".join(map(str, entry.live_versions())) or "none"
@@ -380,20 +373,3 @@ class Registry:
         if life is not None and life.status.state in {VersionState.START, VersionState.LOADING}:
             return UnavailableError(f"version {version} of model {name} is loading. Try again later; now: {served}.")
         return NotFoundError(f"version {version} of model {name} is not served. Available: {served}.")
-
-    def _describe(self, name: str, entry: _Model) -> ModelStatus:
-        newest = next((entry.lives[version].live for version in reversed(entry.live_versions())), None)
-        return ModelStatus(
-            name=name,
-            default=name == self._default_name(),
-            dim=None if newest is None else newest.signature.dim,
-            features=() if newest is None else newest.signature.features,
-            context=(0, ()) if newest is None else newest.signature.context,
-            labels=dict(entry.labels),
-            label_problem=entry.label_problem,
-            versions=self._versions_newest_first(entry),
-        )
-
-    @staticmethod
-    def _versions_newest_first(entry: _Model) -> tuple[VersionStatus, ...]:
-        return tuple(entry.lives[version].status for version in sorted(entry.lives, reverse=True))

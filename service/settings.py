@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from service.policies import EXPECTED, MOST_LATEST, VersionPolicy, parse_policies
+
 ENVIRONMENT_PREFIX = "CONVEX_"
 
 _MIB = 1 << 20
@@ -79,6 +81,8 @@ _SWITCH = _Kind("true or false", _parse_switch)
 _TEXT = _Kind("a text that is not empty", _parse_text)
 _OPTIONAL_NAME = _Kind("a model name, or nothing", lambda text: text.strip() or None)
 _NAMES = _Kind("model names separated by commas", lambda text: tuple(filter(None, map(str.strip, text.split(",")))))
+_POLICIES = _Kind(EXPECTED, parse_policies)
+_OPTIONAL_FILE = _Kind("a file, or nothing", lambda text: Path(_parse_text(text)) if text.strip() else None)
 _FOLDER = _Kind("a folder", lambda text: Path(_parse_text(text)))
 
 
@@ -107,7 +111,25 @@ class Settings:
     )
     require_models: tuple[str, ...] = _setting((), _NAMES, "models without which `/readyz` stays 503")
     latest_versions: int = _setting(
-        1, _integer(1, 100), "the newest versions that load are kept, labelled ones beside them", "versions a model"
+        1,
+        _integer(1, MOST_LATEST),
+        "the newest versions that load are kept, labelled ones beside them",
+        "versions a model",
+    )
+    version_policy: tuple[tuple[str, VersionPolicy], ...] = _setting(
+        (),
+        _POLICIES,
+        "versions that are kept instead: `latest:N`, `all` or `specific:V,V`; of one model by `MODEL=POLICY`, "
+        "several separated by `;`",
+    )
+    max_live_versions: int = _setting(
+        100,
+        _integer(1, 10_000),
+        "largest number of versions that a policy keeps, the newest of them; labelled ones beside them",
+        "versions a model",
+    )
+    model_config_file: Path | None = _setting(  # noqa: RUF009  (as above)
+        None, _OPTIONAL_FILE, "TensorFlow Serving's file of models, policies and labels; read again when it changes"
     )
     poll_interval_seconds: float = _setting(
         0.5, _seconds(0.05, 3600.0), "pause between two looks at the models folder", "seconds"

@@ -20,8 +20,9 @@ from service import engines, logs
 from service.access_log import AccessLog
 from service.answered import AnsweredRequest
 from service.errors import VersionRefusedError
+from service.fork_server import Order
 from service.loader import LoadedVersion
-from service.loading_process import LoadingProcess, Order
+from service.loading_process import LoadingProcess
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
 from service.program.kernel.library import why_missing
@@ -97,7 +98,7 @@ class Worker:
 
     def __init__(self, settings: Settings, *, load: Callable[[VersionFolder], ModelVersion] | None = None) -> None:
         self.settings = settings
-        access_log = AccessLog(logs.write_line, settings.log_format, settings.log_level)
+        access_log = AccessLog(logs.write_later, settings.log_format, settings.log_level)
         self.metrics = Metrics(access_log.log if settings.access_log else None)
         self.registry = Registry(settings.default_model)
         self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))
@@ -106,7 +107,7 @@ class Worker:
         make = load or self._loader
         if not settings.allow_schema_change:
             make = SteadySchema(make, self.registry)
-        self.watcher = Watcher(repository, self.registry, make, self.metrics, settings)
+        self.watcher = Watcher(repository, self.registry, make, self.metrics, settings, give_up=self._loader.give_up)
         self._loads_itself = load is None
         scorer = Scorer(self.registry, settings.max_request_rows)
         self.app = create_app(scorer, self.registry, self.metrics, settings)
@@ -188,7 +189,8 @@ class VersionLoader:
         metrics: counts what the batchers do; None: nobody counts.
         process: loads.
 
-    Thread safety: for the watcher's thread alone, but for `close`.
+    Thread safety: may be called from several threads at once: loads run side by side, and one version after the other
+    is made warm, because that takes Python's lock from requests. `start` and `close` are for the owner.
     """
 
     def __init__(
@@ -203,6 +205,7 @@ class VersionLoader:
             statistics=counts.batch_statistics,
         )
         self._process = process or LoadingProcess()
+        self._warming = threading.Lock()
         self._has_loaded = False
         self._is_configured = False
 
@@ -217,19 +220,23 @@ class VersionLoader:
         """End the loading process; a load that runs fails."""
         self._process.close()
 
+    def give_up(self, folder: VersionFolder) -> None:
+        """Let the load of a folder fail, if one runs."""
+        self._process.give_up(folder.path)
+
     def __call__(self, folder: VersionFolder) -> ModelVersion:
         """Return the version.
 
         Raises:
             VersionRefusedError: it must not be served.
-            LoadingProcessError: it could not be loaded now.
+            LoadFailedError: it could not be loaded now.
         """
         settings = self._settings
         order = Order(folder.path, folder.model, folder.version, settings.allow_uncertified, gently=self._has_loaded)
         loaded = self._process.load(order)
         if settings.engine == "program" and loaded.program is None:
             raise VersionRefusedError("engine", "it is not proved, so that --engine program cannot run it")
-        with _short_turns():
+        with self._warming, _short_turns():
             live = ModelVersion(loaded, self._create_engine(loaded), self._batching)
             try:
                 live.warm_up()

@@ -46,7 +46,7 @@ def finish(repository: Repository, model: str) -> dict[str, int]:
 
     Raises:
         VersionRefusedError: `labels.json` does not parse; the announcement stays.
-        OSError: the labels cannot be written; they are as they were, and the announcement stays.
+        OSError: the labels cannot be written, or not synced once they are; the announcement stays.
     """
     folder = repository.root / model
     replaced = _announced(folder / MARKER)
@@ -67,7 +67,7 @@ def write(folder: Path, labels: Mapping[str, int]) -> None:
     """Replace a model's `labels.json` in one step; what a kill leaves of it is swept by the next job.
 
     Raises:
-        OSError: it cannot be written; the old file is untouched.
+        OSError: it cannot be written; the old file is untouched, but where only the last sync failed.
     """
     staged = folder / f".staging-{uuid.uuid4()}"
     try:

@@ -179,8 +179,8 @@ def _move_labels(folder: publish.ModelFolder, version: VersionFolder) -> tuple[s
     except (OSError, VersionRefusedError) as err:
         words = f"{os.strerror(err.errno or 0)}." if isinstance(err, OSError) else err.reason
         message = (
-            f"{version.path}: published, but the labels are as they were: {words} The next job on this model moves "
-            f"them, or do it with `python -m service label`."
+            f"{version.path}: published, but the move of its labels could not be ended: {words} The next job on this "
+            f"model ends it, or do it with `python -m service label`."
         )
         raise publish.PublishError(message) from err
 

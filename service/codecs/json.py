@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.codecs.decimals import settle_tie, unambiguous
 from service.codecs.structure import check_structure
 from service.errors import InvalidArgumentError, PayloadTooLargeError
 from service.signature import CONTEXT, Signature
@@ -35,13 +36,6 @@ _KINDS = {
     float: "a number",
 }
 _MAX_SHOWN = 40
-
-# Of all 2^31 positive float32, one prints a shortest decimal that a JSON reader, which goes through float64, rounds to
-# its neighbour: the float64 nearest to 7.038531e-26 is the midpoint of two float32.
-_TIE = 7.038531e-26
-_TIE_FLOAT32 = float(np.uint32(0x15AE43FD).view(np.float32))
-_TIE_SHORTEST = b"7.038531e-26"
-_TIE_UNAMBIGUOUS = b"7.0385309e-26"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +141,7 @@ def decode_rows(instances: Sequence[object], signature: Signature, name: str = "
         raise _not_a_number(rows, name)
     width = widths.pop()
     values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=len(rows) * width)
-    ties = np.abs(values) == _TIE
-    if ties.any():
-        values[ties] = np.copysign(_TIE_FLOAT32, values[ties])
-    return values.reshape(len(rows), width)
+    return settle_tie(values).reshape(len(rows), width)
 
 
 def encode_answer(signature: Signature, outputs: Mapping[str, NDArray[np.floating]]) -> bytes:
@@ -164,9 +155,7 @@ def encode_answer(signature: Signature, outputs: Mapping[str, NDArray[np.floatin
     body = orjson.dumps(
         {"model": signature.model, "version": signature.version, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY
     )
-    if any((np.abs(array) == np.float32(_TIE_FLOAT32)).any() for array in arrays.values()):
-        body = body.replace(_TIE_SHORTEST, _TIE_UNAMBIGUOUS)
-    return body
+    return unambiguous(body, arrays.values())
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

@@ -53,5 +53,11 @@ def table(outputs: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
     Returns:
         Little-endian float32 [n, columns], C-contiguous.
     """
-    columns = [np.atleast_2d(outputs[name].T).T for name in WIRE_ORDER if name in outputs]
-    return np.ascontiguousarray(np.hstack(columns), dtype="<f4")
+    names = [name for name in WIRE_ORDER if name in outputs]
+    widths = [1 if outputs[name].ndim == 1 else outputs[name].shape[1] for name in names]
+    columns = np.empty((len(outputs[names[0]]), sum(widths)), dtype="<f4")
+    start = 0
+    for name, width in zip(names, widths, strict=True):
+        columns[:, start : start + width] = outputs[name].reshape(-1, width)
+        start += width
+    return columns

@@ -6,13 +6,15 @@ A version of ours brings its probe; one made elsewhere gets one here, of verific
 
 import dataclasses
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import VersionRefusedError
+from service.codecs import npy
+from service.errors import InvalidArgumentError, VersionRefusedError
 from service.program.program import Program
 from service.program.tiles import evaluate_in_tiles
 
@@ -77,12 +79,11 @@ class Probe:
             VersionRefusedError: `probe`, if it is not three float32 arrays of matching shapes, with those of a support
                 and a context beside.
         """
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                arrays = [np.asarray(archive[name]) for name in _MEMBERS]
-                support, context = (np.asarray(archive[name]) if name in archive.files else None for name in _OTHERS)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as err:
-            raise VersionRefusedError("probe", "probe.npz cannot be read") from err
+        found = _members(data)
+        if not found.keys() >= set(_MEMBERS):
+            raise VersionRefusedError("probe", f"probe.npz must hold {', '.join(_MEMBERS)}")
+        arrays = [found[name] for name in _MEMBERS]
+        support, context = (found.get(name) for name in _OTHERS)
         x, score, gradient = arrays
         shapes_fit = x.ndim == 2 and score.shape == x.shape[:1] and gradient.shape == x.shape and x.shape[0] > 0
         if context is not None:
@@ -95,6 +96,24 @@ class Probe:
         if support is not None and not is_support(support, x.shape[0]):
             raise VersionRefusedError("probe", "the support in probe.npz must be float32 [n] in [0, 1]")
         return cls(x, score, gradient, support, context)
+
+
+def _members(data: bytes) -> dict[str, Floats]:
+    """Return the arrays of an `.npz` file by name, none larger than the file: its claims are checked, not believed.
+
+    Raises:
+        VersionRefusedError: `probe`.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(members) != len(archive.infolist()) or not members.keys() <= {*_MEMBERS, *_OTHERS}:
+                raise VersionRefusedError("probe", f"probe.npz may hold {', '.join((*_MEMBERS, *_OTHERS))}, each once")
+            if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+                raise VersionRefusedError("probe", "probe.npz is compressed; write it with numpy.savez")
+            return {name: npy.decode_rows(archive.read(info)).copy() for name, info in members.items()}
+    except (InvalidArgumentError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, struct.error) as err:
+        raise VersionRefusedError("probe", "probe.npz cannot be read") from err
 
 
 def is_support(values: NDArray[np.floating], num_rows: int) -> bool:

@@ -51,3 +51,19 @@ SignatureDefMap = _message("tensorflow.serving.SignatureDefMap")
 GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
 VERSION_STATES = _enum("tensorflow.serving.ModelVersionStatus.State")
+
+ModelServerConfig = _message("tensorflow.serving.ModelServerConfig")
+
+
+def parse_text(text: str, message: Any) -> None:
+    """Read protobuf's text form into a message of this pool.
+
+    Raises:
+        ValueError: it is not one; the text says where.
+    """
+    from google.protobuf import text_format  # here: few servers have such a file
+
+    try:
+        text_format.Parse(text, message, descriptor_pool=_pool())
+    except (text_format.ParseError, RecursionError) as err:
+        raise ValueError(str(err)) from err

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from werkzeug.http import parse_options_header
 
 from service.caller import Caller
-from service.codecs import gzip, json, npy, raw
+from service.codecs import csv, gzip, json, npy, raw
 from service.errors import DeadlineExceededError, UnsupportedMediaTypeError
 from service.settings import Settings
 from service.signature import Signature
@@ -23,11 +23,14 @@ from service.signature import Signature
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
+CSV = "text/csv"
 
 _JSON_TYPES = frozenset({"", JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _GZIP = frozenset({"gzip", "x-gzip"})  # RFC 9110, 8.4.1.3
+_TEXTS = frozenset({JSON, CSV})
 _LARGE_BYTES = 1 << 18
+_Rows = NDArray[np.floating]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Body:
 class BodyReader:
     """Reads the bodies of all requests.
 
-    What grows is read one at a time: a large JSON document, which takes up to 14 times its size until it is an array,
-    and a large gzip body. So many at once take no more memory than one, and no more time: JSON is parsed under Python's
-    global lock anyway.
+    What grows is read one at a time: a large JSON document, which takes up to 14 times its size until it is an array, a
+    large CSV text, up to nine times, and a large gzip body. So many at once take no more memory than one, and no more
+    time: text is parsed under Python's global lock anyway.
 
     Args:
         settings: `max_body_bytes`, of the expanded body too, and `max_request_rows`.
@@ -83,7 +86,7 @@ class BodyReader:
         """
         is_compressed = _is_compressed(content_encoding)
         kind = _kind(content_type)
-        if (gzip.claimed_bytes(data) if is_compressed else len(data) * (kind == JSON)) > _LARGE_BYTES:
+        if (gzip.claimed_bytes(data) if is_compressed else len(data) * (kind in _TEXTS)) > _LARGE_BYTES:
             self._take_turn(caller, held)
         if is_compressed:
             data = gzip.decompress(data, self._max_bytes)
@@ -92,6 +95,8 @@ class BodyReader:
         if kind == NPY:
             rows = npy.decode_rows(data)
             return Body(lambda _signature: rows)
+        if kind == CSV:
+            return Body(lambda signature: csv.decode_rows(data, signature, self._max_rows))
         return Body(lambda signature: raw.decode_rows(data, signature))
 
     def _take_turn(self, caller: Caller, held: ExitStack) -> None:
@@ -103,7 +108,7 @@ class BodyReader:
     def _read_json(self, data: bytes) -> Body:
         document = json.decode_request(data, self._max_rows)
 
-        def rows_for(signature: Signature) -> NDArray[np.floating]:
+        def rows_for(signature: Signature) -> _Rows:
             rows = json.decode_both(document, signature)
             for received in (document.instances, document.context or []):
                 received.clear()  # many times as large as the rows, which may wait for a while
@@ -128,7 +133,7 @@ def _kind(content_type: str) -> str:
     received = received.lower()
     if received in (OCTETS, NPY):
         return received
-    if received not in _JSON_TYPES or parameters.get("charset", "utf-8").lower() not in _UNICODE_CHARSETS:
-        message = f"Content-Type: received '{content_type[:40]}', expected {JSON} (UTF-8), {OCTETS} or {NPY}."
+    if received not in (*_JSON_TYPES, CSV) or parameters.get("charset", "utf-8").lower() not in _UNICODE_CHARSETS:
+        message = f"Content-Type: received '{content_type[:40]}', expected {JSON} or {CSV} (UTF-8), {OCTETS} or {NPY}."
         raise UnsupportedMediaTypeError(message)
-    return JSON
+    return CSV if received == CSV else JSON

@@ -13,7 +13,10 @@ from typing import Protocol, cast
 
 from service.crowding import Crowd
 from service.errors import DeadlineExceededError, ScoringError
-from service.rest.request_reader import MalformedError, Request, RequestReader
+from service.rest.deadlines import Patience
+from service.rest.known_heads import KnownHeads
+from service.rest.request import Request
+from service.rest.request_reader import MalformedError, RequestReader
 from service.rest.wsgi import Answer, Place, write
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -27,20 +30,6 @@ _PIECE_BYTES = 1 << 13
 """So much at most is parsed beyond the present body: a piece of tiny requests takes many times its size as requests."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long clients are waited for.
-
-    Args:
-        client_seconds: for a request's head; before its body must have come at 1 KiB a second; for an answer of which
-            nothing is read.
-        idle_seconds: for a next request.
-    """
-
-    client_seconds: float = 10.0
-    idle_seconds: float = 75.0
-
-
 class Edge(Protocol):
     """What the connections of one server share."""
 
@@ -49,6 +38,7 @@ class Edge(Protocol):
     buffer: memoryview
     """What was received last."""
     max_body_bytes: int
+    known_heads: KnownHeads
     is_closing: bool
     """Whether every connection ends with its next answer."""
 
@@ -84,6 +74,8 @@ class _Turn:
     since_seconds: float
     answer: Answer | None = None
     closes: bool = False
+    is_new: bool = True
+    """Whether its head came with the bytes that are looked at now."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -104,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, edge: Edge, place: Place) -> None:
         self._edge = edge
         self.place = place
-        self._reader = RequestReader(self._take_head, self._take_whole, edge.max_body_bytes)
+        self._reader = RequestReader(self._take_head, self._take_whole, edge.max_body_bytes, edge.known_heads)
         self._unparsed: bytes | memoryview = b""  # what came and waits until the requests before it have their answers
         self._turns: collections.deque[_Turn] = collections.deque()
         self._is_computing = False  # the first of them
@@ -262,6 +254,8 @@ class Connection(asyncio.BufferedProtocol):
         while self._unparsed and not self._is_held_up():
             self._parse()
             self._take_turns()
+        for turn in self._turns:
+            turn.is_new = False
         self._count_held_bytes()
         if self._is_held_up():
             self._pause_reading()
@@ -279,10 +273,10 @@ class Connection(asyncio.BufferedProtocol):
                     break
 
     def _parse(self) -> None:
-        request = self._reader.request
-        missing = 0 if request is None or request.length is None else request.length - request.num_body_bytes
-        size = max(missing, _PIECE_BYTES)
-        piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        piece, self._unparsed = self._unparsed, b""
+        if len(piece) > _PIECE_BYTES:
+            size = max(self._reader.missing_bytes(piece), _PIECE_BYTES)
+            piece, self._unparsed = piece[:size], piece[size:]
         try:
             self._reader.feed(piece)
         except MalformedError as error:
@@ -294,7 +288,8 @@ class Connection(asyncio.BufferedProtocol):
         request = cast(Request, turn.request)
         try:
             if request.is_complete:
-                self._edge.admit(request)
+                if not turn.is_new:  # else it was admitted a moment ago
+                    self._edge.admit(request)
             elif len(request.body) > _SMALL_BYTES:
                 self._count_held_bytes()
                 self._edge.crowd.check_bytes()
@@ -383,8 +378,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._is_computing or self._transport.get_write_buffer_size() > _SMALL_BYTES
 
     def _count_held_bytes(self) -> None:
-        bodies = sum(len(turn.request.body) for turn in self._turns if turn.request is not None)
-        held = bodies + len(self._unparsed) + self._transport.get_write_buffer_size()
+        held = len(self._unparsed) + self._transport.get_write_buffer_size()
+        for turn in self._turns:
+            if turn.request is not None:
+                held += len(turn.request.body)
         self._edge.crowd.num_held_bytes += held - self._num_held_bytes
         self._num_held_bytes = held
 

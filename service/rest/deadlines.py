@@ -1,9 +1,10 @@
-"""How much time a request has: what its client says, or the server's own limit.
+"""How much time a request has: what its client says, or the server's own limit; and how much its client has.
 
-Above: `native`, which makes a deadline of it, and `server`, which refuses what could not be answered by then. Below:
-`errors`.
+Above: `native`, which makes a deadline of it, `server`, which refuses what could not be answered by then, `connection`.
+Below: `errors`.
 """
 
+import dataclasses
 import re
 
 from service.errors import InvalidArgumentError
@@ -13,6 +14,20 @@ HEADER = "X-Request-Timeout"
 
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 _MAX_SECONDS = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long clients are waited for.
+
+    Args:
+        client_seconds: for a request's head; before its body must have come at 1 KiB a second; for an answer of which
+            nothing is read.
+        idle_seconds: for a next request.
+    """
+
+    client_seconds: float = 10.0
+    idle_seconds: float = 75.0
 
 
 def timeout_seconds(received: str | None, default_seconds: float) -> float:

@@ -63,6 +63,16 @@ def refusal(
     return _status(error) if status is None else status, headers, body
 
 
+def bare(error: ScoringError) -> ScoringError:
+    """Return an error without where it came from, for whoever keeps it until its request is counted.
+
+    Its traceback, and those of its causes, hold the frames that it passed, with the body in them. One of them holds who
+    keeps it: a circle, which only the garbage collector would open, many bodies later.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _status(error: ScoringError) -> int:
     if isinstance(error, PayloadTooLargeError):
         return 413
@@ -108,6 +118,6 @@ def respond_to_defect(error: Exception) -> flask.Response:
 
 
 def _response(error: ScoringError, status: int | None = None) -> flask.Response:
-    flask.g.error = error
+    flask.g.error = bare(error)
     number, headers, body = refusal(error, flask.g.request_id, status)
     return flask.Response(body, number, headers)

@@ -61,7 +61,7 @@ def _why_not_ready(registry: Registry, settings: Settings) -> str:
 
 
 def _model(status: ModelStatus) -> dict[str, object]:
-    problem = {"label_problem": status.label_problem} if status.label_problem else {}
+    told = {"label_problem": status.label_problem, "policy_problem": status.policy_problem}
     return {
         "name": status.name,
         "default": status.default,
@@ -69,7 +69,8 @@ def _model(status: ModelStatus) -> dict[str, object]:
         "features": list(status.features),
         **describe_context(*status.context),
         "labels": dict(status.labels),
-        **problem,
+        "policy": status.policy,
+        **{name: problem for name, problem in told.items() if problem},
         "versions": [_version(version) for version in status.versions],
     }
 

@@ -9,8 +9,9 @@ from service import tracing
 from service.answered import AnsweredRequest
 from service.errors import ErrorCode, InvalidArgumentError, Refusal, ScoringError, UnimplementedError
 from service.rest import failures
-from service.rest.request_reader import MalformedError, Request
-from service.rest.wsgi import Answer, split_target
+from service.rest.request import Request
+from service.rest.request_reader import MalformedError
+from service.rest.wsgi import Answer
 
 _PROTOCOL = "rest"
 
@@ -35,7 +36,7 @@ def refuse(
         seconds=0.0,
         request_id=request_id,
         method="" if request is None else request.method,
-        path="" if request is None else split_target(request.target)[0].decode("latin-1"),
+        path="" if request is None else request.head.path.decode("latin-1"),
         status=code,
         model=told.model,
         bytes_in=0 if request is None else request.num_body_bytes,

@@ -1,16 +1,19 @@
 """Bytes of a connection to requests, strictly and within limits; no socket, no clock, no thread.
 
 The grammar of HTTP/1.1 is llhttp's (by `httptools`); what it leaves to its users is decided here: framing that two
-readers could understand differently, hosts, sizes. Above: `connection`. Below: nothing of ours.
+readers could understand differently, hosts, sizes. Above: `connection`. Below: `known_heads`, which saves reading the
+same head twice, `request`.
 """
 
-import dataclasses
 import http
 import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
+
+from service.rest.known_heads import KnownHeads
+from service.rest.request import Head, Request
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_TARGET_BYTES = 8 << 10
@@ -42,51 +45,6 @@ class MalformedError(Exception):
         self.message = message
 
 
-@dataclasses.dataclass(eq=False)
-class Request:
-    """One request, as far as it has come.
-
-    Args:
-        method: such as "POST".
-        target: the request target as it was sent, without a fragment.
-        version: "1.0" or "1.1".
-        headers: lower-case names and values, in order.
-        keep_alive: whether the client lets the connection stay open.
-        length: bytes of the body that the head announces; None: chunked.
-    """
-
-    method: str
-    target: bytes
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    keep_alive: bool
-    length: int | None
-    body: bytes | bytearray = b""
-    num_body_bytes: int = 0
-    is_complete: bool = False
-    is_discarded: bool = False
-    """Whether the rest of its body is read and thrown away."""
-    is_continued: bool = False
-    """Whether the client was told to send the body."""
-
-    def header(self, name: bytes) -> bytes:
-        """Return the first value of a header, or b""."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
-
-    @property
-    def expects_continue(self) -> bool:
-        """Whether the client waits for a word before it sends the body."""
-        return self.version == "1.1" and self.header(b"expect").lower() == _CONTINUE
-
-    def discard(self) -> None:
-        """Forget the body, and what comes of it."""
-        self.is_discarded = True
-        self.body = b""
-
-
 class RequestReader:
     """Reads the requests of one connection.
 
@@ -100,17 +58,23 @@ class RequestReader:
         on_head: called with each request when its head is there.
         on_whole: called with each request when all of it is there.
         max_body_bytes: largest body.
+        known: the heads that were read before, by all readers of the same limits; None: of this one alone.
 
     Raises:
         MalformedError: from `feed`.
     """
 
     def __init__(
-        self, on_head: Callable[[Request], None], on_whole: Callable[[Request], None], max_body_bytes: int
+        self,
+        on_head: Callable[[Request], None],
+        on_whole: Callable[[Request], None],
+        max_body_bytes: int,
+        known: KnownHeads | None = None,
     ) -> None:
         self._on_head = on_head
         self._on_whole = on_whole
         self._max_body_bytes = max_body_bytes
+        self._known = KnownHeads() if known is None else known
         self._parser: Any = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -118,7 +82,11 @@ class RequestReader:
         self._num_waiting_bytes = 0  # of a head that began in an earlier piece
         self._request: Request | None = None
         self._is_in_head = False
+        self._is_known = False  # the head of the request: llhttp was not shown it, nor will it be its body
+        self._is_last = False  # the request that was read last
+        self._new_head: Head | None = None
         self._num_begun = 0
+        self._first_begun = 0  # of those whose head began at the beginning of a piece; 0: it began earlier
         self._num_framing_bytes = 0  # that came since the head and are no body
         self._is_over = False
 
@@ -132,6 +100,13 @@ class RequestReader:
         """Whether nothing of a next request has come."""
         return self._request is None and not self._is_in_head
 
+    def missing_bytes(self, data: bytes | memoryview) -> int:
+        """Return how many of the bytes that follow belong to the present request for sure, or to the one in data."""
+        if self._request is not None:
+            return 0 if self._request.length is None else self._request.length - self._request.num_body_bytes
+        found = None if self._is_in_head or self._is_last else self._known.find(data)
+        return 0 if found is None else found[1] + cast(int, found[0].length)
+
     def feed(self, data: bytes | memoryview) -> None:
         """Read the next bytes; nothing of `data` is kept.
 
@@ -143,7 +118,7 @@ class RequestReader:
         request, num_bytes = self._request, len(data)
         num_body_bytes = 0 if request is None else request.num_body_bytes
         while data and not self._is_over:
-            data = self._skip(data, unwanted) if (unwanted := self._unwanted()) is not None else self._parse(data)
+            data = self._read(data)
         if request is not None and self._request is request:
             self._check_framing(request, num_bytes - (request.num_body_bytes - num_body_bytes))
         if self._is_in_head and self._num_waiting_bytes > MAX_HEAD_BYTES:
@@ -189,14 +164,11 @@ class RequestReader:
         _check_expectation(headers, version)
         self._is_in_head = False
         self._num_framing_bytes = 0
-        self._request = Request(
-            method=method,
-            target=self._target.partition(b"#")[0],
-            version=version,
-            headers=headers,
-            keep_alive=self._parser.should_keep_alive(),
-            length=length,
-        )
+        target = self._target.partition(b"#")[0]
+        head = Head(method, target, version, headers, self._parser.should_keep_alive(), length)
+        if self._num_begun == self._first_begun:
+            self._new_head = head
+        self._request = Request(head, head.keep_alive)
         self._on_head(self._request)
         if length is not None and length > self._max_body_bytes:
             raise self._too_large_body()
@@ -214,9 +186,7 @@ class RequestReader:
         if not request.body:
             request.body = piece  # most bodies come whole, and are never copied
             return
-        if isinstance(request.body, bytes):
-            request.body = bytearray(request.body)
-        request.body += piece
+        self._append(request, piece)
 
     def on_message_complete(self) -> None:
         """Hand over the request, unless it is one whose body llhttp does not read because of an upgrade."""
@@ -224,14 +194,57 @@ class RequestReader:
         if request is None or (self._parser.should_upgrade() and request.length != 0):
             return
         request.keep_alive &= self._parser.should_keep_alive()  # a trailer has a say in what llhttp reads next
+        self._end(request)
+
+    # ------------------------------------------------------------------------------------------------------- within
+    def _read(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Read some of the bytes; return what is left."""
+        request = self._request
+        if request is not None:
+            if self._is_known:
+                return self._take_body(data, request)
+            return self._parse(data) if self._unwanted() is None else self._skip(data, request)
+        found = None if self._is_in_head or self._is_last else self._known.find(data)
+        if found is None:
+            return self._parse(data)
+        head, size = found
+        self._is_known = True
+        request = self._request = Request(head, head.keep_alive)
+        self._on_head(request)
+        return self._take_body(data[size:], request)
+
+    def _take_body(self, data: bytes | memoryview, request: Request) -> bytes | memoryview:
+        """Take what data has of the body of a request whose head was known; return what follows."""
+        missing = cast(int, request.length) - request.num_body_bytes
+        num_bytes = min(missing, len(data))
+        request.num_body_bytes += num_bytes
+        if num_bytes and not request.is_discarded:
+            if request.body:
+                self._append(request, data[:num_bytes])
+            else:
+                request.body = bytes(data[:num_bytes])
+        if num_bytes == missing:
+            self._is_known = False
+            self._end(request)
+        return data[num_bytes:]
+
+    def _end(self, request: Request) -> None:
         self._request = None
+        self._is_last = not request.keep_alive
         request.is_complete = True
         self._on_whole(request)
 
-    # ------------------------------------------------------------------------------------------------------- within
+    @staticmethod
+    def _append(request: Request, piece: bytes | memoryview) -> None:
+        if isinstance(request.body, bytes):
+            request.body = bytearray(request.body)
+        request.body += piece
+
     def _parse(self, data: bytes | memoryview) -> bytes | memoryview:
         """Let llhttp read; return what it left."""
-        num_begun = self._num_begun
+        begins = self.is_between_requests
+        num_begun, self._new_head = self._num_begun, None
+        self._first_begun = num_begun + 1 if begins else 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -242,15 +255,12 @@ class RequestReader:
             return data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             raise error.__context__ or error from None
-        except httptools.HttpParserInvalidMethodError as error:
-            if self._num_begun <= num_begun + 1 and _UNKNOWN_METHOD.match(data):
-                message = "a method that this server knows is expected, such as GET or POST."
-                raise MalformedError(http.HTTPStatus.NOT_IMPLEMENTED, message) from error
-            raise _malformed("Check its first line") from error
         except httptools.HttpParserError as error:
             if _AFTER_LAST not in str(error):
-                raise _malformed("Check its head and its framing") from error
+                raise _refused(error, data, is_first_line=self._num_begun <= num_begun + 1) from error
             self._is_over = True
+        if self._new_head is not None:
+            self._known.note(data, self._new_head)
         return b""
 
     def _unwanted(self) -> Request | None:
@@ -266,9 +276,7 @@ class RequestReader:
         request.num_body_bytes += min(missing, len(data))
         if missing <= len(data):
             self._parser = httptools.HttpRequestParser(self)  # llhttp's would wait for what it did not see
-            self._request = None
-            request.is_complete = True
-            self._on_whole(request)
+            self._end(request)
         return data[missing:]
 
     def _check_framing(self, request: Request, num_bytes: int) -> None:
@@ -314,6 +322,16 @@ def _check_expectation(headers: list[tuple[bytes, bytes]], version: str) -> None
     if expected != _CONTINUE and version != "1.0":
         message = "the only expectation that is met is '100-continue'."
         raise MalformedError(http.HTTPStatus.EXPECTATION_FAILED, message)
+
+
+def _refused(error: httptools.HttpParserError, data: bytes | memoryview, *, is_first_line: bool) -> MalformedError:
+    """Return the answer to bytes that llhttp does not take."""
+    if not isinstance(error, httptools.HttpParserInvalidMethodError):
+        return _malformed("Check its head and its framing")
+    if is_first_line and _UNKNOWN_METHOD.match(data):
+        message = "a method that this server knows is expected, such as GET or POST."
+        return MalformedError(http.HTTPStatus.NOT_IMPLEMENTED, message)
+    return _malformed("Check its first line")
 
 
 def _malformed(hint: str) -> MalformedError:

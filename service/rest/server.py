@@ -21,9 +21,12 @@ from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.rest import deadlines, wsgi
-from service.rest.connection import Connection, Patience
+from service.rest.connection import Connection
+from service.rest.deadlines import Patience
+from service.rest.known_heads import KnownHeads
 from service.rest.refusals import no_room_for, refuse
-from service.rest.request_reader import MalformedError, Request
+from service.rest.request import Request
+from service.rest.request_reader import MalformedError
 from service.rest.threads import Threads
 from service.rest.wsgi import Answer, Place
 from service.settings import Settings
@@ -181,6 +184,7 @@ class _Edge:
         )
         self.patience = Patience(settings.client_timeout_seconds, settings.idle_timeout_seconds)
         self.max_body_bytes = settings.max_body_bytes
+        self.known_heads = KnownHeads()
         self._request_timeout_seconds = settings.request_timeout_seconds
         self.buffer = memoryview(bytearray(_RECEIVED_BYTES))
         self.is_closing = False
@@ -201,7 +205,7 @@ class _Edge:
 
     def admit(self, request: Request) -> None:
         """See `connection.Edge`."""
-        path, _ = wsgi.split_target(request.target)
+        path = request.head.path
         if path not in _PROBES:
             self.crowd.check(self._timeout_seconds(request))
             self._check_room(path)
@@ -212,7 +216,7 @@ class _Edge:
 
     def answer(self, request: Request, connection: Connection, arrival_seconds: float) -> float:
         """See `connection.Edge`."""
-        is_probe = wsgi.split_target(request.target)[0] in _PROBES
+        is_probe = request.head.path in _PROBES
         if is_probe:
             finish, threads = connection.finish, self._beside
         else:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from service.rest.request_reader import Request
+from service.rest.request import Head, Request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -105,8 +105,8 @@ def call(app: "WSGIApplication", request: Request, place: Place, arrival_seconds
 
 def _check_head(answer: Answer) -> None:
     """Raise RuntimeError for a head that would be no head, or two (RFC 9112, 4 and 5)."""
-    lines = [answer.status, *(text for header in answer.headers for text in header)]
-    if not _STATUS.match(answer.status) or not all(_LINE.fullmatch(line) for line in lines):
+    text = answer.status + "".join([part for header in answer.headers for part in header])
+    if not _STATUS.match(answer.status) or not _LINE.fullmatch(text):
         message = "the application gave a status or a header that HTTP cannot carry"
         raise RuntimeError(message)
 
@@ -116,28 +116,37 @@ def environment(request: Request, place: Place, arrival_seconds: float) -> dict[
 
     Headers with an underscore in their name are left out: they would be read as the ones with a hyphen.
     """
-    path, query = split_target(request.target)
-    variables: dict[str, Any] = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": urllib.parse.unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": query.decode("latin-1"),
+    head = request.head
+    if head.variables is None:
+        head.variables = _variables(head)
+    return {
+        **head.variables,
         "CONTENT_LENGTH": str(len(request.body)),
         "SERVER_NAME": place.host,
         "SERVER_PORT": str(place.port),
-        "SERVER_PROTOCOL": f"HTTP/{request.version}",
         "REMOTE_ADDR": place.client,
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+        ARRIVAL: arrival_seconds,
+    }
+
+
+def _variables(head: Head) -> dict[str, Any]:
+    """Return what an environment has of the head alone."""
+    variables: dict[str, Any] = {
+        "REQUEST_METHOD": head.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": urllib.parse.unquote_to_bytes(head.path).decode("latin-1"),
+        "QUERY_STRING": head.query.decode("latin-1"),
+        "SERVER_PROTOCOL": f"HTTP/{head.version}",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(request.body),
         "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
-        ARRIVAL: arrival_seconds,
     }
-    for name, value in request.headers:
+    for name, value in head.headers:
         if b"_" in name:
             continue
         variable = _OWN_NAMES.get(name, "")
@@ -149,18 +158,6 @@ def environment(request: Request, place: Place, arrival_seconds: float) -> dict[
             separator = "; " if name == b"cookie" else ", "
             variables[variable] = text if before is None else f"{before}{separator}{text}"
     return variables
-
-
-@functools.lru_cache(maxsize=256)
-def split_target(target: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request target in origin form or absolute form (RFC 9112, 3.2)."""
-    if not target.startswith(b"/"):
-        scheme, separator, rest = target.partition(b"://")
-        if separator and scheme.lower() in {b"http", b"https"}:
-            authority, slash, path = rest.partition(b"/")
-            target = slash + path if slash else b"/" + authority[len(authority.partition(b"?")[0]) :]
-    path, _, query = target.partition(b"?")
-    return path, query
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.chaos.job_nursery import Nursery
-from tests.chaos.planting import MODEL, SHIPPED, Beside
+from tests.chaos.planting import MODEL, POLL_SECONDS, SHIPPED, Beside, ServerHere
 from tests.chaos.ramp_versions import RampVersions
 from tests.end_to_end.server_process import ROOT, ServerProcess
 
@@ -62,25 +62,22 @@ def serve(wait_until):
         server.kill()
 
 
-@pytest.fixture(scope="session")
-def old_server(wait_until, tmp_path_factory):
-    """Serve version 1 of the shipped model from a folder in which others are planted; return server and folder."""
-    models_dir = tmp_path_factory.mktemp("planted") / "models"
+@pytest.fixture
+def beside(request, wait_until, tmp_path):
+    """Return a `Beside` over a server of version 1, which is a process in a long form, with a client that asks it."""
+    models_dir = tmp_path / "models"
     shutil.copytree(SHIPPED, models_dir / MODEL / "1")
-    server = ServerProcess(models_dir, "--default-model", MODEL, "--poll-interval-seconds", 0.05)
+    if request.node.get_closest_marker("chaos"):
+        server = ServerProcess(models_dir, "--poll-interval-seconds", POLL_SECONDS)
+    else:
+        server = ServerHere(models_dir)
     try:
         wait_until(server.is_ready, START_SECONDS)
-        yield server, models_dir
+        found = Beside(server, models_dir, wait_until)
+        yield found
+        found.close()
     finally:
         server.kill()
-
-
-@pytest.fixture
-def beside(old_server, wait_until):
-    """Return a `Beside` over the server of version 1, whose client asks until the test is over."""
-    found = Beside(*old_server, wait_until)
-    yield found
-    found.close()
 
 
 @pytest.fixture

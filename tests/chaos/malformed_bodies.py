@@ -15,6 +15,7 @@ from tests.chaos.body_judge import expand
 
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
+CSV = "text/csv"
 LONG = "".join(map(str, range(200)))  # no part of it of 40 characters is found twice
 ODD_NUMBERS = [
     "NaN",
@@ -190,7 +191,9 @@ class Corpus:
 
     def request(self):
         """Return one more."""
-        kind = self.pick([self.json_bytes, self.json_values, self.octets, self.npy, self.compressed, self.outside])
+        kind = self.pick(
+            [self.json_bytes, self.json_values, self.octets, self.npy, self.csv, self.compressed, self.outside]
+        )
         return kind()
 
     def pick(self, choices):
@@ -264,9 +267,28 @@ class Corpus:
             body = head.replace(b"(1, 3)", self.pick(sizes).encode()) + b"\n" + data
         return Request("", {"Content-Type": NPY}, body)
 
+    def plain_csv(self):
+        """Return a CSV text, with or without a header."""
+        columns = self.rng.sample(range(3), 3)
+        head = ",".join(self.features[column] for column in columns) + "\n" if self.rng.random() < 0.5 else ""
+        end = self.pick(["\n", "\r\n"])
+        return (head + "".join(",".join(map(str, row)) + end for row in self.rows().tolist())).encode()
+
+    def csv(self):
+        """Return a CSV text, spoilt or not, or with cells that are none of a row's."""
+        body = self.plain_csv()
+        if self.rng.random() < 0.5:
+            odd = self.pick(
+                [b"", b" ", b"x", b"1_0", b'"1"', b'"', b"0x1", b"1e400", b"nan", b"\xff", b"\xd9\xa3", b"1,1"]
+            )
+            cells = body.split(b",")
+            cells[self.rng.randrange(len(cells))] = odd
+            body = b",".join(cells)
+        return Request("", {"Content-Type": CSV}, self.spoil(body) if self.rng.random() < 0.5 else body)
+
     def compressed(self):
         """Return any of the others under gzip, spoilt or not, or as gzip without being it."""
-        inner = self.pick([self.json_bytes, self.octets, self.npy, self.json_values])()
+        inner = self.pick([self.json_bytes, self.octets, self.npy, self.csv, self.json_values])()
         body = gzip.compress(inner.body, self.pick([0, 1, 9]), mtime=0) if self.rng.random() < 0.8 else inner.body
         spoilt = [body, body, self.spoil(body), body + body, body[:-4] + self.rng.randbytes(4), body[: len(body) // 2]]
         encoding = self.pick(["gzip", "gzip", "x-gzip", self.pick(ENCODINGS)])

@@ -4,11 +4,19 @@ import itertools
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
-from service import manifest
+import numpy as np
+from structlog.testing import capture_logs
+
+from service import engines, loader, manifest
+from service.errors import VersionRefusedError
+from service.model_version import ModelVersion
 from service.program.verification import Probe
+from service.settings import Settings
+from service.worker import Worker
 from tests.end_to_end.clients import RestClient
-from tests.end_to_end.server_process import ROOT
+from tests.end_to_end.server_process import ROOT, ServerProcess
 
 MODEL = "tumours"
 SHIPPED = ROOT / "models" / MODEL / "1"
@@ -49,6 +57,61 @@ def entry(path):
 def is_listed(path):
     """Whether a file belongs into a manifest."""
     return path.is_file() and not path.is_symlink() and path.name != manifest.FILE_NAME
+
+
+def load_here(folder):
+    """Return a live version as the server would make it, made in this process: for a few, that crash nobody.
+
+    Args:
+        folder: a `VersionFolder`.
+    """
+    loaded = loader.load(folder.path, model=folder.model, version=folder.version)
+    live = ModelVersion(loaded, engines.create(loaded, "program"))
+    try:
+        live.reproduce(loaded.probe)
+    except VersionRefusedError:
+        live.close()
+        raise
+    return live
+
+
+POLL_SECONDS = 0.05
+
+
+class ServerHere:
+    """The server in this process, loads and all: it starts in no time where TensorFlow is imported already.
+
+    Args:
+        models_dir: the folder.
+    """
+
+    get, versions = ServerProcess.get, ServerProcess.versions
+
+    def __init__(self, models_dir):
+        self._capture = capture_logs()
+        self._entries = self._capture.__enter__()
+        settings = Settings(models_dir=models_dir, rest_port=0, grpc_port=0, poll_interval_seconds=POLL_SECONDS)
+        self._worker = Worker(settings, load=load_here)
+        self._worker.start()
+        self.process = SimpleNamespace(poll=lambda: None)
+
+    def address(self, protocol):
+        """Return host and port of "rest" or "grpc"."""
+        return getattr(self._worker.addresses, protocol)
+
+    def is_ready(self):
+        """Whether `/readyz` says so."""
+        return self.get("/readyz")[0] == 200
+
+    @property
+    def lines(self):
+        """The lines of its log so far."""
+        return [json.dumps(entry | {"level": entry["log_level"]}, default=str) for entry in list(self._entries)]
+
+    def kill(self):
+        """End it."""
+        self._worker.stop(5.0)
+        self._capture.__exit__(None, None, None)
 
 
 class Beside:
@@ -148,14 +211,14 @@ class Beside:
         return len(answers)
 
     def refusal_seconds(self):
-        """Return how many loads of the model were refused so far, and how long they took together, in seconds."""
+        """Return, as an array, how many loads of the model were refused so far, and the seconds that they took."""
         text = self.server.get("/metrics")[1].decode()
-        found = {}
+        found = {"count": 0.0, "sum": 0.0}
         for line in text.splitlines():
             if line.startswith("convex_version_load_seconds_") and f'model="{MODEL}"' in line and "refused" in line:
                 name = line.partition("{")[0].rpartition("_")[2]
                 found[name] = float(line.rpartition(" ")[2])
-        return found["count"], found["sum"]
+        return np.array([found["count"], found["sum"]])
 
     def close(self):
         """End the client."""

@@ -15,7 +15,7 @@ from training.model_files import own_manifest
 from training.rollback import rollback
 
 KEEP = 20
-_FILES = {"saved_model.pb": 5_000, "variables/variables.index": 300, "variables/variables.data": 200_000}
+_FILES = {"saved_model.pb": 5_000, "variables/variables.index": 300, "variables/variables.data": 20_000}
 
 
 def fill(staged, token=None):

@@ -11,13 +11,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from service import engines, loader, manifest
+from service import manifest
 from service.errors import VersionRefusedError
-from service.model_version import ModelVersion
 from service.repository import VersionFolder
 from service.settings import Settings
 from service.worker import VersionLoader
-from tests.chaos.planting import MODEL, SHIPPED, reseal, sealed_copy
+from tests.chaos.planting import MODEL, SHIPPED, load_here, reseal, sealed_copy
 from tests.contract import version_surgery
 from tests.end_to_end.server_process import ROOT
 
@@ -51,13 +50,14 @@ def damaged_copy(harm, name, rng):
     return make
 
 
-@pytest.mark.parametrize(("num_flips", "num_cuts"), [(44, 22), pytest.param(1000, 200, marks=LONG)])
+@pytest.mark.parametrize(("num_flips", "num_cuts"), [(20, 10), pytest.param(1000, 200, marks=LONG)])
 def test_every_flipped_bit_and_every_cut_is_refused_beside_a_version_that_serves(num_flips, num_cuts, beside, report):
     """Each file in turn, the manifest too: all refused by their hash, no crash, the same bits throughout."""
     rng = np.random.default_rng(7)
     harms = [(flip, FILES[i % len(FILES)]) for i in range(num_flips)]
     harms += [(cut, FILES[i % len(FILES)]) for i in range(num_cuts)]
     rules = Counter()
+    before = beside.refusal_seconds()
     for start in range(0, len(harms), AT_ONCE):
         planted = {beside.plant(damaged_copy(harm, name, rng)): name for harm, name in harms[start : start + AT_ONCE]}
         for version, (rule, reason) in beside.outcomes(planted).items():
@@ -67,7 +67,7 @@ def test_every_flipped_bit_and_every_cut_is_refused_beside_a_version_that_serves
         beside.remove(planted)
     assert len(harms) == rules.total()
     num_answers = beside.check()
-    count, seconds = beside.refusal_seconds()
+    count, seconds = beside.refusal_seconds() - before
     assert beside.accepts(sealed_copy)
     beside.check(controls=1)
     report(
@@ -92,34 +92,22 @@ def test_damaged_version_is_refused_before_tensorflow_is_imported(tmp_path):
     assert "file-hash False" == answer.stdout.strip(), answer.stderr
 
 
-def load_here(folder):
-    """Return a live version as the server would make it, made in this process: for a few, that crash nobody."""
-    loaded = loader.load(folder, model=MODEL, version=int(folder.name))
-    live = ModelVersion(loaded, engines.create(loaded, "program"))
-    try:
-        live.reproduce(loaded.probe)
-    except VersionRefusedError:
-        live.close()
-        raise
-    return live
-
-
 @pytest.fixture
 def load(request, tmp_path):
-    """Return `load(folder)`, from a folder to a live version: in the long form by a loading process, which may crash."""
+    """Return what makes a live version of a folder; in a long form a loading process does, which may crash."""
     if request.node.get_closest_marker("chaos") is None:
         yield load_here
         return
-    over_there = VersionLoader(Settings(models_dir=tmp_path, engine="program"))
-    over_there.start()
-    yield lambda folder: over_there(VersionFolder(MODEL, int(folder.name), folder))
-    over_there.close()
+    over_there = [VersionLoader(Settings(models_dir=tmp_path, engine="program"))]
+    over_there[0].start()
+    yield lambda folder: over_there[0](folder)
+    over_there.pop().close()
 
 
 def answers(load, folder):
     """Return score and gradient of the probe's rows by a version, or the rule by which it is refused."""
     try:
-        live = load(folder)
+        live = load(VersionFolder(MODEL, int(folder.name), folder))
     except VersionRefusedError as refusal:
         return refusal.rule, None
     try:
@@ -132,7 +120,7 @@ def answers(load, folder):
 RESEALED = [name for name in FILES if name != manifest.FILE_NAME]
 
 
-@pytest.mark.parametrize("num_flips", [len(RESEALED), pytest.param(400, marks=LONG)])
+@pytest.mark.parametrize("num_flips", [len(RESEALED), pytest.param(270, marks=LONG)])
 def test_flip_under_rewritten_hashes_is_refused_or_changes_no_bit_of_an_answer(num_flips, load, tmp_path, report):
     """The table of files rewritten, not the certificate: what is served then has the program that was certified."""
     rng = np.random.default_rng(8)
@@ -156,7 +144,7 @@ def test_flip_under_rewritten_hashes_is_refused_or_changes_no_bit_of_an_answer(n
     report(flips=num_flips, **{name.rpartition("/")[2]: dict(rules) for name, rules in found.items()})
 
 
-@pytest.mark.parametrize("num_flips", [2, pytest.param(200, marks=LONG)])
+@pytest.mark.parametrize("num_flips", [2, pytest.param(100, marks=LONG)])
 def test_flip_of_a_weight_under_all_hashes_is_refused_or_stays_within_the_probe(num_flips, load, tmp_path, report):
     """The certificate rewritten too: proof or probe refuse, or the answers are within 1e-5 of the undamaged ones."""
     rng = np.random.default_rng(9)
@@ -183,7 +171,7 @@ def test_flip_of_a_weight_under_all_hashes_is_refused_or_stays_within_the_probe(
         if values is not None:
             for value, other in zip(expected, values, strict=True):
                 assert np.abs(value - other).max() <= 1e-5 * np.abs(value).max()
-    assert num_flips > 2 * found["served"] or num_flips < 100
+    assert 0 < found["served"] < num_flips
     report(flips=num_flips, outcomes=dict(found))
 
 

@@ -25,8 +25,8 @@ EXPECTED = float(np.load(ROOT / "models" / "colours" / "1" / "probe.npz")["score
 
 @pytest.fixture(scope="module")
 def outcomes(edge_server):
-    """Send everything at once."""
-    return exchange_all(address_of(edge_server), CASES.values(), PATIENCE_SECONDS)
+    """Send everything at once, and then once more, when the server knows the heads that it took."""
+    return [exchange_all(address_of(edge_server), CASES.values(), PATIENCE_SECONDS) for _ in range(2)]
 
 
 def test_cases_are_the_37_and_more():
@@ -39,13 +39,14 @@ def test_cases_are_the_37_and_more():
 @pytest.mark.parametrize("name", CASES)
 def test_raw_request_gets_what_the_rfc_says(outcomes, name):
     """The status is one that the section allows, the connection ends as it must, and no other request is answered."""
-    assert [] == faults(CASES[name], outcomes[name])
+    assert [[], []] == [faults(CASES[name], each[name]) for each in outcomes]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if 200 in case.verdict.statuses])
 def test_served_request_was_read_whole_and_right(outcomes, name):
     """Where a score was answered, it is that of the row that was sent, whatever form the request had."""
-    served = [answer for answer in answers_of(outcomes[name], name) if answer.status == 200 and b"score" in answer.body]
+    received = [answer for each in outcomes for answer in answers_of(each[name], name)]
+    served = [answer for answer in received if answer.status == 200 and b"score" in answer.body]
     assert [pytest.approx([EXPECTED], rel=1e-5)] * len(served) == [json.loads(each.body)["score"] for each in served]
 
 
@@ -59,7 +60,7 @@ def answers_of(outcome, name):
 
 def test_server_is_well_after_all_of_them(edge_server, outcomes):
     """It lives, answers another client exactly, and has no error in its log."""
-    assert len(CASES) == len(outcomes)
+    assert [len(CASES)] * 2 == [len(each) for each in outcomes]
     ok = CASES["ok"]
     after = exchange_all(address_of(edge_server), [ok], PATIENCE_SECONDS)["ok"]
     assert [] == faults(ok, after)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 import urllib.request
 
 import grpc
@@ -91,10 +92,10 @@ def test_served_numbers_equal_the_float64_oracle_when_a_thousand_rows_are_sent(s
     assert np.abs(served[:, 1:] - gradient).max() <= 1e-4 * np.abs(gradient).max()
 
 
-def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_stock_stub(
+def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_by_the_stock_stub_and_in_bulk(
     shipped_server, run_training, tmp_path
 ):
-    """A row as it stands in the CSV file: plain `curl -d`, `evaluate` and the stock stub agree in every bit."""
+    """A row as it stands in the CSV file: `curl -d`, `evaluate`, the stock stub and `score` agree in every bit."""
     server = shipped_server
     curl = shutil.which("curl")
     lines = texts()[:5]
@@ -125,15 +126,30 @@ def test_raw_row_of_the_file_gives_the_same_bits_by_curl_by_evaluate_and_by_the_
         evaluated = list(csv.DictReader(file))[: len(lines)]
     features = list(evaluated[0])[-30:]
 
-    for kind, of_rest, of_grpc, of_evaluate in (
-        ("score", by_rest["score"], by_grpc.outputs["score"].float_val, [row["score"] for row in evaluated]),
+    in_bulk = tmp_path / "bulk.csv"
+    words = ["--models-dir", ROOT / "models", "--model", "tumours", "--gradient", "--input", DATA, "--output", in_bulk]
+    subprocess.run([sys.executable, "-m", "service", "score", *words], cwd=ROOT, check=True, timeout=60)
+    with in_bulk.open(newline="") as file:
+        bulk = list(csv.DictReader(file))
+    assert texts() == [list(row.values())[:30] for row in bulk]
+
+    for kind, of_rest, of_grpc, of_evaluate, of_bulk in (
+        (
+            "score",
+            by_rest["score"],
+            by_grpc.outputs["score"].float_val,
+            [row["score"] for row in evaluated],
+            [row["score"] for row in bulk[:5]],
+        ),
         (
             "gradient",
             np.ravel(by_rest["gradient"]),
             by_grpc.outputs["gradient"].float_val,
             [row[name] for row in evaluated for name in features],
+            [value for row in bulk[:5] for name, value in row.items() if name.startswith("gradient_")],
         ),
     ):
         expected = np.array(of_grpc, np.float32).tobytes()
         assert expected == np.array(of_rest, np.float32).tobytes(), kind
-        assert expected == np.array(of_evaluate, np.float64).astype(np.float32).tobytes(), kind
+        for others in (of_evaluate, of_bulk):
+            assert expected == np.array(others, np.float64).astype(np.float32).tobytes(), kind

@@ -61,7 +61,7 @@ def test_entry_refuses_an_unknown_word(enter) -> None:
     assert 2 == code
     assert 1 == len(lines)
     assert lines[0].startswith(
-        "convex-scoring: unknown command 'retrian'. Expected serve (the default), models, label,"
+        "convex-scoring: unknown command 'retrian'. Expected serve (the default), score, models, label,"
     )
 
 

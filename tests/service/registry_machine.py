@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import NotFoundError, UnavailableError
 from service.registry import Registry, VersionState
@@ -18,6 +18,13 @@ class RegistryMachine(RuleBasedStateMachine):
         self.last_state = {}
         self.held = []
         self.was_available = False
+
+    @initialize(versions=st.sampled_from([(1, 2, 3), (), (2,)]))
+    def load_some(self, versions):
+        """Some versions are live from the start."""
+        for version in versions:
+            self.begin(version)
+            self.publish(version)
 
     def states(self):
         """Return version -> state."""
@@ -44,27 +51,35 @@ class RegistryMachine(RuleBasedStateMachine):
             self.registry.publish(make_version("m", version))
             self.was_available = True
 
+    @rule(version=st.sampled_from([2, 3, 1, 4]))
+    def load(self, version):
+        """Load from beginning to end."""
+        if self.states().get(version) in {None, VersionState.START, VersionState.END}:
+            self.begin(version)
+        self.publish(version)
+
     @rule(version=st.integers(1, 4))
     def refuse(self, version):
         """End a load."""
         if self.states().get(version) is VersionState.LOADING:
             self.registry.refuse("m", version, "rule", "reason")
 
-    @rule(version=st.integers(1, 4))
+    @rule(version=st.sampled_from([2, 3, 1, 4]))
     def retire(self, version):
         """Retire what is live: done at once unless a request holds it or it must stay."""
-        states = self.states()
+        states, labelled = self.states(), self.registry.labels("m").values()
         if states.get(version) not in {VersionState.AVAILABLE, VersionState.UNLOADING}:
             return
         is_held = any(live.signature.version == version for _, live in self.held)
         try:
             assert self.registry.retire("m", version, 0.0) is not is_held
+            assert version not in labelled
         except ValueError:
             available = [number for number, state in states.items() if state is VersionState.AVAILABLE]
-            assert [version] == available or version in self.registry.labels("m").values()
+            assert [version] == available or version in labelled
 
     @precondition(lambda self: self.was_available)
-    @rule(version=st.none() | st.integers(1, 4))
+    @rule(version=st.sampled_from([None, 2, 3, 1, 4]))
     def acquire(self, version):
         """A request takes the newest or a given version."""
         lease = self.registry.acquire("m", version)
@@ -77,6 +92,26 @@ class RegistryMachine(RuleBasedStateMachine):
             with pytest.raises((NotFoundError, UnavailableError)):
                 lease.__enter__()
 
+    @precondition(lambda self: self.registry.labels("m"))
+    @rule()
+    def acquire_labelled(self):
+        """A request takes a labelled version: where there is a label it is always answered."""
+        label, version = min(self.registry.labels("m").items())
+        lease = self.registry.acquire("m", label=label)
+        live = lease.__enter__()
+        assert version == live.signature.version
+        self.held.append((lease, live))
+
+    @rule(version=st.integers(1, 4))
+    def forget(self, version):
+        """The folder of a version goes, which changes nothing of one that lives."""
+        state = self.states().get(version)
+        if state is not None:
+            self.registry.forget("m", version)
+            is_gone = state in {VersionState.START, VersionState.END}
+            assert is_gone is (version not in self.states())
+            self.last_state.pop(version, None) if is_gone else None
+
     @precondition(lambda self: self.held)
     @rule(index=st.integers(0, 9))
     def release(self, index):
@@ -84,10 +119,15 @@ class RegistryMachine(RuleBasedStateMachine):
         lease, _ = self.held.pop(index % len(self.held))
         lease.__exit__(None, None, None)
 
-    @rule(version=st.integers(1, 5))
-    def label(self, version):
+    @rule(version=st.sampled_from([1, 2, 3, 4, 5]), label=st.sampled_from(["stable", "canary"]))
+    def label(self, version, label):
         """The labels file changes, also to a version that is not there."""
-        self.registry.set_labels("m", {"stable": version})
+        self.registry.set_labels("m", {**self.registry.labels("m"), label: version})
+
+    @rule()
+    def unlabel(self):
+        """The labels file goes."""
+        self.registry.set_labels("m", {})
 
     @rule()
     def sweep(self):

@@ -32,7 +32,13 @@ REQUEST = AnsweredRequest(
 def lines(*requests, log_format="json", log_level="info"):
     """Return what is written of some requests."""
     written = []
-    access_log = AccessLog(written.append, log_format, log_level, now=lambda: NOW)
+
+    def write(form, num_bytes):
+        line = form()
+        assert len(line) <= 4 * num_bytes  # a path is percent-encoded, each of its bytes as three
+        written.append(line.decode())
+
+    access_log = AccessLog(write, log_format, log_level, now=lambda: NOW)
     for request in requests:
         access_log.log(request)
     return written

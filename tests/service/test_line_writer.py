@@ -61,6 +61,29 @@ def test_lines_arrive_in_order_from_every_thread():
         assert [f"{name} {number}" for number in range(200)] == [line for line in lines if line[0] == name]
 
 
+def test_lines_that_are_formed_later_stand_where_they_were_written():
+    """Between the others, as they were then; what they hold is counted until they are written."""
+    with pipe() as (reader, writer):
+        for number in range(50):
+            writer.write_later(lambda number=number: b"later %d\n" % number, 10)
+            writer.write(f"now {number}\n")
+        expected = [f"{when} {number}" for number in range(50) for when in ("later", "now")]
+        assert expected == read_lines(reader, 100)
+
+
+def test_lines_that_are_formed_later_are_bounded_by_what_they_are_said_to_hold(wait_until):
+    """With room for 100 bytes a third line of 40 is lost, and formed never."""
+    formed = []
+    with pipe(max_bytes=(1 << 20) + 101) as (reader, writer):
+        fill(writer, wait_until)
+        for number in range(3):
+            writer.write_later(lambda number=number: formed.append(number) or b"%d\n" % number, 40)
+        assert 1 == writer.num_lost
+        assert [] == formed
+        assert ["0", "1"] == read_lines(reader, 3)[1:]
+        assert [0, 1] == formed
+
+
 def test_close_writes_what_waits():
     """The last lines before the end are not lost, and what comes afterwards is."""
     reader, descriptor = os.pipe()

@@ -1,284 +1,98 @@
-"""The loading process: the loader's answers from over there, and what happens when it dies."""
+"""The loading process: the loader's answers from over there, and what happens when a load, or all of it, dies."""
 
 import contextlib
 import dataclasses
 import errno
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from service import loading_process
+from service import load_bounds, loading_process
 from service.engines.program import ProgramEngine
-from service.errors import VersionRefusedError
-from service.loading_process import NICENESS, LoadingProcess, LoadingProcessError, Order, serve
+from service.errors import LoadFailedError, VersionRefusedError
+from service.fork_server import Order
+from service.load_bounds import NICENESS
+from service.loading_process import LoadingProcess
 from service.model_version import ModelVersion
-from service.plain_data import NotPlainError
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tumours" / "1"
 ORDER = Order(Path("m/1"), "m", 1)
 SECONDS = 60.0
-CHILD = "import os, signal, sys; from multiprocessing.connection import Connection as C; c = C(int(sys.argv[1])); "
+
+CHILD = """
+import ctypes, os, pickle, signal, sys, tempfile, time
+from pathlib import Path
+from service import fork_server as f, load_bounds
+f.warm_up, f.prepare = (lambda: None), (lambda: False)
+see_gpu, f._see_gpu = f._see_gpu, (lambda: False)
+def pause():
+    while True: signal.pause()
+def fine(folder, **_): raise f.VersionRefusedError("fine", str(folder))
+"""
+"""The real process without TensorFlow; `fine` is a load that ends well, as far as the process is concerned."""
+
+PLAIN = CHILD + "f.load = fine\n"
 
 
 @pytest.fixture
 def make_process(monkeypatch):
-    """Return `make(program)`, a loading process whose child runs that program; all are ended after the test."""
+    """Return `make(program)`, whose child runs that program and then serves; all are ended after the test."""
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")  # as `python -m service` does
     made = []
 
     def make(program=None):
         if program is not None:
-            monkeypatch.setattr(loading_process, "_PROGRAM", CHILD + program)
+            monkeypatch.setattr(loading_process, "_PROGRAM", program + "\nf.main()")
         made.append(LoadingProcess())
         return made[-1]
 
     yield make
     for process in made:
         process.close()
-        process._discard()
 
 
-def test_load_returns_the_proved_version_and_refusals_from_the_child(make_process, tmp_path):
-    """A shipped version arrives whole and computes; a refusal keeps its rule; later loads stand back when told to."""
-    process = make_process()
-    process.start()
-    child = psutil.Process(process._child.pid)
-    loaded = process.load(Order(SHIPPED, "tumours", 1))
-    assert ("proved", 30) == (loaded.convexity, loaded.signature.dim)
-    assert loaded.manifest.certificate["program_sha256"] == loaded.program.program_sha256
-    received = ModelVersion(loaded, ProgramEngine(loaded.program)).score(loaded.probe.x)
-    np.testing.assert_allclose(received, loaded.probe.score, rtol=0.0, atol=1e-5 * np.abs(loaded.probe.score).max())
-    assert process.sees_gpu() is False
-    assert 0 == child.nice()
-    with pytest.raises(VersionRefusedError) as refusal:
-        process.load(Order(tmp_path, "tumours", 1, gently=True))
-    assert "saved-model" == refusal.value.rule
-    assert NICENESS == child.nice()
-    assert {NICENESS} == set(nicenesses(child.pid).values())
-    process.close()
-    assert not child.is_running()
+def program_of(load, meanwhile=""):
+    """Return the real process whose load of version 1 runs these lines, and that is fine with any other."""
+    lines = "\n    ".join(load.splitlines())
+    head = "def load(folder, model, version, **_):\n    if version > 1: fine(folder)"
+    return f"{CHILD}{meanwhile}\n{head}\n    {lines}\nf.load = load"
 
 
-def test_stand_back_keeps_what_stands_back_further_when_the_server_was_started_so():
-    """A process under `nice -n 15` may not come forward to 10, and goes on at 15."""
-    words = (
-        "import os; from service.loading_process import stand_back; "
-        "os.nice(15 - os.nice(0)); stand_back(); print(os.nice(0))"
-    )
-    result = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert (0, "15\n") == (result.returncode, result.stdout), result.stderr
+def is_fine(process, version=2):
+    """Whether a load of another version comes back as it should."""
+    with pytest.raises(VersionRefusedError, match="fine"):
+        process.load(dataclasses.replace(ORDER, version=version))
+    return True
 
 
-def test_process_stands_back_from_its_start_when_it_replaces_one_that_did(make_process):
-    """The successor of a worn process does not even import TensorFlow in the way of requests."""
-    process = make_process(
-        "from service.loading_process import _Failure; "
-        "c.send((False, True, _Failure(str('gently' in sys.argv)))); signal.pause()"
-    )
-    process.start()
-    for expected in ("False", "True"):
-        with pytest.raises(LoadingProcessError, match=expected):
-            process.load(dataclasses.replace(ORDER, gently=True))
-
-
-def nicenesses(pid):
-    """Return the niceness of each thread of a process; Linux keeps one for each."""
-    return {int(name): os.getpriority(os.PRIO_PROCESS, int(name)) for name in os.listdir(f"/proc/{pid}/task")}
-
-
-def test_load_fails_and_the_next_one_gets_a_new_process_when_the_child_dies(make_process):
-    """A crash over there is an exception here that names the signal; it harms nothing else."""
-    process = make_process("c.recv(); os.kill(os.getpid(), signal.SIGSEGV)")
-    for _ in range(2):
-        with pytest.raises(LoadingProcessError, match="it ended while it loaded: SIGSEGV"):
-            process.load(ORDER)
-
-
-def test_load_starts_another_process_when_the_child_ended_in_between(make_process):
-    """Nobody has to notice that it is gone."""
-    process = make_process("sys.exit(3)")
-    process.start()
-    process._child.wait(SECONDS)
-    with pytest.raises(LoadingProcessError, match="exit code 3"):
+def told_of(process):
+    """Return what is told of the load that fails."""
+    with pytest.raises(LoadFailedError) as failure:
         process.load(ORDER)
+    return failure.value.told
 
 
-def test_load_is_given_up_when_it_takes_too_long(make_process, monkeypatch):
-    """A child that hangs is ended, and its load fails."""
-    monkeypatch.setattr(loading_process, "LONGEST_LOAD_SECONDS", 0.05)
-    process = make_process("c.recv(); signal.pause()")
-    process.start()
-    child = process._child
-    with pytest.raises(LoadingProcessError, match=r"it took longer than 0\.05 s"):
-        process.load(ORDER)
-    assert -9 == child.poll()
+@contextlib.contextmanager
+def loading(process, *orders):
+    """Give the loads of orders that run; a test that fails meanwhile ends them."""
+    with ThreadPoolExecutor(len(orders)) as pool:
+        loads = [pool.submit(process.load, order) for order in orders]
+        try:
+            yield loads
+        except BaseException:
+            process.close()
+            raise
 
 
-def test_process_is_replaced_when_it_has_grown_and_its_answer_stands(make_process):
-    """A worn process gives its version, and the next one is started before anybody needs it."""
-    process = make_process(
-        "from service.loading_process import _Failure; "
-        "c.recv(); c.send((False, True, _Failure('the answer'))); signal.pause()"
-    )
-    process.start()
-    first = process._child
-    with pytest.raises(LoadingProcessError, match="the answer"):
-        process.load(ORDER)
-    assert first.poll() is not None
-    assert first is not process._child
-    assert process._child.poll() is None
-
-
-def test_answer_stands_when_no_successor_of_a_worn_process_can_be_started(make_process, monkeypatch, temporary):
-    """A system that gives no process now takes nothing from the version that was loaded; the next load tries again."""
-    process = make_process(
-        "from service.loading_process import _Failure; c.recv(); c.send((False, True, _Failure('it')))"
-    )
-    process.start()
-    with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "Popen", refuse_process)
-        for expected in (LoadingProcessError, BlockingIOError):
-            with pytest.raises(expected):
-                process.load(ORDER)
-    with pytest.raises(LoadingProcessError, match="it"):
-        process.load(ORDER)
-    process.close()
-    assert [] == list(temporary.iterdir())
-
-
-def refuse_process(*_, **__):
-    """Stand in for Popen where the limit of processes is reached."""
-    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-
-def test_process_is_not_worn_when_a_version_is_merely_large(make_process):
-    """What a version needs while it is here counts for nothing; what versions leave behind gets a new process."""
-    process = make_process(
-        "from service import loading_process as p; p.prepare = lambda: False; p.MAX_GROWTH_BYTES = 16 << 20\n"
-        "kept = []\n"
-        "def load(folder, model, version, **_):\n"
-        "    if version == 3: kept.append(b'.' * (64 << 20))\n"
-        "    return b'.' * ((64 << 20) * (version == 2) + 1)\n"
-        "p.load = load; p.serve(c)"
-    )
-    process.start()
-    first = process._child
-    survived = []
-    for version in (1, 2, 1, 3, 1):
-        with pytest.raises(LoadingProcessError, match="it answered with a bytes"):
-            process.load(dataclasses.replace(ORDER, version=version))
-        survived.append(process._child is first)
-    assert [True, True, True, True, False] == survived
-
-
-def test_load_says_why_when_tensorflow_cannot_be_imported_over_there(make_process):
-    """The reason arrives although nobody reads the child's standard error, and the next load tries a new process."""
-    process = make_process(
-        "from service import loading_process as p\n"
-        "def prepare(): raise ImportError('libtensorflow.so is not whole')\n"
-        "p.prepare = prepare; p.serve(c)"
-    )
-    process.start()
-    first = process._child
-    with pytest.raises(LoadingProcessError, match=r"libtensorflow\.so is not whole"):
-        process.load(ORDER)
-    assert first is not process._child
-
-
-def test_answer_that_was_not_read_is_never_taken_for_the_next_when_memory_ran_out(make_process, monkeypatch):
-    """An order that failed on this side leaves nothing in the pipe: its child is ended with it."""
-    process = make_process(
-        "from service.loading_process import _Failure\n"
-        "for number in range(9): order = c.recv(); c.send((False, False, _Failure(f'of version {order.version}')))"
-    )
-    process.start()
-
-    def fail(*_):
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Connection, "recv_bytes", fail)
-        with pytest.raises(MemoryError):
-            process.load(ORDER)
-    with pytest.raises(LoadingProcessError, match="of version 2"):
-        process.load(dataclasses.replace(ORDER, version=2))
-
-
-def test_load_runs_nothing_when_the_child_sends_what_is_no_plain_data(make_process, tmp_path):
-    """A child that was taken over by the files it reads cannot make the server call what it names."""
-    planted = tmp_path / "planted"
-    process = make_process(
-        "import os\n"
-        f"class Evil: __reduce__ = lambda self: (os.mkdir, ({str(planted)!r},))\n"
-        "c.recv(); c.send((False, False, Evil())); signal.pause()"
-    )
-    with pytest.raises(NotPlainError, match=r"posix\.mkdir, expected plain data"):
-        process.load(ORDER)
-    assert not planted.exists()
-
-
-def test_child_imports_nothing_of_the_folder_when_the_server_was_started_there(make_process, tmp_path, monkeypatch):
-    """A file called numpy.py in the current folder is not what the child takes for NumPy."""
-    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
-    monkeypatch.chdir(tmp_path)
-    process = make_process("import service.loading_process as p; c.recv(); c.send((False, False, p._Failure('fine')))")
-    with pytest.raises(LoadingProcessError, match="fine"):
-        process.load(ORDER)
-
-
-def test_load_refuses_an_answer_when_it_is_another_version(make_process):
-    """What is served under a number was loaded under that number."""
-    process = make_process(
-        "from pathlib import Path; from service import loading_process as p; p.prepare = lambda: False\n"
-        "right = p.load\n"
-        f"p.load = lambda *_, **__: right(Path({str(SHIPPED)!r}), model='tumours', version=1); p.serve(c)"
-    )
-    with pytest.raises(LoadingProcessError, match="another version"):
-        process.load(Order(SHIPPED, "tumours", 2))
-
-
-def test_load_refuses_a_program_when_it_is_not_the_proved_one(make_process):
-    """One weight that changed on its way, to one that would not have been proved, is not served."""
-    process = make_process(
-        "from service import loading_process as p; p.prepare = lambda: False; right = p.load\n"
-        "def load(*arguments, **words):\n"
-        "    version = right(*arguments, **words)\n"
-        "    array = next(version.program.weights()); array.setflags(write=True); array.flat[0] = -array.flat[0]\n"
-        "    return version\n"
-        "p.load = load; p.serve(c)"
-    )
-    with pytest.raises(LoadingProcessError, match="not the one that was proved"):
-        process.load(Order(SHIPPED, "tumours", 1))
-
-
-def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, tmp_path):
-    """The server's end waits for no load."""
-    begun = tmp_path / "begun"
-    process = make_process(f"c.recv(); open({str(begun)!r}, 'w').close(); signal.pause()")
-    process.start()
-    with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(process.load, ORDER)
-        wait_until(begun.exists)
-        process.close()
-        assert "it ended while it loaded" in str(load.exception(SECONDS))
-    with pytest.raises(LoadingProcessError, match="about to end"):
-        process.load(ORDER)
-
-
-HANGING = (  # the real child, in a load that writes a file and never ends
-    "import sys, tempfile, signal; from service import loading_process as p; p.prepare = lambda: False\n"
-    "def load(*_, **__): tempfile.mkdtemp(prefix='left-'); signal.pause()\n"
-    "p.load = load; p.main()"
-)
+def forks_of(process):
+    """Return the loads that run."""
+    return psutil.Process(process._child.pid).children()
 
 
 @pytest.fixture
@@ -289,67 +103,391 @@ def temporary(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_close_leaves_no_file_of_a_load_that_ran(make_process, wait_until, temporary):
-    """A child that is killed cannot remove its temporary files, which hold a whole version: its parent does."""
-    process = make_process(HANGING)
-    with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(process.load, ORDER)
+# ---------------------------------------------------------------------------------------------------------- what comes
+def test_load_returns_the_proved_version_and_refusals_from_the_child(make_process, tmp_path):
+    """A shipped version arrives whole and computes, a refusal keeps its rule, and nothing stays behind over there."""
+    process = make_process()
+    process.start()
+    child = psutil.Process(process._child.pid)
+    loaded = process.load(Order(SHIPPED, "tumours", 1))
+    assert ("proved", 30) == (loaded.convexity, loaded.signature.dim)
+    assert loaded.manifest.certificate["program_sha256"] == loaded.program.program_sha256
+    received = ModelVersion(loaded, ProgramEngine(loaded.program)).score(loaded.probe.x)
+    np.testing.assert_allclose(received, loaded.probe.score, rtol=0.0, atol=1e-5 * np.abs(loaded.probe.score).max())
+    assert process.sees_gpu() is False
+    with pytest.raises(VersionRefusedError) as refusal:
+        process.load(Order(tmp_path, "tumours", 1, gently=True))
+    assert "saved-model" == refusal.value.rule
+    assert (1, 0) == (child.num_threads(), child.nice())
+    process.close()
+    assert not child.is_running()
+
+
+def test_load_stands_back_behind_requests_when_told_to(make_process):
+    """The load runs at the lower priority, and so does the import of a process that follows one that did."""
+    process = make_process(program_of("raise RuntimeError(os.getpriority(os.PRIO_PROCESS, 0))"))
+    for gently, expected in ((False, 0), (True, NICENESS)):
+        with pytest.raises(LoadFailedError, match=f"RuntimeError: {expected}\n"):
+            process.load(dataclasses.replace(ORDER, gently=gently))
+    psutil.Process(process._child.pid).kill()
+    process._child.wait(SECONDS)
+    with pytest.raises(LoadFailedError, match=f"RuntimeError: {NICENESS}\n"):
+        process.load(ORDER)
+
+
+def test_load_is_the_first_to_be_killed_when_memory_runs_out(make_process):
+    """The kernel takes a load first, then the process it was forked from; neither leaves a dump of its memory."""
+    process = make_process(
+        program_of(
+            "import resource\n"
+            "score = lambda number: int(Path(f'/proc/{number}/oom_score_adj').read_text())\n"
+            "raise RuntimeError([score(os.getpid()), score(os.getppid()), resource.getrlimit(resource.RLIMIT_CORE)])"
+        )
+    )
+    with pytest.raises(LoadFailedError, match=r"\[1000, 900, \(0, 0\)\]"):
+        process.load(ORDER)
+
+
+def test_load_finds_nothing_of_the_version_before_it(make_process):
+    """What a version changed in the process that loaded it is not there when the next one is loaded."""
+    process = make_process(program_of("seen.append(1); raise RuntimeError(seen)", "seen = []"))
+    for _ in range(3):
+        with pytest.raises(LoadFailedError, match=r"RuntimeError: \[1\]\n"):
+            process.load(ORDER)
+
+
+# --------------------------------------------------------------------------------------------------------- bad versions
+@pytest.mark.parametrize(
+    ("deed", "expected"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("ctypes.string_at(0)", "SIGSEGV"),
+        ("os.abort()", "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("os._exit(3)", "exit code 3"),
+        ("sys.exit(3)", "exit code 1"),
+    ],
+)
+def test_load_alone_fails_when_its_process_crashes(make_process, deed, expected):
+    """It is told how it ended, and the next one begins at once in the process that imported TensorFlow long ago."""
+    process = make_process(program_of(deed))
+    process.start()
+    before = process._child
+    told = told_of(process)
+    assert f"its process ended while it loaded ({expected})" in told
+    assert is_fine(process)
+    assert before is process._child
+
+
+BOUND = "load_bounds.memory_bytes = lambda *_: 96 << 20"
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "kept = []\nwhile True: kept.append(bytearray(1 << 20))",
+        "bytearray(1 << 40)",
+        "import numpy\nkept = []\nwhile True: kept.append(numpy.ones(1 << 17))",
+    ],
+)
+def test_load_alone_fails_when_it_takes_memory_without_end(make_process, deed):
+    """It gets no more than its share, the status names that, and the next version loads."""
+    process = make_process(program_of(deed, BOUND))
+    told = told_of(process)
+    assert "it needs more than the 96 MiB of memory that a load may take now" == told
+    assert is_fine(process)
+
+
+def test_load_alone_fails_when_a_library_ends_it_for_want_of_memory(make_process):
+    """Code that does not ask whether it got memory dies of it; how much that was is told with the signal."""
+    take = (
+        "take = ctypes.CDLL(None).malloc; take.restype = ctypes.c_void_p\n"
+        "while True: ctypes.memset(ctypes.c_void_p(take(ctypes.c_size_t(1 << 20))), 1, 1 << 20)"
+    )
+    process = make_process(program_of(take, BOUND))
+    told = told_of(process)
+    assert "(SIGSEGV), having taken " in told
+    assert "of 96 MiB" in told
+    taken = int(told.split("taken ")[1].split()[0])
+    assert 80 <= taken <= 96
+    assert is_fine(process)
+
+
+def test_load_alone_fails_when_it_writes_a_file_without_end(make_process):
+    """A file has a largest size, after which the disk's own error is told."""
+    process = make_process(
+        program_of(
+            "with open(Path(tempfile.gettempdir()) / 'large', 'wb') as file:\n"
+            "    while True: file.write(bytes(1 << 20))",
+            "load_bounds.LARGEST_FILE_BYTES = 4 << 20",
+        )
+    )
+    told = told_of(process)
+    assert "OSError (File too large)" == told
+    assert is_fine(process)
+
+
+def test_load_alone_is_given_up_when_it_hangs(make_process, monkeypatch, wait_until):
+    """A load that never ends is ended after the longest time, and with it its process."""
+    process = make_process(program_of("pause()"))
+    assert is_fine(process)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading_process, "LONGEST_LOAD_SECONDS", 0.5)
+        assert "it took longer than 0.5 s" == told_of(process)
+    assert is_fine(process)
+    wait_until(lambda: not forks_of(process))
+
+
+def test_loads_run_side_by_side_when_one_hangs(make_process, wait_until):
+    """Another version loads while one hangs; the one that hangs can be given up, and its process ends."""
+    process = make_process(program_of("pause()"))
+    with loading(process, ORDER) as (hanging,):
+        wait_until(lambda: process._child and forks_of(process))
+        (fork,) = forks_of(process)
+        assert is_fine(process)
+        assert fork.is_running()
+        process.give_up(Path("another/1"))
+        assert is_fine(process)
+        assert not hanging.done()
+        process.give_up(ORDER.folder)
+        assert "it was given up for another version" == hanging.exception(SECONDS).told
+    wait_until(lambda: not forks_of(process))
+
+
+GARBAGE = [
+    ("os.write(answer, bytes([255]) * 1000)", "its process answered with too much"),
+    ("os.write(answer, f.ANSWER_HEAD.pack(9) + b'no pickle')", "its process answered with what is no version"),
+    ("os.write(answer, f.ANSWER_HEAD.pack(0))", "its process answered with what is no version"),
+    ("right(answer, 7)", "its process answered with what is no version"),
+    ("right(answer, (False, b'text'))", "its process answered with what is no version"),
+    ("os.write(answer, f.ANSWER_HEAD.pack(99) + b'half'); os._exit(0)", "its process ended while it loaded"),
+    ("os.write(answer, b'head'); os._exit(0)", "its process ended while it loaded"),
+    ("os.write(answer, f.ANSWER_HEAD.pack(99) + b'half'); pause()", "it took longer than 0.5 s"),
+    ("os.close(answer); pause()", "its process gave no answer, and went on"),
+]
+
+
+@pytest.mark.parametrize(("deed", "expected"), GARBAGE)
+def test_load_alone_fails_when_its_process_writes_garbage(make_process, monkeypatch, wait_until, deed, expected):
+    """Whatever comes through the pipe, or does not, the load fails with a reason and the next one is read aright."""
+    monkeypatch.setattr(loading_process, "_REPORT_SECONDS", 0.2)
+    process = make_process(
+        f"{PLAIN}right = f._send\n"
+        "def wrong(answer, content):\n"
+        "    if content[1].reason == 'm/2': return right(answer, content)\n"
+        f"    {deed}\n"
+        "f._send = wrong"
+    )
+    assert is_fine_at(process, Path("m/2"))
+    with monkeypatch.context() as patch:
+        if "longer" in expected:
+            patch.setattr(loading_process, "LONGEST_LOAD_SECONDS", 0.5)
+        assert told_of(process).startswith(expected)
+    assert is_fine_at(process, Path("m/2"))
+    wait_until(lambda: not forks_of(process))
+
+
+def is_fine_at(process, folder):
+    """Whether the load of a folder comes back as it should."""
+    with pytest.raises(VersionRefusedError, match=str(folder)):
+        process.load(dataclasses.replace(ORDER, folder=folder))
+    return True
+
+
+def test_load_runs_nothing_when_the_child_sends_what_is_no_plain_data(make_process, tmp_path):
+    """A child that was taken over by the files it reads cannot make the server call what it names."""
+    planted = tmp_path / "planted"
+    process = make_process(
+        f"{PLAIN}right = f._send\n"
+        f"class Evil: __reduce__ = lambda self: (os.mkdir, ({str(planted)!r},))\n"
+        "f._send = lambda answer, _: right(answer, (False, Evil()))"
+    )
+    with pytest.raises(LoadFailedError, match=r"posix\.mkdir, expected plain data"):
+        process.load(ORDER)
+    assert not planted.exists()
+
+
+def test_load_refuses_an_answer_when_it_is_another_version(make_process):
+    """What is served under a number was loaded under that number."""
+    process = make_process(
+        "from pathlib import Path; from service import fork_server as f; right = f.load\n"
+        f"f.load = lambda *_, **__: right(Path({str(SHIPPED)!r}), model='tumours', version=1)"
+    )
+    with pytest.raises(LoadFailedError, match="another version"):
+        process.load(Order(SHIPPED, "tumours", 2))
+
+
+def test_load_refuses_a_program_when_it_is_not_the_proved_one(make_process):
+    """One weight that changed on its way, to one that would not have been proved, is not served."""
+    process = make_process(
+        "from service import fork_server as f; right = f.load\n"
+        "def load(*arguments, **words):\n"
+        "    version = right(*arguments, **words)\n"
+        "    array = next(version.program.weights()); array.setflags(write=True); array.flat[0] = -array.flat[0]\n"
+        "    return version\n"
+        "f.load = load"
+    )
+    with pytest.raises(LoadFailedError, match="not the one that was proved"):
+        process.load(Order(SHIPPED, "tumours", 1))
+
+
+# ------------------------------------------------------------------------------------------------- life of the process
+def test_load_starts_another_process_when_the_child_ended_in_between(make_process):
+    """Nobody has to notice that it is gone."""
+    process = make_process(PLAIN)
+    process.start()
+    first = process._child
+    first.kill()
+    first.wait(SECONDS)
+    assert is_fine(process)
+    assert first is not process._child
+
+
+def test_loads_fail_and_the_next_one_has_a_process_when_the_child_is_killed(make_process, wait_until):
+    """All loads end with the process they were forked from, which is replaced before anybody needs it."""
+    process = make_process(program_of("pause()"))
+    with loading(process, *(dataclasses.replace(ORDER, model=model) for model in "ab")) as loads:
+        wait_until(lambda: process._child and len(forks_of(process)) == 2)
+        forks, first = forks_of(process), process._child
+        first.kill()
+        assert {"all loads ended (SIGKILL)"} == {load.exception(SECONDS).told for load in loads}
+        wait_until(lambda: not any(fork.is_running() for fork in forks))
+    assert first is not process._child
+    assert process._child.poll() is None
+    assert is_fine(process)
+
+
+def test_load_says_why_when_tensorflow_cannot_be_imported_over_there(make_process):
+    """The reason arrives although nobody reads the child's standard error, and the next load tries a new process."""
+    why = "libtensorflow.so is not whole"
+    process = make_process(f"{PLAIN}def warm_up(): raise ImportError({why!r})\nf.warm_up = warm_up")
+    children = set()
+    for _ in range(2):
+        with pytest.raises(LoadFailedError, match=r"(?s)^TensorFlow cannot be used \(ImportError\).*not whole"):
+            process.load(ORDER)
+        children.add(process._child.pid)
+        process._child.wait(SECONDS)
+    assert 2 == len(children)
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_gpu_is_asked_for_in_a_process_of_its_own_and_told(make_process, has_gpu):
+    """Whether there is a GPU is told with the first answer, and no load sees one or wakes its driver."""
+    asking = f"f.prepare, f._see_gpu = (lambda: {has_gpu}), see_gpu\nos.environ['CUDA_VISIBLE_DEVICES'] = '0'"
+    process = make_process(program_of("raise RuntimeError(os.environ['CUDA_VISIBLE_DEVICES'])", asking))
+    assert process.sees_gpu() is False
+    with pytest.raises(LoadFailedError, match="RuntimeError: -1\n"):
+        process.load(ORDER)
+    assert has_gpu is process.sees_gpu()
+
+
+def test_load_says_why_when_tensorflow_cannot_be_set_up_over_there(make_process):
+    """A driver that crashes whoever asks for a GPU is told, and costs no more than the load."""
+    process = make_process(f"{PLAIN}f.prepare, f._see_gpu = os.abort, see_gpu")
+    with pytest.raises(LoadFailedError, match="a process that tried ended with -6"):
+        process.load(ORDER)
+
+
+def test_child_imports_nothing_of_the_folder_when_the_server_was_started_there(make_process, tmp_path, monkeypatch):
+    """A file called numpy.py in the current folder is not what the child takes for NumPy."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    assert is_fine(make_process(PLAIN))
+
+
+def test_load_begins_nothing_when_the_system_gives_no_process_now(make_process, monkeypatch, temporary):
+    """The error is the caller's, no file is left, and the next load tries again."""
+    process = make_process(PLAIN)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse_process)
+        for _ in range(2):
+            with pytest.raises(BlockingIOError):
+                process.load(ORDER)
+    assert is_fine(process)
+    process.close()
+    assert [] == list(temporary.iterdir())
+
+
+def refuse_process(*_, **__):
+    """Stand in for Popen where the limit of processes is reached."""
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_load_says_so_when_the_child_can_fork_no_process(make_process):
+    """The limit of processes that is met over there is told like one that is met here."""
+    process = make_process(
+        f"{PLAIN}right, calls = os.fork, []\n"
+        "def fork():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 1: raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    return right()\n"
+        "os.fork = fork"
+    )
+    told = told_of(process)
+    assert "no process can be started now (Resource temporarily unavailable)" == told
+    assert is_fine(process)
+
+
+WRITING = program_of("tempfile.mkdtemp(prefix='left-'); pause()")
+
+
+def test_load_leaves_no_file_when_it_ends(make_process, temporary, wait_until):
+    """What a load wrote goes when it is given up, for a process that is killed removes nothing."""
+    process = make_process(WRITING)
+    with loading(process, ORDER) as (load,):
         wait_until(lambda: list(temporary.rglob("left-*")))
+        process.give_up(ORDER.folder)
+        assert isinstance(load.exception(SECONDS), LoadFailedError)
+    wait_until(lambda: not list(temporary.rglob("left-*")))
+
+
+def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, temporary):
+    """The server's end waits for no load, and leaves neither process nor file."""
+    process = make_process(WRITING)
+    with loading(process, ORDER) as (load,):
+        wait_until(lambda: list(temporary.rglob("left-*")))
+        forks = forks_of(process)
         process.close()
-        assert isinstance(load.exception(SECONDS), LoadingProcessError)
+        assert "the server is about to end" == load.exception(SECONDS).told
+    wait_until(lambda: not any(fork.is_running() for fork in forks))
+    assert [] == list(temporary.iterdir())
+    with pytest.raises(LoadFailedError, match="about to end"):
+        process.load(ORDER)
+
+
+def test_close_ends_a_child_that_still_imports_tensorflow(make_process, temporary):
+    """A child that does not listen yet is killed, and its folder is removed for it."""
+    process = make_process(f"{PLAIN}f.warm_up = pause")
+    process.start()
+    child = process._child
+    process.close()
+    assert child.poll() is not None
     assert [] == list(temporary.iterdir())
 
 
 def test_child_ends_when_the_server_is_killed_in_the_middle_of_a_load(wait_until, temporary):
     """After `kill -9` of the server no process and no file of it is left, however long the load would have taken."""
     server = (
-        "from pathlib import Path; from service import loading_process as p\n"
-        f"p._PROGRAM = {HANGING!r}\n"
-        "p.LoadingProcess().load(p.Order(Path('m/1'), 'm', 1))"
+        "from pathlib import Path; from service import loading_process as p; from service.fork_server import Order\n"
+        f"p._PROGRAM = {WRITING + chr(10) + 'f.main()'!r}\n"
+        "p.LoadingProcess().load(Order(Path('m/1'), 'm', 1))"
     )
     with subprocess.Popen([sys.executable, "-c", server]) as running:
         wait_until(lambda: list(temporary.rglob("left-*")))
-        (child,) = psutil.Process(running.pid).children()
+        left = psutil.Process(running.pid).children(recursive=True)
         running.kill()
+    assert 2 == len(left)
     try:
-        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in left))
         wait_until(lambda: not list(temporary.iterdir()))
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+        for each in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
-@pytest.mark.parametrize(
-    ("raised", "expected", "words"),
-    [
-        (VersionRefusedError("file-hash", "no"), VersionRefusedError, "file-hash: no"),
-        (RuntimeError("stale"), LoadingProcessError, "RuntimeError: stale"),
-    ],
-)
-def test_serve_answers_with_the_version_or_why_there_is_none(monkeypatch, raised, expected, words, make_process):
-    """What the loader raises over there arrives as a refusal, or as the text of its traceback."""
-
-    def load(*_, **__):
-        raise raised
-
-    monkeypatch.setattr(loading_process, "prepare", lambda: True)
-    monkeypatch.setattr(loading_process, "load", load)
-    ours, theirs = Pipe()
-    child = threading.Thread(target=serve, args=(theirs,))
-    child.start()
-    process = make_process()
-    process._child, process._connection = _Running(), ours
-    with pytest.raises(expected, match=words):
-        process.load(ORDER)
-    assert process.sees_gpu() is True
-    process._child = None
-    ours.close()
-    child.join(SECONDS)
-    assert not child.is_alive()
-
-
-class _Running:
-    """A child that has not ended."""
-
-    def poll(self):
-        """It has not."""
+def test_answer_may_be_no_larger_than_what_is_to_spare(monkeypatch):
+    """Half of the memory that is left bounds what is read, and never more than the largest version can need."""
+    for spare, expected in ((4 << 30, 2 << 30), (1 << 50, 6 << 30)):
+        monkeypatch.setattr(load_bounds, "spare_bytes", lambda spare=spare: spare)
+        assert expected == loading_process._most_bytes()

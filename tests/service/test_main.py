@@ -113,6 +113,7 @@ def test_a_bad_environment_variable_exits_2():
 def test_an_unknown_flag_or_command_exits_2():
     """What is not offered is bad usage."""
     assert 2 == run("--rest-prot", "1").returncode
+    assert 2 == run("scores").returncode
     assert 2 == run("score").returncode
 
 
@@ -222,13 +223,30 @@ def test_label_writes_keeps_and_removes(models_dir):
     assert {"stable": 1} == json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("assignment", ["stable=9", "stable", "stable=x", "=1", "a b=1"])
-def test_label_refuses_what_it_cannot_mean(models_dir, assignment):
-    """A version that is not there, or no LABEL=VERSION at all, exits 2 and writes nothing."""
-    answer = run("label", models_dir / "m", assignment)
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["stable=1", "canary=9"], "canary=9: there is no version 9. Versions: 1, 2."),
+        (["stable"], "expected LABEL=VERSION"),
+        (["stable=x"], "expected LABEL=VERSION"),
+        (["a b=1"], "expected LABEL=VERSION"),
+        (["stable=1", "stable=2"], "each label once"),
+    ],
+)
+def test_label_refuses_what_it_cannot_mean(models_dir, assignments, said):
+    """A version that is not there, no LABEL=VERSION at all or a label given twice exits 2 and writes nothing."""
+    answer = run("label", models_dir / "m", *assignments)
     assert 2 == answer.returncode
-    assert "with one of the versions 1, 2" in answer.stderr
+    assert said in answer.stderr
     assert not (models_dir / "m" / "labels.json").exists()
+
+
+def test_label_warns_of_a_version_that_a_server_would_refuse(models_dir):
+    """A label may mean a broken version, and it is said at once that no server will follow."""
+    answer = run("label", models_dir / "m", "stable=1", "canary=2")
+    assert 0 == answer.returncode
+    (warning,) = answer.stderr.splitlines()
+    assert "warning: a server will refuse version 2 (manifest-missing: " in warning
 
 
 def test_label_exits_2_for_a_folder_without_versions(tmp_path):

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from service.caller import Caller
 from service.errors import (
@@ -24,7 +23,6 @@ from service.pulse import HUNG_SECONDS
 from service.registry import Registry, VersionState
 from tests.service.fake_versions import LinearEngine, make_version
 from tests.service.held_engine import FakeClock
-from tests.service.registry_machine import RegistryMachine
 
 
 def publish(registry, model="m", version=1, **options):
@@ -372,9 +370,3 @@ def test_forget_drops_what_ended_and_nothing_that_lives():
     registry.wait("n", 1, "waits")
     registry.forget("n", 1)
     assert ["m"] == [status.name for status in registry.models()]
-
-
-class TestRegistryHistories(RegistryMachine.TestCase):
-    """The short form of tests/chaos/test_histories.py."""
-
-    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.policies import EXPECTED, parse_policy
 from service.settings import SettingError, Settings, rows, table
 
 
@@ -37,6 +38,9 @@ def test_read_gives_the_defaults_of_the_contract():
         ("default_model", "", None),
         ("require_models", "a, b,", ("a", "b")),
         ("poll_interval_seconds", "0.25", 0.25),
+        ("version_policy", "latest:2; m=all", (("", parse_policy("latest:2")), ("m", parse_policy("all")))),
+        ("model_config_file", "/etc/models.config", Path("/etc/models.config")),
+        ("model_config_file", "", None),
         ("allow_uncertified", "TRUE", True),
         ("allow_uncertified", "0", False),
         ("engine", "program", "program"),
@@ -58,6 +62,7 @@ def test_read_parses_every_kind(name, text, expected):
         ("allow_tf32", "maybe", "true or false"),
         ("latest_versions", "0", "a whole number from 1 to 100"),
         ("models_dir", "", "a folder"),
+        ("version_policy", "newest", EXPECTED),
     ],
 )
 def test_read_names_setting_received_and_expected(name, text, expected):

@@ -6,23 +6,22 @@ import shutil
 
 import pytest
 import structlog
-from hypothesis import settings
 
 from service.errors import UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.metrics import Metrics
+from service.outcomes import LOAD_ERROR
 from service.registry import Registry, VersionState
 from service.repository import Repository
 from service.settings import Settings
-from service.watcher import LOAD_ERROR, Watcher
+from service.watcher import Watcher
 from tests.service.fake_versions import make_version
-from tests.service.watcher_machine import WatcherMachine
 
 
 class Rig:
     """A watcher over a folder; `load` notes what it was asked and raises what the test put under (model, version)."""
 
-    def __init__(self, root, *, latest_versions=1):
+    def __init__(self, root, **texts):
         self.root = root
         self.registry = Registry()
         self.metrics = Metrics()
@@ -35,7 +34,7 @@ class Rig:
             self.registry,
             self.load,
             self.metrics,
-            Settings(models_dir=root, latest_versions=latest_versions),
+            Settings.read({"models_dir": str(root), **texts}, {}),
             clock=lambda: self.now,
             tidy=self.tidy,
         )
@@ -382,15 +381,9 @@ def test_stop_is_no_failure_of_the_version_that_is_being_loaded(rig):
         assert rig.watcher.stop(0.0)
         raise OSError("interrupted")
 
-    rig.watcher._load = load
+    rig.watcher._loads._load = load
     with structlog.testing.capture_logs() as logs:
         rig.scan()
     assert [] == logs
     assert VersionState.END is rig.registry.statuses("m")[0].state
     assert 'outcome="failed"' not in rig.metrics.render().decode()
-
-
-class TestWatcherHistories(WatcherMachine.TestCase):
-    """The short form of tests/chaos/test_histories.py."""
-
-    settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

@@ -1,37 +1,52 @@
-"""Random histories of a models folder, its watcher and the requests: what everybody is told at every single change."""
+"""Random histories of a models folder, its watcher and the requests: what everybody is told at every single change.
+
+Policies, labels, folders, files and loads change as they like; what must then be live is said here once more, in sets,
+without a look at the code.
+"""
 
 import contextlib
 import weakref
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from unittest.mock import Mock
 
+import flask
 from grpc_health.v1 import health_pb2
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service import manifest
 from service.caller import Caller
-from service.errors import NotFoundError, VersionRefusedError
+from service.errors import NotFoundError, UnavailableError, VersionRefusedError
 from service.lifecycle import check_transition
 from service.metrics import Metrics
 from service.protos import tensorflow_serving as protos
 from service.registry import Registry, VersionState
 from service.repository import VersionFolder
-from service.rest.app import create_app
+from service.rest import operations
 from service.rpc import interceptors
 from service.rpc.health import HealthService
 from service.rpc.model_service import ModelService
-from service.scorer import Scorer
 from service.settings import Settings
 from service.watcher import Watcher
 from tests.service.fake_versions import make_version
 
 MODEL = "m"
-KINDS = ("good", "good", "good", "refused", "failing", "unsealed")
+KINDS = ("good", "good", "good", "refused", "failing", "unsealed", "slow", "vanishing")
+LOADABLE = frozenset({"good", "unsealed", "slow"})
 LABELS = ("stable", "canary")
 SETTINGS = Settings(poll_interval_seconds=0.05)
+MOST = 4
+"""What the bound on live versions is here."""
+
+POLICIES = {
+    "latest 1": ("latest:1",),
+    "latest": ("latest:1", "latest:3"),
+    "any": ("latest:1", "latest:2", "all", "specific:2", "specific:3,5", "specific:1,2,3,4,5,6"),
+}
+"""Three sorts of histories and the policies that the operator changes between."""
+
+SLOW_LOAD_SECONDS = 7.0
 
 
 class FakeRepository:
@@ -45,6 +60,7 @@ class FakeRepository:
         self.root = root
         self.entries = {}
         self.wanted_labels = {}
+        self.is_spoilt = False
         self.is_there = True
 
     def models(self):
@@ -65,12 +81,34 @@ class FakeRepository:
         return sorted(self.entries.items())
 
     def labels(self, _):
-        """Return what the labels file says."""
+        """Return what the labels file says; where it is spoilt, the refusal."""
+        if self.is_spoilt:
+            raise VersionRefusedError("labels-schema", "labels.json: not one strict JSON object of labels.")
         return dict(self.wanted_labels)
 
     def fingerprint(self, folder):
         """Return what changes when a version's files do."""
         return self.entries.get(folder.version, ())
+
+
+def write_policy(path, policy):
+    """Write a model config file with a policy such as `specific:3,5`."""
+    kind, _, numbers = policy.partition(":")
+    fields = {
+        "latest": f"num_versions: {numbers}",
+        "all": "",
+        "specific": " ".join(f"versions: {number}" for number in numbers.split(",")),
+    }
+    body = f"model_version_policy {{ {kind} {{ {fields[kind]} }} }}"
+    path.write_text(f"model_config_list {{ config {{ name: '{MODEL}' {body} }} }}")
+
+
+def wanted_by(policy, loadable, live):
+    """Return what a policy wants of the versions that load and those that are live: the claim, said anew in sets."""
+    kind, _, numbers = policy.partition(":")
+    named = {int(number) for number in numbers.split(",")} if kind == "specific" else set()
+    candidates = named & (loadable | live) if named else loadable
+    return set(sorted(candidates)[-min(MOST, int(numbers)) if kind == "latest" else -MOST :])
 
 
 class WatcherMachine(RuleBasedStateMachine):
@@ -86,17 +124,26 @@ class WatcherMachine(RuleBasedStateMachine):
         self.repository = FakeRepository(root)
         self.registry = Registry()
         self.now = 0.0
+        self.config_file = root / "models.config"
+        self.policy = "latest:1"
+        write_policy(self.config_file, self.policy)
         self.watcher = Watcher(
             self.repository,
             self.registry,
             self.load,
             Metrics(),
-            SimpleNamespace(latest_versions=1, poll_interval_seconds=0.0),
+            Settings(
+                models_dir=root,
+                max_live_versions=MOST,
+                model_config_file=self.config_file,
+                poll_interval_seconds=0.0,
+            ),
             clock=lambda: self.now,
             tidy=lambda: None,
         )
-        self.watcher._log = Mock()  # which spares a traceback for each failing load
-        self.app = create_app(Scorer(self.registry, 9), self.registry, Metrics(), SETTINGS).test_client()
+        self.watcher._log = self.watcher._outcomes._log = Mock()  # which spares a traceback for each failing load
+        self.app = flask.Flask("operations")
+        self.app.register_blueprint(operations.routes(self.registry, Metrics(), SETTINGS))
         self.health = HealthService(self.registry, SETTINGS)
         self.model_service = ModelService(self.registry)
         self.alive = weakref.WeakSet()
@@ -105,13 +152,29 @@ class WatcherMachine(RuleBasedStateMachine):
         self.was_available = False
         self.told = {}
         self.is_labelling = False
+        self.policies = POLICIES["latest 1"]
+        self.has_deleted = False
+        self.newest_answer = 0
+        self.answered_labels = set()
+        self.named = ("", set())
         self.faults = []
         self.registry.subscribe(self.on_change)
 
-    @initialize(is_labelling=st.booleans(), num_looks=st.integers(0, 1))
-    def begin(self, is_labelling, num_looks):
-        """Half of the histories have labels, which keep more versions in memory; half begin with a version."""
+    @initialize(
+        is_labelling=st.booleans(),
+        sort=st.sampled_from(sorted(POLICIES)),
+        index=st.integers(0, 9),
+        num_versions=st.sampled_from([4, 0, 1]),
+        num_looks=st.integers(0, 1),
+    )
+    def begin(self, is_labelling, sort, index, num_versions, num_looks):
+        """Half of the histories have labels, a third keep the policy, and some versions are there."""
         self.is_labelling = is_labelling
+        self.policies = POLICIES[sort]
+        self.policy = self.policies[index % len(self.policies)]
+        write_policy(self.config_file, self.policy)
+        for version in range(1, 1 + num_versions):
+            self.publish(version, "good", 0)
         self.publish(3, "good", num_looks)
 
     # ------------------------------------------------------------------------------------------------- what happens
@@ -137,6 +200,11 @@ class WatcherMachine(RuleBasedStateMachine):
             raise VersionRefusedError("nonneg-matmul", "weight -1")
         if kind == "failing":
             raise OSError(5, "Input/output error")
+        if kind == "slow":
+            self.now += SLOW_LOAD_SECONDS
+        if kind == "vanishing":
+            self.has_deleted = True
+            del self.repository.entries[folder.version]
         version = make_version(folder.model, folder.version)
         self.alive.add(version)
         with self.noting_faults():
@@ -158,6 +226,7 @@ class WatcherMachine(RuleBasedStateMachine):
     @rule(versions=st.sets(st.integers(1, 6), min_size=1), num_looks=st.integers(0, 3))
     def delete(self, versions, num_looks):
         """Folders of versions go."""
+        self.has_deleted = True
         for version in versions:
             self.repository.entries.pop(version, None)
         self.scan(num_looks)
@@ -170,11 +239,82 @@ class WatcherMachine(RuleBasedStateMachine):
         self.repository.is_there = True
 
     @precondition(lambda self: self.is_labelling)
-    @rule(labels=st.dictionaries(st.sampled_from(LABELS), st.integers(1, 6)))
-    def label(self, labels):
-        """The labels file changes."""
-        self.repository.wanted_labels = labels
-        self.scan(1)
+    @rule(label=st.sampled_from(LABELS), version=st.integers(1, 7), num_looks=st.integers(0, 1))
+    def label(self, label, version, num_looks):
+        """A label is to mean a version, be it there or not."""
+        self.repository.wanted_labels = {**self.repository.wanted_labels, label: version}
+        self.scan(num_looks)
+
+    @precondition(lambda self: self.repository.wanted_labels)
+    @rule(num_looks=st.integers(0, 1))
+    def unlabel(self, num_looks):
+        """A label goes."""
+        *kept, _ = sorted(self.repository.wanted_labels.items())
+        self.repository.wanted_labels = dict(kept)
+        self.scan(num_looks)
+
+    @precondition(lambda self: self.is_labelling)
+    @rule(num_looks=st.integers(1, 2))
+    def spoil_labels(self, num_looks):
+        """The labels file does not parse for a while, which changes nothing."""
+        before = self.registry.labels(MODEL)
+        self.repository.is_spoilt = True
+        self.scan(num_looks)
+        assert before == self.registry.labels(MODEL)
+        self.repository.is_spoilt = False
+
+    @precondition(lambda self: self.is_labelling and self.repository.wanted_labels and self.repository.entries)
+    @rule(num_looks=st.integers(0, 1))
+    def roll_back(self, num_looks):
+        """Older files come back under the next number, and every label that meant the newest version moves there."""
+        newest = max(self.repository.entries)
+        self.publish(newest + 1, "good", 0)
+        labels = self.repository.wanted_labels
+        self.repository.wanted_labels = {
+            label: newest + 1 if version == newest else version for label, version in labels.items()
+        }
+        self.scan(num_looks)
+
+    @precondition(lambda self: len(self.policies) > 1)
+    @rule(index=st.integers(0, 9), num_looks=st.integers(0, 1))
+    def change_policy(self, index, num_looks):
+        """The operator wants other versions."""
+        self.policy = self.policies[index % len(self.policies)]
+        write_policy(self.config_file, self.policy)
+        self.scan(num_looks)
+
+    @precondition(lambda self: len(self.policies) > 1)
+    @rule(num_looks=st.integers(1, 2))
+    def spoil_policy(self, num_looks):
+        """The model config file is half there for a while, which changes nothing."""
+        before = self.watcher._plan.of(MODEL)
+        whole = self.config_file.read_text()
+        self.config_file.write_text(whole[: len(whole) // 2])
+        self.scan(num_looks)
+        assert before == self.watcher._plan.of(MODEL)
+        self.config_file.write_text(whole)
+
+    @rule()
+    def settle(self):
+        """Everybody waits until nothing more happens: then what is live is what the policy and the labels want."""
+        self.release_all()
+        before, labels_before = set(self.available()), self.registry.labels(MODEL)
+        self.now += 1e6
+        self.scan(5)
+        entries = {version: kind for version, (kind, _) in self.repository.entries.items()}
+        live, labels = set(self.available()), self.registry.labels(MODEL)
+        loadable = {version for version, kind in entries.items() if kind in LOADABLE} | (live & entries.keys())
+        wanted_labels = self.repository.wanted_labels
+        labelled = {version for version in {*wanted_labels.values(), *labels.values()} if version in loadable | live}
+        wanted = wanted_by(self.policy, loadable, live)
+        assert wanted | labelled | (set() if wanted else before) == live
+        followed = {label: version for label, version in wanted_labels.items() if version in live}
+        kept = {label: labels_before[label] for label in wanted_labels.keys() - followed if label in labels_before}
+        assert {**kept, **followed} == labels
+        assert len(self.registry._in_memory()) == len(live)
+        (model,) = self.app.test_client().get("/models").json["models"] or [{"labels": {}}]
+        assert labels == model["labels"]
+        assert not live or self.policy == model["policy"]
 
     @rule(seconds=st.sampled_from([0.5, 90.0]))
     def wait(self, seconds):
@@ -196,12 +336,28 @@ class WatcherMachine(RuleBasedStateMachine):
         assert live.signature.version == max(self.available())
         self.leases.append((lease, live))
 
+    @precondition(lambda self: self.registry.labels(MODEL))
+    @rule(index=st.integers(0, 9))
+    def acquire_labelled(self, index):
+        """A request takes a labelled version: where there is a label there is always one."""
+        label, version = sorted(self.registry.labels(MODEL).items())[index % len(self.registry.labels(MODEL))]
+        lease = self.registry.acquire(MODEL, label=label)
+        live = lease.__enter__()
+        assert version == live.signature.version
+        self.leases.append((lease, live))
+
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9))
     def release(self, index):
         """A request ends."""
         lease, _ = self.leases.pop(index % len(self.leases))
         lease.__exit__(None, None, None)
+
+    def release_all(self):
+        """Give every lease back."""
+        for lease, _ in self.leases:
+            lease.__exit__(None, None, None)
+        self.leases.clear()
 
     # --------------------------------------------------------------------------------------------- what must be true
     def states(self):
@@ -228,13 +384,31 @@ class WatcherMachine(RuleBasedStateMachine):
         self.was_available |= bool(available)
         assert available or not self.was_available
         assert states == self.told  # each change was told of
-        num_served = 1 + len(LABELS) * self.is_labelling
+        assert f"model {MODEL}" not in self.watcher._complaints  # nothing was tried that the registry refuses
+        num_by_policy = {"latest 1": 1, "latest": 3, "any": MOST}
+        sort = next(sort for sort, policies in POLICIES.items() if policies is self.policies)
+        num_served = num_by_policy[sort] + len(LABELS) * self.is_labelling
         assert len(self.registry._in_memory()) <= 2 * num_served
         assert len(self.alive) <= 2 * num_served
         for _, live in self.leases:
             assert states[live.signature.version] in {VersionState.AVAILABLE, VersionState.UNLOADING}
-        assert set(self.registry.labels(MODEL).values()) <= set(available)
+        labels = self.registry.labels(MODEL)
+        assert set(labels.values()) <= set(available)
+        assert self.answered_labels.intersection(self.repository.wanted_labels) <= labels.keys()  # none is lost
+        self.answered_labels = set(labels)
+        self.check_named(set(available))
+        if sort != "any" and not self.has_deleted:  # no client is answered by an older version than before
+            assert max(available, default=0) >= self.newest_answer
+            self.newest_answer = max(available, default=0)
         self.check_what_is_told(states, bool(available))
+
+    def check_named(self, available):
+        """Compare with the look before: what the operator names and is live stays, whatever becomes of its folder."""
+        policy = self.watcher._plan.of(MODEL).policy
+        before, kept = self.named
+        if before == str(policy) and len(policy.versions) <= MOST:
+            assert kept <= available
+        self.named = (str(policy), policy.versions & available)
 
     def check_change(self, states):
         """Compare with the change before: one step at most, forward; a new life only after an end."""
@@ -254,8 +428,8 @@ class WatcherMachine(RuleBasedStateMachine):
     def check_what_is_told(self, states, is_available):
         """Compare REST and gRPC with the states."""
         is_ready = is_available and self.registry._is_scanned
-        assert (200 if is_ready else 503) == self.app.get("/readyz").status_code
-        listed = {model["name"]: model["versions"] for model in self.app.get("/models").json["models"]}
+        assert is_ready == self.is_ready_by_rest()
+        listed = {model["name"]: model["versions"] for model in self.ask("models").json["models"]}
         assert states == {version["version"]: version["state"] for version in listed.get(MODEL, [])}
         serving = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
         request = health_pb2.HealthCheckRequest
@@ -263,6 +437,17 @@ class WatcherMachine(RuleBasedStateMachine):
         if states:
             assert serving[is_available] == self.health.check(request(service=MODEL), None).status
             assert states == self.states_of_model_service()
+
+    def ask(self, name):
+        """Return the answer of a route that shows state; without a client, which would take most of the time."""
+        return self.app.view_functions[f"operations.{name}"]()
+
+    def is_ready_by_rest(self):
+        """Return whether `/readyz` says so."""
+        try:
+            return self.ask("ready").status_code == 200
+        except UnavailableError:
+            return False
 
     def states_of_model_service(self):
         """Return what GetModelStatus says."""
@@ -276,9 +461,11 @@ class WatcherMachine(RuleBasedStateMachine):
         return {status.version: names[status.state] for status in response.model_version_status}
 
     def teardown(self):
-        """Give every lease back and end everything."""
-        for lease, _ in self.leases:
-            lease.__exit__(None, None, None)
-        self.leases.clear()
-        assert self.registry.close()
-        self.place.cleanup()
+        """Settle, whatever the history was, and end everything."""
+        try:
+            if not self.faults:
+                self.settle()
+        finally:
+            self.release_all()
+            assert self.registry.close()
+            self.place.cleanup()

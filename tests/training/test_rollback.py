@@ -231,7 +231,9 @@ def test_rollback_says_that_the_labels_stayed_and_the_next_job_moves_them(small_
 
     with monkeypatch.context() as patch:
         patch.setattr(label_moves, "write", fail)
-        with pytest.raises(model_lock.PublishError, match=r"published, but the labels are as they were: No space left"):
+        with pytest.raises(
+            model_lock.PublishError, match=r"published, but the move of its labels could not be ended: No space left"
+        ):
             rollback(small_dir, "m", 1, prove=believe)
     assert 3 == Repository(small_dir).labels("m")["stable"]
     assert 5 == publish_one(small_dir).version

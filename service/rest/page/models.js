@@ -59,6 +59,7 @@ function notesOf(model, newest, shown) {
     if (reason) notes.push(`Version ${version}, ${state}: ${reason}`);
   }
   if (model.label_problem) notes.push(`Labels: ${model.label_problem}`);
+  if (model.policy_problem) notes.push(`Version policy: ${model.policy_problem}`);
   return notes;
 }
 

@@ -6,7 +6,9 @@ import pytest
 
 from service.crowding import Crowd
 from service.errors import DeadlineExceededError, ResourceExhaustedError
-from service.rest.connection import CONTINUE, Connection, Patience
+from service.rest.connection import CONTINUE, Connection
+from service.rest.deadlines import Patience
+from service.rest.known_heads import KnownHeads
 from service.rest.wsgi import Answer, Place
 
 LIMIT = 1 << 20
@@ -80,6 +82,7 @@ class Edge:
         self.crowd = Crowd(100, 4 * LIMIT)
         self.patience = PATIENCE
         self.max_body_bytes = LIMIT
+        self.known_heads = KnownHeads()
         self.is_closing = False
         self.is_full = False
         self.asked = []

@@ -1,6 +1,9 @@
 """Errors as answers: wrong paths and verbs, every class's status, and defects that tell nothing."""
 
+import gc
+import io
 import json
+import weakref
 
 import pytest
 from structlog.testing import capture_logs
@@ -118,6 +121,42 @@ def test_defect_of_one_request_leaves_the_next_one_alone(service, client):
         client.post("/score", data=BODY)
     live.engine.failure = None
     assert 200 == client.post("/score", data=BODY).status_code
+
+
+class Input(io.BytesIO):
+    """A body that can be watched."""
+
+
+def circle():
+    """Keep an error in a frame that it passed; what the frame holds besides is watched."""
+    held = Input()
+    try:
+        raise errors.InvalidArgumentError("m")
+    except errors.InvalidArgumentError as error:
+        kept = [error]
+    return weakref.ref(held), kept[0].args
+
+
+@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b'{"instances": [[1, 2]]}', b'{"instances": [["x"]]}'])
+def test_refused_body_is_free_once_it_has_its_answer(service, body):
+    """No circle of an error, its traceback and its frames holds a body until the garbage collector comes."""
+    app = create_app(service.scorer, service.registry, service.metrics, service.settings)
+    statuses, gone = [], []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):  # what the first request makes for ever may hold circles of its own
+            received = Input(body)
+            environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/score", "wsgi.input": received}
+            environ["CONTENT_LENGTH"] = str(len(body))
+            b"".join(app(environ, lambda status, _headers: statuses.append(status)))
+            watched = weakref.ref(received)
+            del received, environ
+            gone.append(watched() is None)
+        assert circle()[0]() is not None  # so it would be
+    finally:
+        gc.enable()
+    assert (["400 "] * 2, [True, True]) == ([status[:4] for status in statuses], gone)
 
 
 @pytest.mark.parametrize(

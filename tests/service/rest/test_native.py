@@ -18,6 +18,7 @@ ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, -0.0]], dtype=np.float32)
 BODY = b'{"instances": [[1, 2, 3], [-1, 0.5, -0.0]]}'
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
+CSV = "text/csv"
 
 
 def npy(array):
@@ -96,6 +97,8 @@ def test_octets_are_answered_with_octets_when_accepted(client):
         (NPY, NPY),
         ("application/x-npy, application/octet-stream;q=0.9", NPY),
         ("application/json, application/x-npy", "application/json"),
+        ("text/csv", CSV),
+        ("text/*", CSV),
     ],
 )
 def test_answer_has_the_type_that_the_caller_accepts_best(client, accept, expected):
@@ -116,11 +119,24 @@ def test_npy_is_answered_with_npy_when_accepted(client):
     assert (0, 4) == np.load(io.BytesIO(score(client, npy(ROWS[:0]), Content_Type=NPY, Accept=NPY).data)).shape
 
 
+@pytest.mark.parametrize("kind", [CSV, "text/csv; charset=utf-8", "TEXT/CSV; header=present"])
+def test_csv_is_answered_with_csv_when_accepted(client, kind):
+    """Rows by name in another order get a header and a line of score and gradient each."""
+    response = score(client, b"area,radius,texture\n3,1,2\n-0.0,-1,0.5\n", Content_Type=kind, Accept=CSV)
+    assert (200, CSV) == (response.status_code, response.content_type)
+    expected = "score,gradient_radius,gradient_texture,gradient_area\n14.0,2.0,4.0,6.0\n1.25,-2.0,1.0,-0.0\n"
+    assert expected == response.text
+    late = score(client, b"radius,texture,area\n1,2,3\n4,,6\n", Content_Type=kind)
+    assert (400, "INVALID_ARGUMENT") == (late.status_code, late.json["error"]["code"])
+    assert "line 3, column 2: expected a number, it is empty." == late.json["error"]["message"]
+    assert 415 == score(client, b"1,2,3\n", Content_Type="text/csv; charset=utf-16").status_code
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
 @pytest.mark.parametrize(
     ("body", "kind"),
-    [(BODY, "application/json"), (ROWS.tobytes(), OCTETS), (npy(ROWS), NPY)],
-    ids=["json", "raw", "npy"],
+    [(BODY, "application/json"), (ROWS.tobytes(), OCTETS), (npy(ROWS), NPY), (b"1,2,3\n-1,.5,-0\n", CSV)],
+    ids=["json", "raw", "npy", "csv"],
 )
 def test_compressed_body_is_answered_as_the_body_itself(client, body, kind, encoding):
     """Gzip around any of the body forms changes nothing of the answer."""
@@ -178,10 +194,15 @@ def test_both_bodies_and_both_answers_hold_the_same_bits(client):
     rows = np.float32([[0.1, -1e-45, 3.3e18], [7.038531e-26, 16777217, -0.0], [1 / 3, 2e-38, 1e-20]])
     printed = orjson.dumps({"instances": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
     tables = []
-    for body, kind in ((printed, "application/json"), (rows.tobytes(), OCTETS)):
+    text = b"".join(
+        b",".join(repr(number).encode() for number in row) + b"\r\n" for row in orjson.loads(printed)["instances"]
+    )
+    for body, kind in ((printed, "application/json"), (rows.tobytes(), OCTETS), (text, CSV)):
         answer = score(client, body, Content_Type=kind).json
         tables.append(np.column_stack([answer["score"], answer["gradient"]]).astype(np.float32).tobytes())
         tables.append(score(client, body, Content_Type=kind, Accept=OCTETS).data)
+        lines = score(client, body, Content_Type=kind, Accept=CSV).data.splitlines()[1:]
+        tables.append(np.loadtxt(lines, np.float64, delimiter=",").astype(np.float32).tobytes())
     assert 1 == len(set(tables))
     assert 4 * 4 * 3 == len(tables[0])
 
@@ -324,7 +345,7 @@ TOO_MANY = orjson.dumps({"instances": [[1, 2, 3]] * 5})
         (np.float32([np.inf, 2, 3]).tobytes(), "/score", {"Content_Type": OCTETS}, INVALID, "infinite"),
         (np.zeros(15, np.float32).tobytes(), "/score", {"Content_Type": OCTETS}, TOO_LARGE, "at most 4"),
         (BODY, "/score", {"Content_Type": "text/plain"}, UNSUPPORTED, "received 'text/plain'"),
-        (BODY, "/score", {"Content_Type": "text/csv"}, UNSUPPORTED, "expected application/json"),
+        (BODY, "/score", {"Content_Type": "text/tab-separated-values"}, UNSUPPORTED, "expected application/json"),
         (BODY, "/score", {"Content_Type": NPY}, INVALID, "not .npy"),
         (
             npy(np.zeros((2, 4))),

@@ -66,6 +66,7 @@ def test_models_lists_what_the_contract_names(service, client):
     service.registry.begin("m", 4)
     service.registry.refuse("m", 4, "nonneg-matmul", "node dense/kernel has a weight of -0.03")
     service.registry.set_labels("m", {"stable": 3})
+    service.registry.set_policy("m", "latest:1")
     live = {
         "version": 3,
         "state": "AVAILABLE",
@@ -97,6 +98,7 @@ def test_models_lists_what_the_contract_names(service, client):
         "dim": 3,
         "features": ["radius", "texture", "area"],
         "labels": {"stable": 3},
+        "policy": "latest:1",
         "versions": [refused, live],
     }
     assert {"models": [model]} == client.get("/models").json

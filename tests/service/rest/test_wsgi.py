@@ -2,8 +2,9 @@
 
 import pytest
 
+from service.rest.request import split_target
 from service.rest.request_reader import RequestReader
-from service.rest.wsgi import ARRIVAL, Answer, Place, call, environment, split_target, write
+from service.rest.wsgi import ARRIVAL, Answer, Place, call, environment, write
 
 PLACE = Place("127.0.0.1", 8501, "10.0.0.9")
 
