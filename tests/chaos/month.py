@@ -28,6 +28,9 @@ FEATURES = ("mean texture", "mean area", "mean smoothness", "mean concavity", "w
 MODEL, TARGET, SALT, PERCENT = "month", "malignant", "month", 25
 NUM_TEST_ROWS = 119
 TOLERANCE = 0.02
+FIRST_STEPS = 10
+"""How many times as many steps the first night may take, which begins from nothing."""
+
 JOB = """
 [model]
 name = "month"
@@ -44,13 +47,13 @@ steps = {steps}
 batch = 64
 learning_rate = {rate}
 evaluate_every = 40
-patience = 1000
+patience = 5
 checkpoint_every = 40
 [gate]
 metric = "roc_auc"
 tolerance = 0.02
 min_rows = 30
-max_score_drift = 0.5
+max_score_drift = 1.0
 [publish]
 models_dir = "models"
 keep = 4
@@ -86,14 +89,15 @@ class Month:
             self.data.append({**row, "mean texture": row["mean texture"] + drift})
         self.waiting = self.waiting[count:]
 
-    def tonight(self, change=lambda rows: rows, *, hidden="[8, 8]", steps=None, rate=0.003):
+    def tonight(self, change=lambda rows: rows, *, hidden="[8, 8]", steps=None, rate=0.001):
         """Write tonight's file, changed, and the job; return the arguments of the command."""
         rows = change([dict(row) for row in self.data])
         with (self.folder / "tonight.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, [*FEATURES, TARGET])
             writer.writeheader()
             writer.writerows(rows)
-        job = JOB.format(hidden=hidden, steps=steps or self.steps, rate=rate, address=self.address)
+        steps = steps or self.steps * (1 if self.models.exists() else FIRST_STEPS)
+        job = JOB.format(hidden=hidden, steps=steps, rate=rate, address=self.address)
         (self.folder / "job.toml").write_text(job)
         return "retrain", self.folder / "job.toml"
 

@@ -97,7 +97,7 @@ def test_next_night_goes_on_when_the_job_was_killed_in_its_training(nursery, tmp
     """Killed at its first checkpoint it leaves no version; run again it says that it goes on, publishes, and tidies."""
     nights = Nights(nursery, tmp_path, 200, JOB.replace("checkpoint_every = 25", "checkpoint_every = 10"))
     job = nights.start()
-    wait_until((nights.models / ".jobs" / "night" / "checkpoint").exists)
+    wait_until((nights.models / ".jobs" / "night" / "checkpoint").exists, 60.0)
     job.kill()
     assert -9 == job.wait()
     assert ({}, [".jobs", "night/.lock"]) == (nights.versions(), nights.leftovers())
@@ -131,7 +131,7 @@ def test_server_serves_on_when_the_nightly_job_is_killed_at_any_moment(
             assert [] == client.failures
             killed["resumed"] += "resume: goes on after step" in nights.pass_by()
             newest = max(nights.versions())
-            wait_until(lambda newest=newest: newest in client.seen())
+            wait_until(lambda newest=newest: newest in client.seen(), 60.0)
     finally:
         client.stopping.set()
         client.join(30)

@@ -11,13 +11,13 @@ from training import journal, pipeline
 
 LONG = [pytest.mark.chaos, pytest.mark.timeout(900)]
 LONG_AGO = "2001-01-01T00:00:00Z"
-FULL_NIGHTS, FULL_STEPS = 30, 240
+FULL_NIGHTS, FULL_STEPS, FULL_WEIGHTS = 30, 240, 5
 FULL = {
     4: "killed in training", 6: "gaps", 8: "flipped labels", 11: "killed in publishing", 13: "corrupt champion",
     15: "second job", 17: "disk full", 20: "another unit", 22: "clock set back", 24: "worse network", 27: "read only",
 }  # fmt: skip
-SHORT_NIGHTS, SHORT_STEPS = 4, 80
-SHORT = {2: "flipped labels", 3: "corrupt champion", 4: "read only"}
+SHORT_NIGHTS, SHORT_STEPS, SHORT_WEIGHTS = 5, 80, 1
+SHORT = {2: "flipped labels", 3: "gaps", 4: "read only"}
 
 
 class Nights:
@@ -26,7 +26,7 @@ class Nights:
     Args:
         month: the job and its data.
         main: runs a command line of training in this process and returns its exit code.
-        nursery: forks jobs that can be killed; a function that returns it, as few nights need it.
+        nursery: forks jobs that can be killed.
         monkeypatch: for clocks and disks.
         wait_until: the fixture.
     """
@@ -77,7 +77,7 @@ class Nights:
         return []  # there is nowhere to write a record; the log and the hook have told
 
     def _killed_in_training(self):
-        job = self.nursery().start(*self.month.tonight(steps=1_000_000))
+        job = self.nursery.start(*self.month.tonight(steps=1_000_000))
         self.wait_until(lambda: "train month: step 0 of" in job.said())
         job.kill()
         assert job.wait() < 0
@@ -85,7 +85,7 @@ class Nights:
 
     def _killed_in_publishing(self):
         before = self.month.versions()
-        job = self.nursery().start(*self.month.tonight())
+        job = self.nursery.start(*self.month.tonight())
         self.wait_until(lambda: self._is_in("publish") or job.has_ended(), 60.0)
         job.kill()
         job.wait()
@@ -93,14 +93,14 @@ class Nights:
         return [None]  # it may have got as far as the rename, or to its end: either is a night
 
     def _second_job(self):
-        job = self.nursery().start(*self.month.tonight())
+        job = self.nursery.start(*self.month.tonight())
         self.wait_until(lambda: self._is_in("train"))
         assert 4 == self.main(*self.month.tonight())
         assert 0 == job.wait(), job.said()
         return [journal.PUBLISHED, journal.LOCKED]
 
     def _disk_full(self):
-        job = self.nursery().start(*self.month.tonight())
+        job = self.nursery.start(*self.month.tonight())
         job.limit_files(40_000)
         assert 1 == job.wait(), job.said()
         return [journal.FAILED]
@@ -110,22 +110,22 @@ class Nights:
 
 
 @pytest.mark.parametrize(
-    ("num_nights", "faults", "steps"),
+    ("num_nights", "faults", "steps", "num_weights"),
     [
-        (SHORT_NIGHTS, SHORT, SHORT_STEPS),
-        pytest.param(FULL_NIGHTS, FULL, FULL_STEPS, marks=LONG),
+        (SHORT_NIGHTS, SHORT, SHORT_STEPS, SHORT_WEIGHTS),
+        pytest.param(FULL_NIGHTS, FULL, FULL_STEPS, FULL_WEIGHTS, marks=LONG),
     ],
     ids=["short", "full"],
 )
 def test_month_passes_unattended_and_what_is_served_never_gets_worse(  # noqa: PLR0913  (fixtures)
-    num_nights, faults, steps, tmp_path, run_training, request, monkeypatch, wait_until, report
+    num_nights, faults, steps, num_weights, tmp_path, run_training, nursery, monkeypatch, wait_until, report
 ):
     """Whatever befalls single nights, rows grow, no row changes sides, each run is told, and the error stays."""
     with webhook() as (address, taken):
         month = Month(tmp_path, 170, address, steps)
         month.look_at_the_sides(monkeypatch)
-        nights = Nights(month, run_training, lambda: request.getfixturevalue("nursery"), monkeypatch, wait_until)
-        outcomes, errors, rows, served = [], [], [], []
+        nights = Nights(month, run_training, nursery, monkeypatch, wait_until)
+        outcomes, errors, rows, served, weights = [], [], [], [], set()
         try:
             for night in range(1, num_nights + 1):
                 if night > 1:
@@ -134,36 +134,50 @@ def test_month_passes_unattended_and_what_is_served_never_gets_worse(  # noqa: P
                 version, error = month.server.error(month.test)
                 served.append(version)
                 errors.append(error)
-                rows.append(month.manifest(month.versions()[-1])["data"]["rows"])
+                newest = month.manifest(month.versions()[-1])
+                rows.append(newest["data"]["rows"])
+                weights.add(newest["certificate"]["weights_sha256"])
                 assert [version] == month.server.live()
         finally:
             month.server.registry.close()
-    found = month.nights()
-    assert len(outcomes) == len(found)
-    assert [] == [
-        (had, one.outcome) for had, one in zip(outcomes, found, strict=True) if had not in (one.outcome, None)
-    ]
-    assert all(one.record.get("reasons") for one in found if one.outcome == journal.REFUSED)
-    assert all(one.record.get("error") for one in found if one.outcome in {journal.FAILED, journal.LOCKED})
-    events = [document["event"] for _, _, document in taken]
-    assert num_nights - len(faults) <= events.count("published")
-    told = {journal.REFUSED: "refused", journal.FAILED: "failed", journal.LOCKED: "failed"}
-    unrecorded = ["failed"] * ("read only" in faults.values())
-    assert sorted([*(told[one.outcome] for one in found if one.outcome in told), *unrecorded]) == sorted(
-        event for event in events if event != "published"
-    )
+    _check_the_story(month.nights(), outcomes, taken, unrecorded=list(faults.values()).count("read only"))
+    assert num_nights - len(faults) <= [document["event"] for _, _, document in taken].count("published")
     assert sorted(set(served)) == list(dict.fromkeys(served))  # forward only
     assert (rows, rows[-1] > rows[0]) == (sorted(rows), True)
     assert month.sides_seen > num_nights // 2
     assert set() == month.trained_on & month.held_out
     assert len(month.held_out) > 30
+    assert len(weights) >= num_weights  # nights that only repeat the champion would prove little
     assert max(errors) <= errors[0] + TOLERANCE
     assert max(late - early for early, late in itertools.pairwise(errors)) <= TOLERANCE
     report(
         nights=num_nights,
-        runs=len(found),
+        runs=len(outcomes),
         faults=len(faults),
         published=len(set(served)),
+        weights=len(weights),
         rows=f"{rows[0]} to {rows[-1]}",
         error=f"{errors[0]:.4f} first, {max(errors):.4f} largest, {errors[-1]:.4f} last",
     )
+
+
+def _check_the_story(found, outcomes, taken, *, unrecorded):
+    """Require that the journal has every run with its outcome, its reasons and its report, and that the hook had them.
+
+    Args:
+        found: the journal.
+        outcomes: what it must say, None for either.
+        taken: what the hook was told.
+        unrecorded: how many runs failed where no record could be written.
+    """
+    pairs = list(zip(outcomes, (one.outcome for one in found), strict=True))
+    assert [] == [(expected, outcome) for expected, outcome in pairs if expected not in (outcome, None)]
+    judged = [one for one in found if one.outcome in {journal.PUBLISHED, journal.REFUSED}]
+    assert all((one.path / "report.html").exists() and one.record["gate"]["metric"] == "roc_auc" for one in judged)
+    assert all(bool(one.record["reasons"]) == (one.outcome == journal.REFUSED) for one in judged)
+    assert all(one.record["error"] for one in found if one.outcome in {journal.FAILED, journal.LOCKED})
+    assert {one.record["step"] for one in found if one.outcome == journal.KILLED} <= {"train", "publish", "prune"}
+    told = {journal.REFUSED: "refused", journal.FAILED: "failed", journal.LOCKED: "failed"}
+    expected = [told[one.outcome] for one in found if one.outcome in told] + ["failed"] * unrecorded
+    events = [document["event"] for _, _, document in taken if document["event"] != "published"]
+    assert sorted(expected) == sorted(events)

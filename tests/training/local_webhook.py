@@ -32,10 +32,10 @@ def webhook(statuses=(200,), headers=()):
 
 
 @contextmanager
-def hanging(first_words=b"", drop=b""):
+def hanging(first_words=b"", drop=b"", *, hangs_up=False):
     """Run a server that takes every connection and never ends an answer; give its address and the connections.
 
-    It says `first_words`, and then `drop` every 20 ms.
+    It says `first_words`, and then `drop` every 20 ms, unless it hangs up.
     """
     over = threading.Event()
     connections = []
@@ -45,7 +45,7 @@ def hanging(first_words=b"", drop=b""):
             connections.append(self.client_address)
             try:
                 self.request.sendall(first_words)
-                while not over.wait(0.02):
+                while not hangs_up and not over.wait(0.02):
                     self.request.sendall(drop)
             except OSError:
                 return

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.repository import VersionFolder
+from tests.training.local_webhook import hanging
 from training import availability
 from training.availability import WaitError
 
@@ -66,6 +67,55 @@ def test_wait_fails_at_once_when_the_server_refuses_the_version():
         pytest.raises(WaitError, match="refused it: nonneg-matmul"),
     ):
         availability.wait_available(address, VERSION, 600, poll_seconds=0.01)
+
+
+def test_wait_goes_on_when_a_load_failed_without_a_verdict():
+    """A disk that stumbled, or a loading process that ended, is tried again by the server: so is it waited for."""
+    said = {1: status("END", "load-error: OSError while loading; it is tried again"), 2: status("LOADING")}
+    said[3] = status("END", "file-unreadable: saved_model.pb")
+    with server_saying(lambda look: said.get(look, status("AVAILABLE"))) as (address, asked):
+        availability.wait_available(address, VERSION, 10, poll_seconds=0.01)
+    assert 4 == len(asked)
+
+
+def test_wait_says_what_the_server_said_last_when_the_time_is_over():
+    """Whoever reads the log knows why: state and reason of the last answer."""
+    with (
+        server_saying(lambda _: status("END", "load-error: MemoryError while loading; it is tried again")) as (
+            address,
+            _,
+        ),
+        pytest.raises(WaitError, match=r"not within 0\.05 s; last answer: END, load-error: MemoryError"),
+    ):
+        availability.wait_available(address, VERSION, 0.05, poll_seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"no HTTP at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\n\r\n[1]",
+        b'HTTP/1.1 200 OK\r\n\r\n{"models": [{"name": "small"}]}',
+    ],
+)
+def test_wait_takes_no_broken_answer_for_an_end(said):
+    """A server that is restarted in the middle of an answer, or another program on its port, is asked again."""
+    with hanging(said, hangs_up=True) as (address, asked), pytest.raises(WaitError, match="not within"):
+        availability.wait_available(address, VERSION, 0.05, poll_seconds=0.01)
+    assert len(asked) > 1
+
+
+def test_wait_gives_an_answer_up_that_comes_drop_by_drop(monkeypatch):
+    """Bytes that trickle in keep the connection alive, and not the job."""
+    monkeypatch.setattr(availability, "_ANSWER_SECONDS", 0.1)
+    with (
+        hanging(b"HTTP/1.1 200 OK\r\n\r\n", b" ") as (address, _),
+        pytest.raises(WaitError, match=r"its answer took more than 0\.1 s"),
+    ):
+        availability.wait_available(address, VERSION, 0.05, poll_seconds=0.01)
 
 
 def test_wait_fails_when_the_time_is_over():
