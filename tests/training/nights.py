@@ -119,13 +119,3 @@ def judged(config: TrainingConfig, rows: Rows[Table], champion: Version, challen
     comparison = objective.compare(old, new, rows.held_out, config.gate.metric)
     told = past(champion, config.gate.metric, rows.train)  # type: ignore[arg-type]  # has what is asked of a manifest
     return gate.judge(old, new, comparison, config=config.gate, past=told, evidence=found)
-
-
-def live_through(
-    config: TrainingConfig, table: Table, before: int, new: int, change: Change | None = None
-) -> gate.GateReport:
-    """Return the verdict of the night after the champion's: `before` rows, then `new` ones more."""
-    rows = split_of(config, first_rows(table, before))
-    champion = train(config, rows)
-    tonight = split_of(config, night_of(table, before, new, change))
-    return judged(config, tonight, champion, train(config, tonight, champion))
