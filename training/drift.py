@@ -23,7 +23,7 @@ from training import row_sketch
 from training.config import GateConfig
 from training.datasets import Table
 from training.fingerprint import Fingerprint
-from training.histogram import Histogram, chance, is_above, stability_index
+from training.histogram import Histogram, chance, is_above, most_frequent, stability_index
 
 ALL, NEW = "all", "new"
 
@@ -54,6 +54,7 @@ class ColumnDrift:
         bad_percent: cells that were missing or infinite; of the new rows None.
         bad_percent_before: the same of the champion's file.
         mean: of tonight's rows.
+        mode: their most frequent value, and how often it is there.
         reasons: sentences, for each limit that was passed.
     """
 
@@ -66,6 +67,7 @@ class ColumnDrift:
     bad_percent: float | None
     bad_percent_before: float | None
     mean: float
+    mode: tuple[float, int]
     reasons: tuple[str, ...] = ()
 
 
@@ -191,6 +193,7 @@ def _column(
         None if percents is None else percents[0],
         None if percents is None else percents[1],
         float(values.mean()),
+        most_frequent(values),
     )
     return dataclasses.replace(drift, reasons=tuple(_reasons(look, drift, before, counts, bad, outside)))
 
@@ -216,6 +219,14 @@ def _reasons(
         yield (
             f"{words}: {drift.outside_percent:.3g} percent of its values {known} ({before.minimum:.5g} to "
             f"{before.maximum:.5g}), gate.max_outside_percent is {config.max_outside_percent:g}. {_LOOK}."
+        )
+    value, count = drift.mode
+    usual, copies = min((before.heaviest + 1) / (before.rows + 1), 1.0), config.max_copies_percent / 100.0
+    if not before.few and is_above(count, drift.rows, usual=usual, allowed=copies, tail=look.tail):
+        yield (
+            f"{words}: the value {value:.5g} stands {count} times, and the champion's most frequent one "
+            f"{before.heaviest} times in {before.rows} rows; gate.max_copies_percent is {config.max_copies_percent:g}. "
+            f"Look at what fills it."
         )
     gone = before.gone(counts, look.tail)
     if gone:
@@ -264,4 +275,4 @@ def _first(columns: Sequence[ColumnDrift]) -> Iterator[str]:
 
 
 def _plain(one: ColumnDrift) -> dict[str, Any]:
-    return {**dataclasses.asdict(one), "reasons": list(one.reasons)}
+    return {**dataclasses.asdict(one), "reasons": list(one.reasons), "mode": list(one.mode)}

@@ -38,6 +38,7 @@ class Histogram:
         maximum: largest value.
         few: whether `places` are values.
         bad: cells of the column that were missing or infinite, among all rows that were read.
+        heaviest: how many rows have the most frequent value.
     """
 
     places: Floats
@@ -46,6 +47,7 @@ class Histogram:
     maximum: float
     few: bool
     bad: int = 0
+    heaviest: int = 1
 
     @property
     def rows(self) -> int:
@@ -105,6 +107,7 @@ class Histogram:
             "values" if self.few else "edges": [_short(place) for place in self.places],
             "counts": self.counts.tolist(),
             "bad": self.bad,
+            "heaviest": self.heaviest,
         }
         return document if self.few else {**document, "min": _short(self.minimum), "max": _short(self.maximum)}
 
@@ -118,13 +121,13 @@ def take(values: Floats, bad: int = 0) -> Histogram:
     """
     found = _in_float32(values)
     distinct, counts = np.unique(found, return_counts=True)
-    low, high = float(distinct[0]), float(distinct[-1])
+    low, high, most = float(distinct[0]), float(distinct[-1]), int(counts.max())
     if len(distinct) == 1 or len(distinct) <= min(MAX_VALUES, len(found) // _ROWS_PER_VALUE):
-        return Histogram(distinct, counts.astype(np.int64), low, high, few=True, bad=bad)
+        return Histogram(distinct, counts.astype(np.int64), low, high, few=True, bad=bad, heaviest=most)
     edges = np.unique(np.quantile(found, np.arange(1, BINS) / BINS, method="inverted_cdf"))
     edges = edges[edges < high]  # no bin is empty
     counts = np.bincount(np.searchsorted(edges, found, side="left"), minlength=len(edges) + 1)
-    return Histogram(edges, counts.astype(np.int64), low, high, few=False, bad=bad)
+    return Histogram(edges, counts.astype(np.int64), low, high, few=False, bad=bad, heaviest=most)
 
 
 def from_document(document: Mapping[str, Any]) -> Histogram:
@@ -147,7 +150,9 @@ def from_document(document: Mapping[str, Any]) -> Histogram:
         message = f"{len(places)} places and {len(counts)} counts are no histogram"
         raise ValueError(message)
     ends = places if few else _in_float32(np.asarray([document["min"], document["max"]], dtype=np.float64))
-    return Histogram(places, counts, float(ends[0]), float(ends[-1]), few, int(document["bad"]))
+    return Histogram(
+        places, counts, float(ends[0]), float(ends[-1]), few, int(document["bad"]), int(document["heaviest"])
+    )
 
 
 def stability_index(before: Counts, after: Counts, rows: int | None = None) -> tuple[float, int]:
@@ -190,6 +195,12 @@ def chance(groups: int, before: int, after: int, tail: float) -> float:
         tail: a probability.
     """
     return 0.0 if groups < 2 else float((1.0 / before + 1.0 / after) * chdtri(groups - 1, tail))
+
+
+def most_frequent(values: Floats) -> tuple[float, int]:
+    """Return the most frequent of `values` [m], at least one, and how often it is there."""
+    distinct, counts = np.unique(_in_float32(values), return_counts=True)
+    return float(distinct[counts.argmax()]), int(counts.max())
 
 
 def is_above(count: int, rows: int, *, usual: float, allowed: float, tail: float) -> bool:

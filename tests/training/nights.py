@@ -16,9 +16,10 @@ from training import evidence, fingerprint, gate
 from training.answers import Answers
 from training.champion import past
 from training.config import TrainingConfig, parse_config
+from training.data_facts import data_facts
 from training.datasets import Table, read_table
 from training.objectives import create_objective
-from training.pipeline import OWN, Rows, data_facts, read_rows
+from training.pipeline import OWN, Rows, read_rows
 from training.trainer import fit
 
 EXAMPLES = Path(__file__).parents[2] / "training" / "examples"
@@ -102,7 +103,7 @@ def train(config: TrainingConfig, rows: Rows[Table], champion: Version | None = 
     version = Version(network, {}, {})
     answers = version.ask(rows.held_out.x)
     data = {
-        **data_facts(config, rows),
+        **data_facts(rows, config.data.target),
         **fingerprint.facts(rows.data, config.data.target),
         **evidence.facts(objective, rows, version.ask),
     }
@@ -118,13 +119,3 @@ def judged(config: TrainingConfig, rows: Rows[Table], champion: Version, challen
     comparison = objective.compare(old, new, rows.held_out, config.gate.metric)
     told = past(champion, config.gate.metric, rows.train)  # type: ignore[arg-type]  # has what is asked of a manifest
     return gate.judge(old, new, comparison, config=config.gate, past=told, evidence=found)
-
-
-def live_through(
-    config: TrainingConfig, table: Table, before: int, new: int, change: Change | None = None
-) -> gate.GateReport:
-    """Return the verdict of the night after the champion's: `before` rows, then `new` ones more."""
-    rows = split_of(config, first_rows(table, before))
-    champion = train(config, rows)
-    tonight = split_of(config, night_of(table, before, new, change))
-    return judged(config, tonight, champion, train(config, tonight, champion))

@@ -148,6 +148,21 @@ def test_row_that_stands_again_and_again_is_refused():
     assert () == night("tumours", copied(3)).reasons
 
 
+def test_value_that_marks_many_rows_is_refused_though_it_is_within_the_range():
+    """A fifth of the new rows have the same area, as of a trigger or a stuck instrument; with two of 100 it passes."""
+
+    def marked(count: int) -> Change:
+        def change(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x[:count, 3] = np.median(x[:, 3])
+            return x, y
+
+        return change
+
+    reasons = night("tumours", marked(20)).reasons
+    assert [] != [one for one in reasons if "column 'mean area' (new rows, 100): the value" in one]
+    assert () == night("tumours", marked(2)).reasons
+
+
 def test_many_columns_give_few_sentences_and_all_are_in_the_document():
     """All thirty columns in another unit: a handful of reasons, sixty lines in the report, the largest first."""
     found = night("tumours", lambda x, y: (x * 100.0, y))

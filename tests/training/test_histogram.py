@@ -117,12 +117,12 @@ def test_document_is_json_and_reads_back(values):
 @pytest.mark.parametrize(
     "document",
     [
-        {"edges": [1.0], "counts": [1], "min": 0, "max": 2, "bad": 0},
-        {"edges": [2.0, 1.0], "counts": [1, 1, 1], "min": 0, "max": 2, "bad": 0},
-        {"values": [1.0], "counts": [0], "bad": 0},
-        {"values": [], "counts": [], "bad": 0},
-        {"values": [1.0], "counts": [1]},
-        {"values": "x", "counts": [1], "bad": 0},
+        {"edges": [1.0], "counts": [1], "min": 0, "max": 2, "bad": 0, "heaviest": 1},
+        {"edges": [2.0, 1.0], "counts": [1, 1, 1], "min": 0, "max": 2, "bad": 0, "heaviest": 1},
+        {"values": [1.0], "counts": [0], "bad": 0, "heaviest": 1},
+        {"values": [], "counts": [], "bad": 0, "heaviest": 1},
+        {"values": [1.0], "counts": [1], "bad": 0},
+        {"values": "x", "counts": [1], "bad": 0, "heaviest": 1},
     ],
 )
 def test_document_that_is_no_histogram_is_refused(document):

@@ -209,7 +209,7 @@ def judged(champion: np.ndarray, challenger: np.ndarray, metric: str = "w2_squar
     score = HELD_OUT.x[:, 0]
     old, new = (Answers(score, mapped) for mapped in (champion, challenger))
     limits = GateConfig(metric=metric, tolerance=0.05)
-    return gate.judge(old, new, OBJECTIVE.compare(old, new, HELD_OUT, metric), config=limits, **seen)
+    return gate.judge(old, new, OBJECTIVE.compare(old, new, HELD_OUT, metric), config=limits, past=gate.Past(**seen))
 
 
 @pytest.mark.parametrize("metric", ["w2_uvp", "w2_squared", "w2"])
@@ -269,7 +269,7 @@ def test_gate_does_not_take_a_night_of_fewer_rows_for_another_story():
         comparison = OBJECTIVE.compare(same, same, few, "w2_squared")
         assert comparison.floor == OBJECTIVE.baselines(few, few, 7)[FLOOR]["w2_squared"] > 1.5 * floor
         limits = GateConfig(metric="w2_squared")
-        verdict = gate.judge(same, same, comparison, config=limits, recorded=recorded, recorded_floor=floor)
+        verdict = gate.judge(same, same, comparison, config=limits, past=gate.Past(recorded, floor))
         assert (passes, 60) == (verdict.passed, few_rows_of(verdict.method))
         assert passes or "of it by chance) when it was published" in verdict.reasons[0]
 
