@@ -225,7 +225,7 @@ class GateConfig:
     max_missing_percent: float = _option("a number from 0 to 100", _number(0, 100), 2.0)
     max_relabelled_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0, tasks=_SUPERVISED)
     max_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
-    max_surprise: float = _option("a number from 0 to 1e6", _number(0, 1e6), 4.0, tasks=_SUPERVISED)
+    max_surprise: float = _option("a number from 0 to 1e6", _number(0, 1e6), 3.5, tasks=_SUPERVISED)
     max_near_copies_percent: float = _option("a number from 0 to 100", _number(0, 100), 5.0)
 
 

@@ -210,7 +210,8 @@ def _reasons(
             f"{words}: its distribution moved, population stability index {drift.psi:.3g}; {drift.psi_limit:.3g} is "
             f"allowed ({look.key} = {config.max_psi:g}, and what chance does). Its mean is {drift.mean:.5g}. {_LOOK}."
         )
-    if is_above(outside, drift.rows, config.max_outside_percent / 100.0, look.tail):
+    allowed = config.max_outside_percent / 100.0
+    if is_above(outside, drift.rows, usual=before.usually_outside, allowed=allowed, tail=look.tail):
         known = "are none of the champion's values" if before.few else "lie outside of the champion's range"
         yield (
             f"{words}: {drift.outside_percent:.3g} percent of its values {known} ({before.minimum:.5g} to "
@@ -221,8 +222,8 @@ def _reasons(
         listed = ", ".join(f"{value:g}" for value in gone[:5])
         yield f"{words}: no row has the value {listed} any more. Look at whether a part of the rows is missing."
     if bad is not None:
-        share = before.bad / bad[2] + config.max_missing_percent / 100.0
-        if is_above(bad[0], bad[1], share, look.tail):
+        usual, allowed = (before.bad + 1) / (bad[2] + 2), config.max_missing_percent / 100.0
+        if is_above(bad[0], bad[1], usual=usual, allowed=allowed, tail=look.tail):
             yield (
                 f"column '{look.name}': {drift.bad_percent:.3g} percent of its cells are missing or infinite, "
                 f"{drift.bad_percent_before:.3g} when the champion was trained, and gate.max_missing_percent more is "
@@ -235,16 +236,16 @@ def _rows_reasons(
 ) -> Iterator[str]:
     """Yield a sentence for rows whose target changed, and for one row that is there again and again."""
     met = len(seen.known) + len(seen.relabelled)
-    if is_above(len(seen.relabelled), met, config.max_relabelled_percent / 100.0, tail):
+    if len(seen.relabelled) > met * config.max_relabelled_percent / 100.0:
         yield (
             f"{len(seen.relabelled)} of the {met} rows that the champion had as well have another target tonight, "
             f"gate.max_relabelled_percent is {config.max_relabelled_percent:g}. Look at who changed the labels."
         )
-    share = before.rows.heaviest / before.rows.rows + config.max_copies_percent / 100.0
+    usual, allowed = before.rows.heaviest / before.rows.rows, config.max_copies_percent / 100.0
     parts = {ALL: table, NEW: table.take(np.isin(np.arange(len(table)), seen.new))}
     for part, rows in parts.items():
         count = row_sketch.heaviest(rows) if len(rows) >= MIN_ROWS else 0
-        if is_above(count, len(rows), share, tail):
+        if is_above(count, len(rows), usual=usual, allowed=allowed, tail=tail):
             yield (
                 f"{sample}one row stands {count} times among the {len(rows)} {part} rows, and stood "
                 f"{before.rows.heaviest} times among the champion's {before.rows.rows} (gate.max_copies_percent is "

@@ -18,14 +18,15 @@ from training.drift import Drift
 from training.histogram import is_above
 from training.objectives import Objective
 
-MAX_LEAK_ERRORS = 4.0
+MAX_LEAK_ERRORS = 3.5
 """By how many standard errors held-out rows may look easier to the challenger than validation rows."""
 
 MAX_LOSS_ERRORS = 4.0
 """By how many standard errors the challenger's loss on held-out rows may be above the champion's on the same rows."""
 
-LOSS_KEY, FALLEN_KEY = "held_out_loss", "fallen"
-"""Where the manifest's `data` keeps the moments of the losses of held-out rows, and what the gate let slip so far."""
+ERROR_KEY, FALLEN_KEY = "row_errors", "fallen"
+"""Where the manifest's `data` keeps how well a version did on rows that it was not fitted to, row by row, and what the
+gate let slip so far."""
 
 _FALSE_ALARMS = 1e-4
 
@@ -60,7 +61,8 @@ class Evidence:
     """What was found; None where it cannot be told.
 
     Args:
-        surprise: how much larger the champion's loss on new rows is than on its held-out rows, in standard errors.
+        surprise: how much larger the champion's errors on new rows are than on rows of its own night that it was not
+            fitted to (held-out and validation rows), in standard errors.
         leak: how much smaller the challenger's loss on held-out rows is than on validation rows, in standard errors.
         gain_leak: the same of what the challenger gained on the champion.
         loss_errors: how much larger the challenger's loss on held-out rows is than the champion's, in standard errors.
@@ -117,11 +119,20 @@ def gather(
     return dataclasses.replace(found, reasons=tuple(_reasons(found, config, (copies, looked_at))))
 
 
-def facts(objective: AnyObjective, answers: Answers, held_out: Data) -> dict[str, Any]:
-    """Return what a manifest's `data` keeps of the losses of held-out rows, where the task has any."""
-    losses = objective.row_losses(answers, held_out)
-    found = None if losses is None else row_losses.moments(losses)
-    return {} if found is None else {LOSS_KEY: found.to_document()}
+def facts(objective: AnyObjective, sides: Sides, ask: Ask) -> dict[str, Any]:
+    """Return what a manifest's `data` keeps of the errors of rows that a version was not fitted to (`row_errors`).
+
+    Args:
+        objective: the task; empty for one whose rows have no losses of their own.
+        sides: the rows of the version's night.
+        ask: what answers for the version.
+    """
+    if not isinstance(sides.held_out, Table) or not isinstance(sides.validation, Table):
+        return {}
+    losses = _losses(objective, ask, join(sides.held_out, sides.validation))
+    unit = 1.0 if objective.threshold is not None else 2.0 * float(losses.mean()) or 1.0
+    found = row_losses.moments(row_losses.bounded(losses, unit))
+    return {} if found is None else {ERROR_KEY: {**found.to_document(), "unit": unit}}
 
 
 def fallen(data: Mapping[str, Any], metric: str) -> float:
@@ -157,14 +168,15 @@ def _with_surprise(
     found: Evidence, objective: AnyObjective, data: Data, champion: tuple[Mapping[str, Any], Ask]
 ) -> Evidence:
     """Return the evidence with how the champion does on new rows, none of which it has ever seen."""
-    before = row_losses.from_document(champion[0].get(LOSS_KEY))
+    document = champion[0].get(ERROR_KEY)
+    before, unit = row_losses.from_document(document), row_losses.unit_of(document)
     known, _ = fingerprint.read(champion[0].get(fingerprint.KEY), data.x.shape[1])
-    if before is None or known is None or not isinstance(data, Table):
+    if before is None or unit is None or known is None or not isinstance(data, Table):
         return found
     new = data.take(np.isin(np.arange(len(data)), drift.new_rows(known, data)))
     if len(new) < drift.MIN_ROWS:
         return found
-    now = row_losses.moments(_losses(objective, champion[1], new))
+    now = row_losses.moments(row_losses.bounded(_losses(objective, champion[1], new), unit))
     return found if now is None else dataclasses.replace(found, surprise=row_losses.excess(before, now))
 
 
@@ -208,8 +220,8 @@ def _reasons(found: Evidence, config: TrainingConfig, copies: tuple[int, int]) -
     reasons = [reason for one in (found.data, found.target_data) if one is not None for reason in one.reasons]
     if (found.surprise or 0.0) > limits.max_surprise:
         reasons.append(
-            f"the champion's loss on tonight's new rows is {found.surprise:.3g} standard errors above that on its "
-            f"held-out rows, gate.max_surprise is {limits.max_surprise:g}. Look at the labels of the new rows, and at "
+            f"the champion's error on tonight's new rows is {found.surprise:.3g} standard errors above that on its "
+            f"own night's, gate.max_surprise is {limits.max_surprise:g}. Look at the labels of the new rows, and at "
             f"whether two columns changed places."
         )
     for value, what in (
@@ -226,8 +238,8 @@ def _reasons(found: Evidence, config: TrainingConfig, copies: tuple[int, int]) -
             f"the challenger's loss on held-out rows is {found.loss_errors:.3g} standard errors above the champion's, "
             f"at most {MAX_LOSS_ERRORS:g} is allowed. Look at the training rows that are new."
         )
-    percent = found.near_copies_percent or 0.0
-    if percent > limits.max_near_copies_percent and is_above(*copies, leaks.CHANCE, _FALSE_ALARMS):
+    allowed = limits.max_near_copies_percent / 100.0
+    if is_above(*copies, usual=leaks.CHANCE, allowed=allowed, tail=_FALSE_ALARMS):
         reasons.append(
             f"{copies[0]} of {copies[1]} held-out rows that were looked at have a near copy among the training rows, "
             f"gate.max_near_copies_percent is {limits.max_near_copies_percent:g}. Look at whether rows came twice, "

@@ -99,9 +99,8 @@ class GateReport:
 
     def to_document(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""
-        document = dataclasses.asdict(self)
-        document.update(reasons=list(self.reasons), warnings=list(self.warnings))
-        return {key: _finite(value) for key, value in document.items()}
+        document: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return document
 
 
 def judge(
@@ -302,5 +301,9 @@ def _or_nan(value: float | None) -> float:
 
 
 def _finite(value: Any) -> Any:
-    """Return None for a float that JSON does not have, anything else as it is."""
+    """Return None for a float that JSON does not have, also within objects and lists; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -145,8 +146,8 @@ class Result:
         """Return what the manifest's `data` keeps for the gate of the next night."""
         data, gate = self.rows.data, self.gate
         slipped = {} if gate is None else {evidence.FALLEN_KEY: {"metric": gate["metric"], "value": gate["fallen"]}}
-        losses = evidence.facts(self.objective, self.proved.held_out, self.rows.held_out)
-        return {**fingerprint.facts(data, self.config.data.target), **losses, **slipped}
+        errors = evidence.facts(self.objective, self.rows, partial(answers, self.proved.program))
+        return {**fingerprint.facts(data, self.config.data.target), **errors, **slipped}
 
     def document(self, version: int, files: publish.FileTable) -> dict[str, Any]:
         """Return the manifest's document, without its hash."""

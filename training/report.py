@@ -44,6 +44,8 @@ img { max-width: 100%; height: auto; border-radius: 4px } figcaption { color: #6
 """
 
 _MORE, _LESS = "↑", "↓"
+_DRIFTS = {"data": "Tonight's rows beside the champion's", "target_data": "Tonight's target rows beside the champion's"}
+_SHOWN, _MOST = 12, 2000
 _NAMES = {
     "roc_auc": "ROC-AUC",
     "brier": "Brier",
@@ -67,6 +69,19 @@ _FACTS = {
     "champion_error": "standard error of the champion",
     "floor": "what a perfect version would have, by the number of rows",
     "recorded_floor": "the same when the champion was published",
+    "recorded_rows": "held-out rows when the champion was published",
+    "fallen": "worse than the best version before it, added up over the nights",
+    "surprise": "champion's error on new rows above that on its own night's, in standard errors",
+    "leak": "challenger's loss on held-out rows below that on validation rows, in standard errors",
+    "gain_leak": "the same of what it gained on the champion",
+    "loss_errors": "challenger's loss on held-out rows above the champion's, in standard errors",
+    "near_copies_percent": "held-out rows with a near copy among training rows, percent",
+    "looked_at": "rows that were compared with the champion's one by one",
+    "rows_before": "the champion's rows",
+    "new": "rows that the champion had not",
+    "relabelled": "rows that the champion had with another target",
+    "gone": "rows of the champion that are not there tonight",
+    "heaviest": "how often the most frequent row is there",
 }
 
 
@@ -281,8 +296,39 @@ def _short(value: float) -> str:
 def _gate(gate: Mapping[str, Any]) -> str:
     word, kind = ("passed", "yes") if gate["passed"] else ("refused", "no")
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in gate["reasons"])
-    facts = _facts({key: value for key, value in gate.items() if key not in {"passed", "reasons"}})
-    return f'<p class="{kind}"><strong>{word}</strong></p><ul>{reasons}</ul>{facts}'
+    warnings = "".join(f'<p class="note">{html.escape(line)}</p>' for line in gate.get("warnings", ()))
+    facts = _facts({key: value for key, value in gate.items() if _is_fact(key, value)})
+    seen = gate.get("evidence") or {}
+    notes = "".join(f'<p class="small">{html.escape(note)}</p>' for note in seen.get("notes", ()))
+    more = _facts({key: value for key, value in seen.items() if _is_fact(key, value)}) if seen else ""
+    tables = "".join(_drift(seen[key], title) for key, title in _DRIFTS.items() if seen.get(key))
+    return f'<p class="{kind}"><strong>{word}</strong></p><ul>{reasons}</ul>{warnings}{facts}<br>{more}{notes}{tables}'
+
+
+def _is_fact(key: str, value: Any) -> bool:
+    """Tell whether a key of the gate's document is a line of a table of facts."""
+    return not isinstance(value, Mapping | list | tuple) and key not in {"passed", "evidence", "data", "target_data"}
+
+
+def _drift(drift: Mapping[str, Any], title: str) -> str:
+    """Return how far the rows drifted: facts, and the columns by their stability index, all but the first folded."""
+    head = ("column", "rows", "stability index", "allowed", "outside of the range, percent", "missing, percent", "mean")
+    rows = [
+        (
+            one["column"],
+            one["compared"],
+            one["psi"],
+            one["psi_limit"],
+            one["outside_percent"],
+            one["bad_percent"],
+            one["mean"],
+        )
+        for one in drift["columns"]
+    ]
+    table = _table(head, rows[:_SHOWN])
+    rest = f"<details><summary>{len(rows) - _SHOWN} more</summary>{_table(head, rows[_SHOWN:_MOST])}</details>"
+    facts = _facts({key: value for key, value in drift.items() if _is_fact(key, value)})
+    return f"<h2>{html.escape(title)}</h2>{facts}<br>{table}{rest if len(rows) > _SHOWN else ''}"
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:

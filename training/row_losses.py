@@ -50,6 +50,25 @@ def from_document(document: Any) -> Moments | None:
     return Moments(rows, float(mean), float(variance)) if rows > 1 and variance >= 0 else None
 
 
+def unit_of(document: Any) -> float | None:
+    """Return the unit of losses (`bounded`) that stands beside moments, or None where there is none above 0."""
+    value = document.get("unit") if isinstance(document, Mapping) else None
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def bounded(losses: Floats, unit: float) -> NDArray[np.float64]:
+    r"""Return losses [n] as errors from 0 to 1, so that a few huge ones do not hide how many are large.
+
+    .. math:: 1 - e^{-\ell / u}
+
+    Of the logistic loss with u = 1 that is |y - p|, how far the probability was off; of the squared error with u twice
+    its mean, Welsch's robust loss (R. Dennis, R. Welsch, Techniques for nonlinear least squares and robust regression,
+    Communications in Statistics 7, 1978).
+    """
+    errors: NDArray[np.float64] = -np.expm1(-np.asarray(losses, dtype=np.float64) / unit)
+    return errors
+
+
 def excess(first: Moments, second: Moments) -> float:
     r"""Return how much larger the mean of the second losses is, in standard errors of a permutation of all rows.
 
