@@ -52,15 +52,15 @@ def test_stability_index_is_that_of_the_closed_form():
 
 @pytest.mark.parametrize("shift", [0.25, 0.5, 1.0])
 def test_stability_index_of_a_shifted_normal_column_is_that_of_its_bins(shift):
-    """With 400,000 rows the index is the one of the exact shares of a normal distribution's deciles."""
+    """With 100,000 rows the index is the one of the exact shares of a normal distribution's deciles."""
     from scipy.stats import norm
 
     generator = np.random.default_rng(1)
-    found = histogram.take(generator.normal(size=400_000))
-    after = found.count(generator.normal(size=400_000) + shift)
+    found = histogram.take(generator.normal(size=100_000))
+    after = found.count(generator.normal(size=100_000) + shift)
     edges = norm.ppf(np.arange(1, 10) / 10)
     shares = np.diff(np.concatenate([[0.0], norm.cdf(edges - shift), [1.0]]))
-    assert pytest.approx(psi(np.full(10, 0.1), shares), rel=0.03) == histogram.stability_index(found.counts, after)[0]
+    assert pytest.approx(psi(np.full(10, 0.1), shares), rel=0.1) == histogram.stability_index(found.counts, after)[0]
 
 
 def test_small_bins_are_taken_together_and_empty_ones_count_half_a_row():
@@ -73,13 +73,13 @@ def test_small_bins_are_taken_together_and_empty_ones_count_half_a_row():
 
 
 def test_chance_exceeds_the_index_as_often_as_it_is_said_to():
-    """Of 2,000 pairs of samples of 1000 and 500 rows without drift, about 5 % are above the bound for 5 %."""
+    """Of 600 pairs of samples of 1000 and 500 rows without drift, about 5 % are above the bound for 5 %."""
     generator = np.random.default_rng(2)
     found = []
-    for _ in range(2000):
+    for _ in range(600):
         one = histogram.take(generator.normal(size=1000))
         found.append(histogram.stability_index(one.counts, one.count(generator.normal(size=500))))
-    assert 0.03 < np.mean([value > histogram.chance(groups, 1000, 500, 0.05) for value, groups in found]) < 0.07
+    assert 0.02 < np.mean([value > histogram.chance(groups, 1000, 500, 0.05) for value, groups in found]) < 0.08
     mean = np.mean([value for value, _ in found])
     assert pytest.approx((10 - 1) * (1 / 1000 + 1 / 500), rel=0.1) == mean
 
