@@ -47,10 +47,11 @@ def compare_scores(
 ) -> Comparison:
     """Return a metric of the scores of both, with its standard errors.
 
-    The standard errors are DeLong's for the area under the ROC curve (E. DeLong, D. DeLong, D. Clarke-Pearson, Comparing
-    the areas under two or more correlated receiver operating characteristic curves, Biometrics 44, 1988; by midranks as
-    X. Sun, W. Xu, IEEE Signal Processing Letters 21, 2014), a paired bootstrap over rows for every other metric
-    (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6), with a fixed seed.
+    The standard errors are DeLong's for the area under the ROC curve of two and more rows of each class (E. DeLong, D.
+    DeLong, D. Clarke-Pearson, Comparing the areas under two or more correlated receiver operating characteristic
+    curves, Biometrics 44, 1988; by midranks as X. Sun, W. Xu, IEEE Signal Processing Letters 21, 2014), a paired
+    bootstrap over rows for every other metric (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+    6), with a fixed seed.
 
     Args:
         champion: answers of the version that is published, or None where there is none.
@@ -66,7 +67,7 @@ def compare_scores(
         nan = float("nan")
         return Comparison(nan, value, len(targets), nan, nan, "none: answers that are not finite")
     old, new = (np.asarray(answers.score, dtype=np.float64) for answers in (champion, challenger))
-    if is_area and 0 < np.sum(np.asarray(targets) > 0.5) < len(targets):
+    if is_area and 2 <= np.sum(np.asarray(targets) > 0.5) <= len(targets) - 2:
         error, champion_error, method = delong(old, new, targets)[1], area_error(old, targets), "DeLong"
     else:
         error, method = paired_bootstrap(old, new, targets, metric), f"paired bootstrap, {_RESAMPLES} resamples"
