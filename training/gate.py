@@ -102,6 +102,16 @@ class GateReport:
         document: dict[str, Any] = _finite(dataclasses.asdict(self))
         return document
 
+    def brief(self) -> dict[str, Any]:
+        """Return the document without what is told of each column, for a line of a log."""
+        seen = {
+            key: {name: inner for name, inner in value.items() if name != "columns"}
+            if isinstance(value, dict)
+            else value
+            for key, value in (self.evidence or {}).items()
+        }
+        return {**self.to_document(), "evidence": _finite(seen)}
+
 
 def judge(
     champion: Answers | None,

@@ -69,8 +69,8 @@ class Night:
 
     def judged(self, verdict: GateReport) -> None:
         """Keep what the gate said, for the log, the record and the hooks."""
-        document = verdict.to_document()
-        self.facts(**{key: value for key, value in document.items() if key != "method"})
+        document = verdict.brief()
+        self.facts(**{key: value for key, value in document.items() if key not in {"method", "evidence"}})
         self.entry.record.update(gate=document, reasons=document["reasons"])
 
     def keep_report(self, write: Callable[[Path], object]) -> str | None:

@@ -16,9 +16,10 @@ from training import evidence, fingerprint, gate
 from training.answers import Answers
 from training.champion import past
 from training.config import TrainingConfig, parse_config
+from training.data_facts import data_facts
 from training.datasets import Table, read_table
 from training.objectives import create_objective
-from training.pipeline import OWN, Rows, data_facts, read_rows
+from training.pipeline import OWN, Rows, read_rows
 from training.trainer import fit
 
 EXAMPLES = Path(__file__).parents[2] / "training" / "examples"
@@ -102,7 +103,7 @@ def train(config: TrainingConfig, rows: Rows[Table], champion: Version | None = 
     version = Version(network, {}, {})
     answers = version.ask(rows.held_out.x)
     data = {
-        **data_facts(config, rows),
+        **data_facts(rows, config.data.target),
         **fingerprint.facts(rows.data, config.data.target),
         **evidence.facts(objective, rows, version.ask),
     }

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from training import gate
 from training.answers import Answers
 from training.config import GateConfig
+from training.evidence import Evidence
 from training.objectives.comparison import compare_scores
 
 PAST = {field.name for field in dataclasses.fields(gate.Past)}
@@ -174,3 +175,61 @@ def test_report_is_json_even_with_numbers_that_json_lacks():
     champion, targets = night()
     document = judge(champion, champion, np.ones_like(targets), by=roc_auc).to_document()
     assert None is json.loads(json.dumps(document, allow_nan=False))["challenger"]
+
+
+def test_gate_refuses_losses_that_add_up_over_many_nights():
+    """Nights that each lose less than the tolerance pass until their sum is above it; a better one passes always."""
+    champion, targets = night()
+    challenger = moved(champion, 0.1)
+    loss = roc_auc(champion.score, targets) - roc_auc(challenger.score, targets)
+    assert 0 < loss < 0.01
+    first = judge(champion, challenger, targets, tolerance=2.5 * loss)
+    second = judge(champion, challenger, targets, tolerance=2.5 * loss, fallen=first.fallen)
+    third = judge(champion, challenger, targets, tolerance=2.5 * loss, fallen=second.fallen)
+    assert [True, True, False] == [report.passed for report in (first, second, third)]
+    assert [loss, 2 * loss, 3 * loss] == pytest.approx([report.fallen for report in (first, second, third)])
+    assert "added up over the nights" in third.reasons[0]
+    better = judge(challenger, champion, targets, tolerance=2.5 * loss, fallen=second.fallen)
+    assert (True, pytest.approx(loss)) == (better.passed, better.fallen)
+    assert judge(challenger, challenger, targets, tolerance=0.0, fallen=0.5).passed  # no worse than what is served
+
+
+def test_gate_measures_gradients_by_each_features_deviation():
+    """A gradient twenty times as steep in a column of large unit is hidden by one of small unit in the raw norm."""
+    champion, targets = night()
+    gradient = champion.gradient * [1000.0, 0.01, 1.0]
+    champion = Answers(champion.score, gradient)
+    steep = Answers(champion.score, gradient * [1.0, 20.0, 1.0])
+    assert judge(champion, steep, targets).passed
+    report = judge(champion, steep, targets, deviations=np.array([1e-6, 100.0, 1e-6]))
+    assert pytest.approx(20.0, rel=0.01) == report.gradient_ratio
+    assert ["the median gradient norm is"] == [reason[:27] for reason in report.reasons]
+
+
+def test_gate_warns_where_chance_is_larger_than_the_tolerance():
+    """The verdict stays the point difference's, and the reader is told how many rows would tell."""
+    champion, targets = night(rows=100)
+    challenger = moved(champion, 0.3)
+    sure = judge(champion, challenger, targets, tolerance=0.5)
+    unsure = judge(champion, challenger, targets, tolerance=sure.standard_error / 4, max_score_drift=9.0)
+    assert () == sure.warnings
+    assert "About 6400 held-out rows would tell" in unsure.warnings[0]  # (2 * 4)^2 times as many
+
+
+def test_gate_forgives_a_record_of_few_rows_by_the_error_of_so_few():
+    """A champion recorded at 1.0 on 20 rows does not refuse every later night of 2,000; one recorded on 2,000 does."""
+    champion, targets = night(rows=2000)
+    assert judge(champion, champion, targets, recorded=1.0, rows=20).passed
+    assert not judge(champion, champion, targets, recorded=1.0, rows=2000).passed
+    assert not judge(champion, champion, targets, recorded=1.0).passed
+
+
+def test_gate_refuses_for_every_reason_of_the_evidence():
+    """What was found beside the metrics refuses too, with a champion and without one, and is in the document."""
+    champion, targets = night()
+    evidence = Evidence(surprise=5.0, leak=float("nan"), reasons=("the labels are strange.",))
+    for old in (champion, None):
+        report = judge(old, champion, targets, evidence=evidence)
+        assert (False, ("the labels are strange.",)) == (report.passed, report.reasons)
+        found = json.loads(json.dumps(report.to_document(), allow_nan=False))["evidence"]
+        assert (5.0, None, ["the labels are strange."]) == (found["surprise"], found["leak"], found["reasons"])

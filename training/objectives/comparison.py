@@ -4,7 +4,7 @@ Beside the objectives, which say what a row's loss is; `gate` decides by what is
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,11 @@ def compare_scores(
 ) -> Comparison:
     """Return a metric of the scores of both, with its standard errors.
 
-    The standard error is DeLong's for the area under the ROC curve (E. DeLong, D. DeLong, D. Clarke-Pearson, Comparing
-    the areas under two or more correlated receiver operating characteristic curves, Biometrics 44, 1988; by midranks as
-    X. Sun, W. Xu, IEEE Signal Processing Letters 21, 2014), a paired bootstrap over rows for every other metric
-    (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 6), with a fixed seed.
+    The standard errors are DeLong's for the area under the ROC curve of two and more rows of each class (E. DeLong, D.
+    DeLong, D. Clarke-Pearson, Comparing the areas under two or more correlated receiver operating characteristic
+    curves, Biometrics 44, 1988; by midranks as X. Sun, W. Xu, IEEE Signal Processing Letters 21, 2014), a paired
+    bootstrap over rows for every other metric (B. Efron, R. Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+    6), with a fixed seed.
 
     Args:
         champion: answers of the version that is published, or None where there is none.
@@ -66,11 +67,11 @@ def compare_scores(
         nan = float("nan")
         return Comparison(nan, value, len(targets), nan, nan, "none: answers that are not finite")
     old, new = (np.asarray(answers.score, dtype=np.float64) for answers in (champion, challenger))
-    if is_area and 0 < np.sum(np.asarray(targets) > 0.5) < len(targets):
-        error, method = delong(old, new, targets)[1], "DeLong"
+    if is_area and 2 <= np.sum(np.asarray(targets) > 0.5) <= len(targets) - 2:
+        error, champion_error, method = delong(old, new, targets)[1], area_error(old, targets), "DeLong"
     else:
         error, method = paired_bootstrap(old, new, targets, metric), f"paired bootstrap, {_RESAMPLES} resamples"
-    champion_error = _bootstrap(lambda rows: metric(old[rows], targets[rows]), len(targets))
+        champion_error = _bootstrap(lambda rows: metric(old[rows], targets[rows]), len(targets))
     return Comparison(metric(old, targets), value, len(targets), error, champion_error, method)
 
 
@@ -88,16 +89,25 @@ def delong(champion: Floats, challenger: Floats, targets: Floats) -> tuple[float
         challenger: scores [r] of the same rows.
         targets: [r], 1 for positive rows, else 0; at least two of each for a standard error (else NaN).
     """
+    areas, covariance = _areas([champion, challenger], targets)
+    contrast = np.array([-1.0, 1.0])
+    return float(areas[1] - areas[0]), float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
+
+
+def area_error(scores: Floats, targets: Floats) -> float:
+    """Return DeLong's standard error of one area under the curve, NaN with fewer than two rows of either class."""
+    return float(np.sqrt(_areas([scores], targets)[1][0, 0]))
+
+
+def _areas(scores: Sequence[Floats], targets: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the areas [k] of k scores and their covariance S [k, k], NaN with fewer than two rows of either class."""
     positive = np.asarray(targets) > 0.5
     count, rest = int(positive.sum()), int((~positive).sum())
-    inner = np.stack([(_midranks(s)[positive] - _midranks(s[positive])) / rest for s in (champion, challenger)])
-    outer = np.stack([1 - (_midranks(s)[~positive] - _midranks(s[~positive])) / count for s in (champion, challenger)])
-    difference = float(inner[1].mean() - inner[0].mean())
+    inner = np.stack([(_midranks(s)[positive] - _midranks(s[positive])) / rest for s in scores])
+    outer = np.stack([1 - (_midranks(s)[~positive] - _midranks(s[~positive])) / count for s in scores])
     if count < 2 or rest < 2:
-        return difference, float("nan")
-    covariance = np.cov(inner) / count + np.cov(outer) / rest
-    contrast = np.array([-1.0, 1.0])
-    return difference, float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
+        return inner.mean(axis=1), np.full((len(scores), len(scores)), np.nan)
+    return inner.mean(axis=1), np.atleast_2d(np.cov(inner) / count + np.cov(outer) / rest)
 
 
 def paired_bootstrap(champion: Floats, challenger: Floats, targets: Floats, metric: Metric) -> float:
