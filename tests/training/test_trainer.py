@@ -244,14 +244,14 @@ class Mortal:
 
 CLASSES = Table(("a", "b", "c"), X, (BOWL.y > 115.0).astype(float), "rows.csv", "", 400)
 WITH_CONTEXT = Table(("a", "b"), X, BOWL.y, "rows.csv", "", 400, context=("c",))
-SMALL = NetworkConfig(hidden=(5, 4))
+SMALL = NetworkConfig(hidden=(4,))
 JOBS = {
     "classification": (Classification(), CLASSES, dataclasses.replace(SMALL, support=True)),
     "regression": (Regression(), WITH_CONTEXT, dataclasses.replace(SMALL, context_units=3)),
     "transport": (
         Transport(ObjectiveConfig(inner_steps=2, averaging=0.9), 32),
         Samples(dataclasses.replace(BOWL, y=np.zeros((400, 0))), dataclasses.replace(BOWL, x=X + 2.0)),
-        dataclasses.replace(SMALL, hidden=(4,), activation="smooth_leaky"),
+        dataclasses.replace(SMALL, activation="smooth_leaky"),
     ),
 }
 LIMITS = settings(steps=23, evaluate_every=7, patience=2)
