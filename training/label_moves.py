@@ -1,6 +1,6 @@
 """Moving labels from one version to the one that replaces it, so that no kill in between leaves them behind.
 
-Below `publish`, whose lock is held meanwhile; over `model_files` and the service's repository, which reads them.
+Below `publish`, whose lock is held meanwhile; over `model_lock`, `model_files` and the service's repository.
 
 A rollback says first, in a file that no server reads, which version it replaces; then it publishes; then it moves the
 labels. A job that was killed in between has its move finished by the next one, whichever that is.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from service.repository import LABELS_FILE, Repository, VersionFolder
 from training.model_files import own_manifest, read_plain, sync_folder, write_synced
+from training.model_lock import label_lock
 
 MARKER = ".rollback"
 """The file that says which version is being replaced."""
@@ -55,16 +56,19 @@ def finish(repository: Repository, model: str) -> dict[str, int]:
     moved: dict[str, int] = {}
     newer = [version for version in repository.versions(model) if version.version > replaced]
     if newer and _replaces(newer[0], replaced):
-        labels = repository.labels(model)
-        moved = {label: newer[0].version for label, version in labels.items() if version == replaced}
-        if moved:
-            write(folder, {**labels, **moved})
+        with label_lock(folder):
+            labels = repository.labels(model)
+            moved = {label: newer[0].version for label, version in labels.items() if version == replaced}
+            if moved:
+                write(folder, {**labels, **moved})
     withdraw(folder)
     return moved
 
 
 def write(folder: Path, labels: Mapping[str, int]) -> None:
     """Replace a model's `labels.json` in one step; what a kill leaves of it is swept by the next job.
+
+    Call it within `label_lock`, with labels that were read there.
 
     Raises:
         OSError: it cannot be written; the old file is untouched, but where only the last sync failed.

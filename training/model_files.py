@@ -1,6 +1,6 @@
 """The small files of a model's folder: read without waiting or following links, written so that a power cut is no harm.
 
-Below `label_moves` and `publish`; above the service's manifest and repository. No TensorFlow.
+Below `label_moves` and `publish`; above the service's repository. No TensorFlow.
 """
 
 import errno
@@ -8,9 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-from service import manifest
 from service.manifest import Manifest, VersionRefusedError
-from service.repository import VersionFolder, check_identity
+from service.repository import VersionFolder, check_identity, read_manifest
 
 
 def sync_folder(folder: Path) -> None:
@@ -49,8 +48,9 @@ def read_plain(path: Path) -> bytes:
 def own_manifest(folder: VersionFolder) -> Manifest | None:
     """Return the manifest of a version of ours, or None where it has none that was written for this very folder."""
     try:
-        found = manifest.parse(read_plain(folder.path / manifest.FILE_NAME))
-        check_identity(found, folder.model, folder.version)
+        found = read_manifest(folder.path)
+        if found is not None:
+            check_identity(found, folder.model, folder.version)
     except (OSError, VersionRefusedError):
         return None
-    return None if folder.path.is_symlink() else found
+    return found

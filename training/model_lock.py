@@ -1,6 +1,6 @@
-"""The lock of a model's folder: one job at a time, and nothing to tidy by hand after one that died.
+"""The locks of a model's folder: one job at a time, one writer of labels, and nothing to tidy after one that died.
 
-Below `publish`, which works under it. Standard library only.
+Below `publish`, which works under them. Standard library only.
 """
 
 import contextlib
@@ -9,10 +9,14 @@ import errno
 import fcntl
 import os
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 LOCK_NAME = ".lock"
 _ATTEMPTS = 100
+_LONGEST_WAIT_SECONDS = 10.0
+_PAUSE_SECONDS = 0.01
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 """What `flock` answers on a file system that has none, such as NFS without its lock daemon."""
 _NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
@@ -74,12 +78,43 @@ def acquire(folder: Path) -> HeldLock:
         raise
 
 
+@contextlib.contextmanager
+def label_lock(folder: Path, timeout_seconds: float = _LONGEST_WAIT_SECONDS) -> Iterator[bool]:
+    """Keep every other writer of a model's labels, and every remover of its versions, out while the block runs.
+
+    An advisory `flock` on the model's folder itself, as the service's `label` command holds it from reading the labels
+    to replacing them: a version is not removed while it is being labelled, and of two changes none is lost.
+
+    Yields:
+        Whether it is held: False on a file system without locks.
+
+    Raises:
+        TimeoutError: another one held it all the time.
+        OSError: the folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                held = _lock(descriptor)
+                break
+            except BlockingIOError as err:
+                if time.monotonic() >= deadline:
+                    message = f"another command has been changing the labels for {timeout_seconds:g} s"
+                    raise TimeoutError(errno.ETIMEDOUT, message) from err
+                time.sleep(_PAUSE_SECONDS)
+        yield held
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(folder: Path) -> HeldLock:
     path = folder / LOCK_NAME
     for _ in range(_ATTEMPTS):
         folder.mkdir(parents=True, exist_ok=True)
         if folder.is_symlink():
-            message = f"{folder}: expected a folder, received a symbolic link, which no server follows. Remove it."
+            message = f"{folder}: expected a folder, received a symbolic link. Name the folder that it leads to."
             raise PublishError(message)
         try:
             descriptor = _open(path)

@@ -27,11 +27,11 @@ from training.model_files import own_manifest, sync_folder, write_synced
 from training.model_lock import LOCK_NAME as LOCK_NAME
 from training.model_lock import LockHeldError as LockHeldError  # exported: what a caller of `lock` meets
 from training.model_lock import PublishError as PublishError
-from training.model_lock import acquire
+from training.model_lock import acquire, label_lock
 
 STAGING_PREFIX = ".staging-"
 OLD_SECONDS = 86_400.0
-"""Age at which a leftover of an unlocked writer is taken for dead; a live one writes for seconds."""
+"""Age at which a leftover is taken for dead where there are no locks; a live writer writes for seconds."""
 
 _LABELS_PREFIX = ".labels-"
 _ATTEMPTS = 100
@@ -129,11 +129,12 @@ class ModelFolder:
         except OSError:
             return removed
         for folder in ours[: max(len(ours) - max(keep, 1), 0)]:
+            trash = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
             try:
-                if folder.version in self.repository.labels(self.model).values():  # each time: they change meanwhile
-                    continue
-                trash = self.path / f"{STAGING_PREFIX}{uuid.uuid4()}"
-                folder.path.rename(trash)
+                with label_lock(self.path):
+                    if folder.version in self.repository.labels(self.model).values():
+                        continue
+                    folder.path.rename(trash)
             except VersionRefusedError:
                 break
             except OSError:
@@ -147,20 +148,24 @@ class ModelFolder:
     def sweep(self) -> int:
         """Remove what killed jobs left behind and return how much; what cannot be removed stays.
 
-        Under the lock all that was staged is of dead jobs. What others write without it, and everything where there
-        is no lock, goes when it is a day old by the file system's own clock.
+        Under the lock all that was staged is of dead jobs, and under that of the labels so is every half of a labels
+        file. On a file system without locks they go when they are a day old, by its own clock.
 
         Raises:
             OSError: the folder cannot be written.
         """
         now = self._write_time()
+        count = self._remove(STAGING_PREFIX, now, exclusive=self.exclusive)
+        with contextlib.suppress(TimeoutError), label_lock(self.path) as held:
+            count += self._remove(_LABELS_PREFIX, now, exclusive=held)
+        return count
+
+    def _remove(self, prefix: str, now: float, *, exclusive: bool) -> int:
+        """Remove what has a prefix, the young only if nobody else can be at work on it, and return how much."""
         count = 0
-        for path in sorted(self.path.iterdir()):
-            staged = path.name.startswith(STAGING_PREFIX)
-            if not staged and not path.name.startswith(_LABELS_PREFIX):
-                continue
+        for path in sorted(self.path.glob(f"{prefix}*")):
             with contextlib.suppress(OSError):
-                if not (staged and self.exclusive) and now - path.lstat().st_mtime < OLD_SECONDS:
+                if not exclusive and now - path.lstat().st_mtime < OLD_SECONDS:
                     continue
                 if path.is_symlink() or not path.is_dir():
                     path.unlink()

@@ -1,6 +1,7 @@
 """The lock: who holds it, who takes it over, and what stands in its place."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -120,3 +121,14 @@ def test_release_removes_no_lock_file_of_somebody_else(tmp_path):
     assert other.path.exists()
     other.release()
     assert [] == os.listdir(tmp_path)
+
+
+def test_label_lock_ends_with_a_timeout_when_another_holds_it_all_the_time(tmp_path):
+    """It is the system's lock on the folder itself, which the label command holds too."""
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(TimeoutError, match="changing the labels"), model_lock.label_lock(tmp_path, 0.0):
+        pytest.fail("both hold it")
+    os.close(held)
+    with model_lock.label_lock(tmp_path, 0.0) as held_now:
+        assert held_now is True

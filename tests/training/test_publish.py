@@ -1,6 +1,7 @@
 """Publishing: the lock, all or nothing at every step, numbers, pruning, sweeping, and folders that refuse writes."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -8,6 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -261,15 +264,33 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_lock_sweeps_old_halves_of_labels_and_leaves_young_ones(tmp_path):
-    """Labels are written without the lock: what a killed writer left goes after a day, what one writes now stays."""
+def test_lock_sweeps_halves_of_labels_that_nobody_is_writing(tmp_path):
+    """What a killed writer of labels left goes; while one writes, nobody looks at it."""
     model = tmp_path / "m"
     model.mkdir()
-    for name in (".labels-old", ".labels-young", "labels.json"):
-        (model / name).write_text("{}")
-        age(model / name, 0.0 if name == ".labels-young" else 2 * publish.OLD_SECONDS)
+    (model / ".labels-half").write_text("{}")
     with publish.lock(tmp_path, "m"):
-        assert {".lock", ".labels-young", "labels.json"} == set(os.listdir(model))
+        assert {".lock"} == set(os.listdir(model))
+
+
+def test_prune_waits_for_who_changes_the_labels(tmp_path):
+    """A version that is being labelled is not removed: the labels are read once the other has let go of them."""
+    for _ in range(3):
+        publish_one(tmp_path)
+    held = os.open(tmp_path / "m", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    entered = threading.Event()
+
+    def prune() -> list[int]:
+        entered.set()
+        return publish.ModelFolder(repository.Repository(tmp_path), "m").prune(keep=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pruning = pool.submit(prune)
+        assert entered.wait(30)
+        (tmp_path / "m" / "labels.json").write_text('{"stable": 1}')
+        os.close(held)
+        assert [2] == pruning.result(30)
 
 
 def test_lock_sweeps_no_young_staging_folder_where_there_are_no_locks(tmp_path, monkeypatch):
@@ -280,13 +301,12 @@ def test_lock_sweeps_no_young_staging_folder_where_there_are_no_locks(tmp_path, 
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     model = tmp_path / "m"
-    for name in ("young", "old"):
-        (model / f".staging-{name}").mkdir(parents=True)
-    age(model / ".staging-old", 2 * publish.OLD_SECONDS)
+    for name in (".staging-young", ".staging-old", ".labels-young", ".labels-old"):
+        (model / name).mkdir(parents=True)
+        age(model / name, 2 * publish.OLD_SECONDS if name.endswith("old") else 0.0)
     with publish.lock(tmp_path, "m") as folder:
         assert folder.exclusive is False
-        assert {".lock", ".staging-young"} == set(os.listdir(model))
-    assert {".lock", ".staging-young"} == set(os.listdir(model))
+    assert {".lock", ".staging-young", ".labels-young"} == set(os.listdir(model))
 
 
 def test_lock_goes_on_when_a_leftover_cannot_be_removed(tmp_path, monkeypatch):
