@@ -99,6 +99,8 @@ def train(config: Path, models_dir: Path | None, seed: int | None, fresh: bool) 
     type=click.Choice(["console", "json"]),
     default="console",
     show_default=True,
+    envvar="CONVEX_LOG_FORMAT",
+    show_envvar=True,
     help="Lines for people, or one JSON object a line.",
 )
 @click.pass_obj

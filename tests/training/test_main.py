@@ -90,11 +90,14 @@ def test_retrain_dry_run_exits_as_the_gate_says_and_prints_no_path(trained, caps
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_retrain_log_of_json_is_nothing_but_json(trained, capsys, broken):
+def test_retrain_log_of_json_is_nothing_but_json(trained, capsys, monkeypatch, broken):
     """Each line on standard error is one object with the run's id, the sentences and an error included."""
+    flags = ["--log-format", "json"]
     if broken:
         (trained / "rows.csv").write_text("left\nthree\n")
-    code = main(["retrain", "--log-format", "json", shorten(trained)])
+        flags = []
+        monkeypatch.setenv("CONVEX_LOG_FORMAT", "json")  # the server's own variable
+    code = main(["retrain", *flags, shorten(trained)])
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in err.splitlines()]
     assert 1 == len({line["run_id"] for line in lines})
