@@ -14,6 +14,7 @@ import pytest
 from tests.training.conftest import write_job, write_rows
 from training import journal, publish
 from training.__main__ import main
+from training.job_log import JobLog
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +77,21 @@ def test_retrain_exits_3_with_the_reasons_when_the_gate_refuses(trained, capsys)
     assert ("", ["1"]) == (out, os.listdir(trained / "models" / "small"))
     assert "refused: " in err
     assert "report.html" in err
+
+
+def test_retrain_that_published_says_so_though_a_signal_came(trained, capsys, monkeypatch):
+    """Between the publication and its path on standard output no signal turns the night into an interrupted one."""
+    tell = JobLog.tell
+
+    def interrupted(log, sentence):
+        if sentence.startswith("gate: passed"):
+            signal.raise_signal(signal.SIGTERM)
+        tell(log, sentence)
+
+    monkeypatch.setattr(JobLog, "tell", interrupted)
+    assert 0 == main(["retrain", shorten(trained)])
+    out, err = capsys.readouterr()
+    assert (str(trained / "models" / "small" / "2"), False) == (out.strip(), "interrupted" in err)
 
 
 @pytest.mark.parametrize(("shuffled", "code"), [(False, 0), (True, 3)])
