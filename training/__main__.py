@@ -99,6 +99,8 @@ def train(config: Path, models_dir: Path | None, seed: int | None, fresh: bool) 
     type=click.Choice(["console", "json"]),
     default="console",
     show_default=True,
+    envvar="CONVEX_LOG_FORMAT",
+    show_envvar=True,
     help="Lines for people, or one JSON object a line.",
 )
 @click.pass_obj
@@ -131,13 +133,22 @@ def retrain(  # noqa: PLR0913  # its flags
     from training.job_log import JobLog
 
     log = voice.log = JobLog(log_format=log_format)
-    outcome = nightly.retrain(job, progress=log.progress, tell=log.tell, log=log, dry_run=dry_run, fresh=fresh)
-    for line in outcome.lines:
-        log.tell(line)
-    if not outcome.gate.passed:
-        raise click.exceptions.Exit(REFUSED)
-    if outcome.published is not None:
-        click.echo(_shown(outcome.published))
+    with contextlib.ExitStack() as until_the_end:  # no signal between the publication and its path on standard output
+        outcome = nightly.retrain(
+            job,
+            progress=log.progress,
+            tell=log.tell,
+            log=log,
+            dry_run=dry_run,
+            fresh=fresh,
+            until_the_end=until_the_end,
+        )
+        for line in outcome.lines:
+            log.tell(line)
+        if not outcome.gate.passed:
+            raise click.exceptions.Exit(REFUSED)
+        if outcome.published is not None:
+            click.echo(_shown(outcome.published))
 
 
 @commands.command()

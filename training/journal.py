@@ -99,11 +99,19 @@ class Entry:
         return None
 
     def close(self, keep: int) -> None:
-        """Let the folder go, and remove the oldest ones of ended runs so that `keep` remain."""
+        """Let the folder go, and remove those of ended runs so that `keep` remain.
+
+        First go runs that only found the lock held, then the oldest: a job that is started every minute beside one
+        that hangs does not push the story out.
+        """
         if self.path is None:
             return
         with self._tried():
-            for path in _folders(self.place)[: -max(keep, 1)]:
+            folders = _folders(self.place)
+            surplus = len(folders) - max(keep, 1)
+            if surplus > 0:
+                folders.sort(key=lambda path: _read(path).get("outcome") != LOCKED)  # stable: the oldest of each first
+            for path in folders[: max(surplus, 0)]:
                 if path != self.path and not _is_held(path):
                     shutil.rmtree(path, ignore_errors=True)
         os.close(self._descriptor)
@@ -145,12 +153,8 @@ def nights(models_dir: Path, model: str) -> list[Night]:
     """Return the runs of a model that are kept, in the order in which they began; unreadable records are left out."""
     found = []
     for path in _folders(models_dir / FOLDER / model):
-        try:
-            with (path / RECORD).open("rb") as file:
-                record = json.loads(file.read(_MAX_RECORD_BYTES))
-        except (OSError, ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):  # killed before the first word
+        record = _read(path)
+        if not record:  # killed before the first word
             record = {"run_id": path.name.partition("-")[2], "model": model, "number": int(path.name.partition("-")[0])}
         outcome = str(record.get("outcome", RUNNING))
         if outcome == RUNNING and not _is_held(path):
@@ -203,6 +207,16 @@ def _folders(place: Path) -> list[Path]:
         return []
     names.sort(key=lambda name: (int(name.partition("-")[0]), name))
     return [place / name for name in names if (place / name).is_dir() and not (place / name).is_symlink()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a run's record, or nothing where it cannot be read."""
+    try:
+        with (path / RECORD).open("rb") as file:
+            record = json.loads(file.read(_MAX_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _next_number(place: Path) -> int:

@@ -88,11 +88,24 @@ class Night:
 
 @contextlib.contextmanager
 def opened(
-    config: TrainingConfig, log: JobLog, *, dry_run: bool = False, environment: Mapping[str, str] = os.environ
+    config: TrainingConfig,
+    log: JobLog,
+    *,
+    dry_run: bool = False,
+    environment: Mapping[str, str] = os.environ,
+    until_the_end: contextlib.ExitStack | None = None,
 ) -> Iterator[Night]:
     """Run a night: the block takes its steps, and says by `came_to` what came of it; an error says it too.
 
     Then, in this order: the last line of the log, the record, the hook. Errors of the block go on.
+
+    Args:
+        config: the job.
+        log: takes the lines.
+        dry_run: whether nobody is told.
+        environment: of the hooks.
+        until_the_end: keeps signals held back after the night, once they are, until it is closed; by default they are
+            let through when the night is over.
 
     Raises:
         ConfigError: a hook names a variable that the environment has not, or that holds no http(s) address.
@@ -102,11 +115,11 @@ def opened(
         config.publish.models_dir, config.model.name, log.run_id, lambda what: log.line("journal", "warning", why=what)
     )
     entry.record.update(dry_run=dry_run)
-    with contextlib.ExitStack() as until_the_end:
+    with contextlib.ExitStack() as tonight:
         entry.open()
-        until_the_end.callback(entry.close, config.publish.keep_reports)
+        tonight.callback(entry.close, config.publish.keep_reports)
         log.listen = lambda: entry.write(step=log.current, steps=plain(log.steps), seconds=log.seconds)
-        night = Night(config, log, entry, dry_run=dry_run, until_the_end=until_the_end)
+        night = Night(config, log, entry, dry_run=dry_run, until_the_end=until_the_end or tonight)
         try:
             yield night
         except BaseException as err:

@@ -60,6 +60,7 @@ def retrain(  # noqa: PLR0913  # the job, who is told, and how it is run
     log: JobLog | None = None,
     dry_run: bool = False,
     fresh: bool = False,
+    until_the_end: contextlib.ExitStack | None = None,
 ) -> Outcome:
     """Train a challenger on the configured data and publish it if the gate lets it through.
 
@@ -76,6 +77,7 @@ def retrain(  # noqa: PLR0913  # the job, who is told, and how it is run
         log: takes a line a step; by default there are no lines.
         dry_run: whether to end with the gate: nothing is published, moved, pruned or told to a hook.
         fresh: whether to begin anew where the same job was killed.
+        until_the_end: as of `night.opened`: for whoever still has to say what was published.
 
     Raises:
         DataError: the data cannot be used, or has other features than the champion.
@@ -84,7 +86,7 @@ def retrain(  # noqa: PLR0913  # the job, who is told, and how it is run
         DivergenceError, LockHeldError, ExportError, PublishError: as `pipeline.train`.
         WaitError: published, but not AVAILABLE in time. Nothing is pruned then.
     """
-    with night.opened(config, log or JobLog(), dry_run=dry_run) as tonight:
+    with night.opened(config, log or JobLog(), dry_run=dry_run, until_the_end=until_the_end) as tonight:
         return _challenge(config, tonight, progress, wait_seconds, tell, fresh=fresh)
 
 

@@ -48,6 +48,17 @@ def test_journal_keeps_the_newest_runs(tmp_path):
     assert [6, 7, 8] == [night.record["number"] for night in nights(tmp_path, "m")]
 
 
+def test_jobs_that_found_the_lock_held_push_no_other_out(tmp_path):
+    """A job every minute beside one that hangs leaves its own last records, and the story before."""
+    for number in range(3):
+        leave(tmp_path, f"night{number}", keep=5)
+    for number in range(20):
+        leave(tmp_path, f"minute{number}", journal.LOCKED, keep=5)
+    assert ["night0", "night1", "night2", "minute18", "minute19"] == [
+        night.record["run_id"] for night in nights(tmp_path, "m")
+    ]
+
+
 def test_run_that_is_on_is_not_removed_and_says_so(tmp_path):
     """A second job that ends at once neither removes the first one's record nor takes it for dead."""
     first = Entry(tmp_path, "m", "first", complaint)

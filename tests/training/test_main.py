@@ -14,6 +14,7 @@ import pytest
 from tests.training.conftest import write_job, write_rows
 from training import journal, publish
 from training.__main__ import main
+from training.job_log import JobLog
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,21 @@ def test_retrain_exits_3_with_the_reasons_when_the_gate_refuses(trained, capsys)
     assert "report.html" in err
 
 
+def test_retrain_that_published_says_so_though_a_signal_came(trained, capsys, monkeypatch):
+    """Between the publication and its path on standard output no signal turns the night into an interrupted one."""
+    tell = JobLog.tell
+
+    def interrupted(log, sentence):
+        if sentence.startswith("gate: passed"):
+            signal.raise_signal(signal.SIGTERM)
+        tell(log, sentence)
+
+    monkeypatch.setattr(JobLog, "tell", interrupted)
+    assert 0 == main(["retrain", shorten(trained)])
+    out, err = capsys.readouterr()
+    assert (str(trained / "models" / "small" / "2"), False) == (out.strip(), "interrupted" in err)
+
+
 @pytest.mark.parametrize(("shuffled", "code"), [(False, 0), (True, 3)])
 def test_retrain_dry_run_exits_as_the_gate_says_and_prints_no_path(trained, capsys, shuffled, code):
     """Nothing on standard output that a script could take for a version; the report is named."""
@@ -90,11 +106,14 @@ def test_retrain_dry_run_exits_as_the_gate_says_and_prints_no_path(trained, caps
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_retrain_log_of_json_is_nothing_but_json(trained, capsys, broken):
+def test_retrain_log_of_json_is_nothing_but_json(trained, capsys, monkeypatch, broken):
     """Each line on standard error is one object with the run's id, the sentences and an error included."""
+    flags = ["--log-format", "json"]
     if broken:
         (trained / "rows.csv").write_text("left\nthree\n")
-    code = main(["retrain", "--log-format", "json", shorten(trained)])
+        flags = []
+        monkeypatch.setenv("CONVEX_LOG_FORMAT", "json")  # the server's own variable
+    code = main(["retrain", *flags, shorten(trained)])
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in err.splitlines()]
     assert 1 == len({line["run_id"] for line in lines})
