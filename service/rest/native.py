@@ -122,7 +122,8 @@ class ScoreRoutes:
             headers.append(("Content-Length", str(len(body))))
             if noted.signature is not None:
                 headers.append(("X-Model-Version", str(noted.signature.version)))
-            self._metrics.count_request(self._answered(noted, status, len(body)))
+            if not wsgi.is_given_up(environ):
+                self._metrics.count_request(self._answered(noted, status, len(body)))
         finally:
             self._metrics.end(_PROTOCOL)
         start_response(wsgi.status_line(status), headers)

@@ -155,6 +155,8 @@ class HttpServer:
             new = [c for c in self._edge.connections if c.is_done and now - c.since_seconds < _GOODBYE_SECONDS]
             for connection in self._edge.connections.difference(busy, new):
                 connection.end()
+            for connection in busy:
+                connection.hurry(now)
             if not busy and (not new or now > self._deadline_seconds):
                 return True
             if now > self._deadline_seconds:
