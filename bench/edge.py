@@ -92,16 +92,20 @@ def measure(plan: Plan = Plan()) -> dict[str, Any]:
 
 
 def cost(pid: int, job: Job, phase: Phase) -> float:
-    """Return the microseconds of processor time that a process takes for each request of a phase.
-
-    Raises:
-        RuntimeError: a request was lost, or hung.
-    """
+    """Return the microseconds of processor time that a process takes for each request of a phase; see `per_request`."""
     warm_up = dataclasses.replace(job, phases=(Phase("warm-up", 0.3, None, 2),))
     _drive(warm_up)
     started = processor_seconds(pid)
     (document,) = _drive(dataclasses.replace(job, phases=(phase,)))
-    seconds = processor_seconds(pid) - started
+    return per_request(document, processor_seconds(pid) - started)
+
+
+def per_request(document: dict[str, Any], seconds: float) -> float:
+    """Return microseconds a request of a phase.
+
+    Raises:
+        RuntimeError: one was neither answered nor refused, or nothing was asked.
+    """
     answered = sum(document["counts"].get(outcome, 0) for outcome in (OK, "429"))
     if answered == 0 or answered != document["num_sent"]:
         raise RuntimeError(f"of {document['num_sent']} requests came {document['counts']}")

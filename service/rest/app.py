@@ -49,7 +49,8 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
         response.headers["X-Request-ID"] = flask.g.request_id
         if signature is not None:
             response.headers["X-Model-Version"] = str(signature.version)
-        metrics.count_request(_answered(response))
+        if not wsgi.is_given_up(flask.request.environ):
+            metrics.count_request(_answered(response))
         return response
 
     @app.teardown_request

@@ -23,6 +23,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _LINGER_SECONDS = 2.0
 _LONGEST_LINGER_SECONDS = 30.0
+_LAST_WAIT_SECONDS = 2.0  # for more of half a request, while the server stops
 _GRACE_SECONDS = 0.5
 _MIN_BYTES_PER_SECOND = 1024.0
 _SMALL_BYTES = 1 << 16
@@ -105,12 +106,10 @@ class Connection(asyncio.BufferedProtocol):
         self._has_fin = False  # the client's
         self._is_lost = False
         self._is_reading = True
-        self._num_held_bytes = 0
-        self._num_unread_bytes = 0
-        self._since_seconds = time.monotonic()  # of what is waited for
+        self._num_held_bytes = self._num_unread_bytes = 0
+        self._since_seconds = self._heard_seconds = time.monotonic()  # of what is waited for; of the last bytes
         self._deadline_seconds = math.inf  # of what is computed
-        self._answer_seconds = 0.0  # when the last answer was written
-        self._end_seconds = 0.0  # when our FIN was sent
+        self._answer_seconds = self._end_seconds = 0.0  # when the last answer was written; when our FIN was sent
 
     @property
     def is_idle(self) -> bool:
@@ -155,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Read."""
-        now = time.monotonic()
+        now = self._heard_seconds = time.monotonic()
         if self._is_deaf:
             if now - self._end_seconds < _LONGEST_LINGER_SECONDS:
                 self._since_seconds = now
@@ -228,6 +227,12 @@ class Connection(asyncio.BufferedProtocol):
         elif size and waited > self._edge.patience.client_seconds:
             self._transport.abort()
         elif not size and waited > self._allowed_seconds():
+            self._lose_patience()
+
+    def hurry(self, now_seconds: float) -> None:
+        """Refuse a request of which only a part has come, and for a while nothing more: the server is to end."""
+        is_owed = not self.is_done and (self._is_quiet or not self._has_whole_request())
+        if is_owed and now_seconds - self._heard_seconds > _LAST_WAIT_SECONDS:
             self._lose_patience()
 
     def end(self) -> None:
@@ -346,6 +351,7 @@ class Connection(asyncio.BufferedProtocol):
         turn = self._turns[0]
         message = "the deadline passed, and whoever computes does not let go. Allow more time, or ask another server."
         self._refuse(turn, DeadlineExceededError(message))
+        cast(Request, turn.request).is_given_up = True
         self._is_computing = False
         turn.closes = True
         self._proceed()
@@ -379,9 +385,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _count_held_bytes(self) -> None:
         held = len(self._unparsed) + self._transport.get_write_buffer_size()
-        for turn in self._turns:
-            if turn.request is not None:
-                held += len(turn.request.body)
+        held += sum([len(turn.request.body) for turn in self._turns if turn.request is not None])
         self._edge.crowd.num_held_bytes += held - self._num_held_bytes
         self._num_held_bytes = held
 

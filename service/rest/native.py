@@ -49,6 +49,7 @@ PATHS = ("POST /score", "POST /models/<model>/score")
 """What is answered here."""
 
 _PROTOCOL = "rest"
+_PLAIN_KINDS = frozenset({OCTETS, NPY})
 _SCORE_PATH = re.compile(r"/models/([^/]+)/score")
 _PARAMETERS = ("version", "label", "outputs")
 _SCORED = re.compile(rb"/models/([A-Za-z0-9_-]{1,64})/score")
@@ -122,7 +123,8 @@ class ScoreRoutes:
             headers.append(("Content-Length", str(len(body))))
             if noted.signature is not None:
                 headers.append(("X-Model-Version", str(noted.signature.version)))
-            self._metrics.count_request(self._answered(noted, status, len(body)))
+            if not wsgi.is_given_up(environ):
+                self._metrics.count_request(self._answered(noted, status, len(body)))
         finally:
             self._metrics.end(_PROTOCOL)
         start_response(wsgi.status_line(status), headers)
@@ -150,14 +152,15 @@ class ScoreRoutes:
         structlog.get_logger().error("request failed", request_id=noted.request_id, exc_info=error)
 
     def _score(self, noted: _Noted) -> tuple[int, list[tuple[str, str]], bytes]:
-        environ, scorer = noted.environ, self._scorer
-        scorer.check_room(noted.model)
+        environ = noted.environ
+        kind, encoding = environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", "identity")
+        if kind not in _PLAIN_KINDS or encoding != "identity":  # the scorer asks too, but these are read before
+            self._scorer.check_room(noted.model)
         caller = noted.caller = self._caller(noted)
         query = _read_query(environ.get("QUERY_STRING", ""))
         with ExitStack() as held:
             data = self._read_data(environ)
-            encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
-            body = self._reader.read(data, environ.get("CONTENT_TYPE", ""), encoding, caller, held)
+            body = self._reader.read(data, kind, encoding, caller, held)
             del data
             answer = self._score_body(noted, query, body, held)
         return _encode(answer, environ.get("HTTP_ACCEPT", ""), noted.request_id)

@@ -65,6 +65,8 @@ class Request:
     """Whether the rest of its body is read and thrown away."""
     is_continued: bool = False
     """Whether the client was told to send the body."""
+    is_given_up: bool = False
+    """Whether it was answered in the place of a thread that does not let go: its answer is nobody's any more."""
 
     @property
     def method(self) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
 """Paths of operators, who must have their answer most of all when there are many requests."""
-_GATHER_SECONDS = 0.003
+_GATHER_SECONDS = 0.004
 _BACKLOG = 1024
 _RECEIVED_BYTES = 256 << 10
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
@@ -155,6 +155,8 @@ class HttpServer:
             new = [c for c in self._edge.connections if c.is_done and now - c.since_seconds < _GOODBYE_SECONDS]
             for connection in self._edge.connections.difference(busy, new):
                 connection.end()
+            for connection in busy:
+                connection.hurry(now)
             if not busy and (not new or now > self._deadline_seconds):
                 return True
             if now > self._deadline_seconds:

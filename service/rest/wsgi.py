@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 ARRIVAL = "convex_scoring.arrival_seconds"
 """Monotonic time at which the request was there whole."""
 
+_REQUEST = "convex_scoring.request"
+
 _BODILESS = frozenset({204, 304})
 _OWN_NAMES = {b"content-type": "CONTENT_TYPE", b"content-length": None, b"transfer-encoding": None}
 _STATUS = re.compile(r"[2-5][0-9]{2} ")
@@ -128,7 +130,14 @@ def environment(request: Request, place: Place, arrival_seconds: float) -> dict[
         "wsgi.input": io.BytesIO(request.body),
         "wsgi.errors": sys.stderr,
         ARRIVAL: arrival_seconds,
+        _REQUEST: request,
     }
+
+
+def is_given_up(environ: dict[str, Any]) -> bool:
+    """Whether a request was answered by the server meanwhile, and counted, because its time had long passed."""
+    request = environ.get(_REQUEST)
+    return isinstance(request, Request) and request.is_given_up
 
 
 def _variables(head: Head) -> dict[str, Any]:

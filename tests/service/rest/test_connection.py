@@ -435,8 +435,30 @@ def test_request_that_is_computed_has_until_its_deadline(edge, transport, connec
     assert ([], False) == (transport.statuses(), transport.ended)
     connection.look(deadline + 0.6)
     assert ([504], True) == (transport.statuses(), transport.ended)
+    assert edge.asked[-1][0].is_given_up
     edge.finish()
     assert [504] == transport.statuses()
+
+
+@pytest.mark.parametrize("half", [HEAD + b"\r\n123", b"POST /b HT", GET[:-2]])
+def test_client_that_is_silent_within_a_request_is_hurried_when_the_server_stops(transport, connection, half):
+    """Two seconds without a byte of the rest are enough then: 408, and the connection ends."""
+    connection.data_received(half)
+    heard = connection.since_seconds
+    connection.hurry(heard + 1.9)
+    assert [] == transport.statuses()
+    connection.hurry(heard + 2.1)
+    assert ([408], True) == (transport.statuses(), transport.ended)
+
+
+def test_client_that_waits_or_owes_nothing_is_not_hurried(edge, transport, connection):
+    """Neither one whose request is computed, nor one that has sent nothing of a next."""
+    connection.data_received(GET)
+    connection.hurry(connection.since_seconds + 100.0)
+    assert [] == transport.statuses()
+    edge.finish()
+    connection.hurry(connection.since_seconds + 100.0)
+    assert ([200], False) == (transport.statuses(), transport.ended)
 
 
 def test_body_is_refused_where_clients_hold_too_much_already(edge, transport, connection):

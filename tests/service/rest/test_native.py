@@ -3,6 +3,7 @@
 import gzip
 import io
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +11,9 @@ import orjson
 import pytest
 
 from service.codecs import json
+from service.rest import wsgi
 from service.rest.app import create_app
+from service.rest.request import Head, Request
 from tests.service.quadratic_versions import make_service
 from tests.service.samples import total
 
@@ -432,3 +435,17 @@ def test_metrics_count_requests_rows_and_codes_of_known_models_only(service, cli
     assert 1 == total(text, "convex_requests_total", code="NOT_FOUND", model="", version="", protocol="rest")
     assert 2 == total(text, "convex_rows_total", **answered)
     assert b"invented" not in text
+
+
+@pytest.mark.parametrize(("path", "status"), [("/score", 200), ("/nothing", 404)])
+def test_request_that_was_given_up_is_not_counted_again(service, path, status):
+    """The server answered and counted it while its thread hung: what the thread says in the end is nobody's."""
+    app = create_app(service.scorer, service.registry, service.metrics, service.settings)
+    service.registry.set_labels("m", {})
+    head = Head("POST", path.encode(), "1.1", [(b"host", b"x")], keep_alive=True, length=len(BODY))
+    for is_given_up in (False, True):
+        request = Request(head, True, BODY, len(BODY), is_complete=True, is_given_up=is_given_up)
+        answer = wsgi.call(app, request, wsgi.Place("127.0.0.1", 8501, "10.0.0.9"), time.monotonic())
+        assert f"{status}" == answer.status[:3]
+        assert 1 == total(service.metrics.render(), "convex_requests_total")
+        assert 0 == total(service.metrics.render(), "convex_requests_in_flight")
