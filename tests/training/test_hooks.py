@@ -118,7 +118,8 @@ def test_command_gets_the_document_and_variables(tmp_path):
 
 def test_command_that_fails_is_told_with_its_last_words():
     """Exit 1 is no error of the job; a listener that does not read its input is none either."""
-    script = "import sys; print('x' * 999); print('no such', file=sys.stderr); print('channel'); sys.exit(1)"
+    said = "print('x' * 999, flush=True); print('no such', file=sys.stderr, flush=True); print('channel')"
+    script = f"import sys; {said}; sys.exit(1)"
     told = tell(python(script))
     assert (False, 1) == (told.told, told.attempts)
     assert told.said.startswith("exit 1: xxx")
