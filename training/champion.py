@@ -5,13 +5,14 @@ What it was trained on binds the night: its task, its features in their order, a
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service.manifest import Manifest, VersionRefusedError
+from service.manifest import FILE_NAME, Manifest, VersionRefusedError
 from service.program import Program
 from service.program.certification import certify
 from service.repository import check_identity
@@ -44,8 +45,16 @@ class Champion:
 
 
 def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[str]]:
-    """Return the newest whole version of ours that is proved, and why newer ones were passed over."""
+    """Return the newest whole version of ours that is proved, and why newer ones were passed over.
+
+    There is none where no version of ours was ever published; what was made elsewhere, or never finished, is none.
+
+    Raises:
+        VersionRefusedError: `no-champion`: there are versions of ours, none of them whole and proved today. Whatever was
+            trained would take their place without having been compared with anything.
+    """
     passed_over: list[str] = []
+    damaged: list[int] = []
     for version in reversed(folder.versions()):
         try:
             with private_copy.opened(version.path) as (files, manifest):
@@ -58,7 +67,19 @@ def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[st
                 return Champion(version.version, manifest, program, network, cold), passed_over
         except VersionRefusedError as err:
             passed_over.append(f"version {version.version} is passed over: {err}")
+            if os.path.lexists(version.path / FILE_NAME):
+                damaged.append(version.version)
+    if damaged:
+        raise VersionRefusedError("no-champion", _advice(folder.model, damaged, passed_over[-1]))
     return None, passed_over
+
+
+def _advice(model: str, damaged: list[int], told: str) -> str:
+    which = f"version {damaged[0]} alone is" if len(damaged) == 1 else f"{len(damaged)} versions are"
+    return (
+        f"{model}: {which} on disk and none can be compared with, so that the gate would let anything pass ({told}). "
+        f"Restore one from a backup, move the damaged folders away, or begin anew with `train`."
+    )
 
 
 def check_task(champion: Champion, task: str) -> None:

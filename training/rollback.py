@@ -95,8 +95,8 @@ def rollback(
     """Publish an older version's files as the next version and move every label that names the newest one to it.
 
     All files travel, `model.keras`, probe and report among them. The manifest is the old one but for its number, time,
-    `parent` (the version that was the newest) and `rolled_back_to`. A process that is killed after the version was
-    published has its labels moved by the next job.
+    `parent` (the version that was the newest), `rolled_back_to`, and the `run_id` of a night, which it has not. A process
+    that is killed after the version was published has its labels moved by the next job.
 
     Args:
         models_dir: the models folder.
@@ -175,7 +175,8 @@ def _publish(
         if files != own.document["files"]:
             raise VersionRefusedError("file-hash", "the copy is not what was read. Look at the disk.")
         changed = {"version": version, "created": now(), "parent": replaced, "rolled_back_to": own.version}
-        return {**own.document, **changed, "files": files}
+        kept = {name: value for name, value in own.document.items() if name != "run_id"}  # of the night that trained it
+        return {**kept, **changed, "files": files}
 
     label_moves.announce(folder.path, replaced)
     try:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service import manifest
+from service.manifest import VersionRefusedError
 from training import publish
 from training.champion import Champion, check_held_out, data_drift, find_champion, recorded_floor, recorded_metric
 from training.config import ConfigError, load_config
@@ -34,6 +35,30 @@ def test_find_champion_passes_over_a_version_that_is_not_whole(trained):
         champion, told = find_champion(folder)
     assert 1 == champion.version
     assert ["manifest-missing" in told[0], "version 3 is not ours" in told[1], "file-hash" in told[2]] == [True] * 3
+
+
+def test_find_champion_refuses_when_no_version_of_ours_is_whole(trained):
+    """Where the only version is damaged anything would pass the gate, so the night ends with what to do."""
+    version = trained / "models" / "small" / "1"
+    path = version / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with (
+        publish.lock(trained / "models", "small") as folder,
+        pytest.raises(VersionRefusedError, match=r"version 1 alone is .* file-hash") as caught,
+    ):
+        find_champion(folder)
+    assert "no-champion" == caught.value.rule
+
+
+def test_find_champion_finds_none_where_nothing_of_ours_was_published(trained):
+    """Folders made elsewhere and unfinished ones are nothing that a first night could fall behind."""
+    shutil.rmtree(trained / "models" / "small" / "1")
+    for version, name in ((1, "saved_model.pb"), (2, "model.keras")):
+        (trained / "models" / "small" / str(version)).mkdir()
+        (trained / "models" / "small" / str(version) / name).write_bytes(b"")
+    with publish.lock(trained / "models", "small") as folder:
+        champion, told = find_champion(folder)
+    assert (None, 2) == (champion, len(told))
 
 
 def test_check_held_out_takes_a_smaller_share(trained):

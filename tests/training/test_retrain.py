@@ -66,6 +66,18 @@ def test_retrain_publishes_the_next_version_when_rows_grew(trained):
     assert read_json(trained / "models" / "small" / "1" / "manifest.json")["data"]["rows"] == 300
 
 
+def test_retrain_is_refused_before_it_trains_when_its_champions_are_damaged(trained):
+    """Nothing is trained or published, the version on disk is left as it was, and the run's record says why."""
+    path = trained / "models" / "small" / "1" / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(manifest.VersionRefusedError, match=r"Restore one from a backup") as caught:
+        retrain.retrain(config_of(trained))
+    assert ("no-champion", ["1"]) == (caught.value.rule, versions_of(trained))
+    (place,) = (trained / "models" / journal.FOLDER / "small").iterdir()
+    record = read_json(place / "record.json")
+    assert (journal.REFUSED, "champion") == (record["outcome"], record["step"])
+
+
 def test_retrain_refuses_a_challenger_of_shuffled_labels(trained):
     """Labels that mean nothing publish nothing; only the report of the refusal is written, and it says why."""
     write_rows(trained / "rows.csv", 500, shuffled=True)

@@ -264,6 +264,15 @@ def test_rollback_tells_when_a_server_would_refuse_the_other_schema(small_dir, c
     assert (told, told == 2) == (len(lines), "--allow-schema-change" in lines[-1])
 
 
+def test_rollback_has_no_run_id_when_a_night_made_what_it_repeats(small_dir):
+    """The id names the run that published a version, and no run published this one."""
+    publish_one(small_dir, document_for=lambda *args: {**document(*args), "run_id": "0f"})
+    publish_one(small_dir)
+    found = read_version(rollback(small_dir, "m", 4, prove=believe).version.path)
+    assert (6, 4) == (found.manifest.version, found.manifest.rolled_back_to)
+    assert "run_id" not in found.manifest.document
+
+
 def test_rollback_can_be_rolled_back(small_dir):
     """Back to 1, then to 3 again: each is a version of its own, whose parent is the one before."""
     rollback(small_dir, "m", 1, prove=believe)
