@@ -38,6 +38,7 @@ _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometh
 """Paths of operators, who must have their answer most of all when there are many requests."""
 _GATHER_SECONDS = 0.004
 _BACKLOG = 1024
+_ACCEPTED_AT_ONCE = 16
 _RECEIVED_BYTES = 256 << 10
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
 _LOOK_SECONDS = 0.5
@@ -133,19 +134,30 @@ class HttpServer:
             loop.close()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        server = await loop.create_server(
-            lambda: Connection(self._edge, self._place), sock=self._listener, backlog=_BACKLOG
-        )
+        servers = await self._listen(loop)
         while not self._stopping.is_set():
             self._edge.look(time.monotonic())
             await _wait(self._stopping, _LOOK_SECONDS)
         for _ in range(3):  # what the kernel has already accepted for us is ours
             await asyncio.sleep(0)
-        server.close()
+        for server in servers:
+            server.close()
         self._is_finished = await self._drain()
         for connection in list(self._edge.connections):
             connection.abort()
         await asyncio.sleep(0)  # the transports close in the loop's next round
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Server]:
+        """Listen on as many descriptors of the port's socket as connections may come in with one look of the loop.
+
+        libuv takes in one for each descriptor. With one descriptor, a probe's connection would wait behind hundreds of
+        others for as many looks, each of which reads what hundreds of requests have sent.
+        """
+        listeners = [self._listener, *(self._listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
+        return [
+            await loop.create_server(lambda: Connection(self._edge, self._place), sock=listener, backlog=_BACKLOG)
+            for listener in listeners
+        ]
 
     async def _drain(self) -> bool:
         """Wait for what was accepted; return whether it was finished in time."""
@@ -260,7 +272,7 @@ class _Edge:
 
         Each look takes Python's lock for as long as what came takes, and the threads that answer wait for it, and then
         for the processor to wake them. What gathers meanwhile is refused together. New connections do not wait: the
-        loop takes in one of them with each look.
+        loop takes in a few of them with each look.
         """
         if not self._has_new_connection:
             time.sleep(_GATHER_SECONDS)

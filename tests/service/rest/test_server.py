@@ -307,6 +307,25 @@ def test_edge_makes_room_at_once_when_many_connections_come_together(server):
     edge.connections.clear()
 
 
+def test_server_takes_in_many_connections_with_each_look(server, wait_until):
+    """Of 64 that came while the loop was busy, a probe's among them, the last waits for a few looks and not for 64."""
+    edge, came, looks = server._edge, threading.Event(), []
+
+    def look():
+        looks.append(len(edge.connections))
+        if looks[-1] < 64 and len(looks) < 640:
+            edge.loop.call_soon(look)
+
+    edge.loop.call_soon_threadsafe(came.wait, 10)
+    with contextlib.ExitStack() as opened:
+        for _ in range(64):
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        edge.loop.call_soon_threadsafe(look)
+        came.set()
+        wait_until(lambda: len(edge.connections) == 64)
+        assert len(looks) <= 16
+
+
 def test_edge_looks_at_every_connection_though_one_breaks(server):
     """A defect within one connection costs that one; the loop goes on."""
     visitors = [Visitor() for _ in range(3)]
