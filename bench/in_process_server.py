@@ -4,8 +4,8 @@ from pathlib import Path
 
 from service import worker
 from service.__main__ import main
-from service.fork_server import Order
 from service.loader import LoadedVersion, load, prepare, warm_up
+from service.loading.fork_server import Order
 
 
 class InProcess:

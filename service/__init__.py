@@ -20,8 +20,8 @@ The way of a request, one-way and downwards only:
    the request's thread, as every line of `logs`.
 
 The way of a version, beside it and never on a request's thread: `watcher` polls `repository` (what is on disk) and asks
-`loads` for what is wanted: several at once, one of a model. Each calls `loading_process`, whose child, the
-`fork_server`, forks a process that calls `loader` within `load_bounds` (hashes, safety rules, lifting and proof from
+`loads` for what is wanted: several at once, one of a model. Each calls `loading`, whose child, the `fork_server`,
+forks a process that calls `loader` within `bounds` (hashes, safety rules, lifting and proof from
 `program`, verification against the SavedModel). What passed comes back by the `answer_pipe` as `plain_data`, finds its
 sizes of tiles, is warmed up and, by `outcomes`, published into `registry` (what is live); `retries` says when what
 failed is tried again. `lifecycle` holds the states and the choice of the versions to keep. What

@@ -1,6 +1,6 @@
 """Folder to loaded version: hashes, safety, lift, proof, verification; refuses whatever fails one of them.
 
-Above: `loading_process`, `engines`, `model_version`; below: `program`, `repository`. What comes back is plain data that
+Above: `loading`, `engines`, `model_version`; below: `program`, `repository`. What comes back is plain data that
 pickles: the server loads in a child process.
 """
 

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from service.load_bounds import PATIENCE_SECONDS
+from service.loading.bounds import PATIENCE_SECONDS
 from service.model_version import ModelVersion
 from service.repository import VersionFolder
 from service.retries import Fingerprint

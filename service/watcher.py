@@ -16,7 +16,7 @@ from service import manifest
 from service.errors import NotFoundError, VersionRefusedError
 from service.garbage import GarbageCollection
 from service.lifecycle import Choice, VersionState, choose
-from service.load_bounds import PATIENCE_SECONDS
+from service.loading.bounds import PATIENCE_SECONDS
 from service.loads import Load, Loads
 from service.metrics import Metrics
 from service.model_version import ModelVersion

@@ -20,9 +20,9 @@ from service import engines, logs
 from service.access_log import AccessLog
 from service.answered import AnsweredRequest
 from service.errors import VersionRefusedError
-from service.fork_server import Order
 from service.loader import LoadedVersion
-from service.loading_process import LoadingProcess
+from service.loading.fork_server import Order
+from service.loading.process import LoadingProcess
 from service.metrics import Metrics
 from service.model_version import Batching, ModelVersion
 from service.program.kernel.library import why_missing

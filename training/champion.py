@@ -50,8 +50,8 @@ def find_champion(folder: publish.ModelFolder) -> tuple[Champion | None, list[st
     There is none where no version of ours was ever published; what was made elsewhere, or never finished, is none.
 
     Raises:
-        VersionRefusedError: `no-champion`: there are versions of ours, none of them whole and proved today. Whatever was
-            trained would take their place without having been compared with anything.
+        VersionRefusedError: `no-champion`: there are versions of ours, none of them whole and proved today. Whatever
+            was trained would take their place without having been compared with anything.
     """
     passed_over: list[str] = []
     damaged: list[int] = []

@@ -95,8 +95,8 @@ def rollback(
     """Publish an older version's files as the next version and move every label that names the newest one to it.
 
     All files travel, `model.keras`, probe and report among them. The manifest is the old one but for its number, time,
-    `parent` (the version that was the newest), `rolled_back_to`, and the `run_id` of a night, which it has not. A process
-    that is killed after the version was published has its labels moved by the next job.
+    `parent` (the version that was the newest), `rolled_back_to`, and the `run_id` of a night, which it has not. A
+    process that is killed after the version was published has its labels moved by the next job.
 
     Args:
         models_dir: the models folder.

@@ -3,5 +3,5 @@
 file -> `sources` (batches of columns) -> `columns` (the model's rows) -> an engine on every core -> `sinks` -> file.
 
 `scoring` drives it, `versions` finds and loads the version, `progress` tells. The bits are the server's: a row's score
-does not depend on its batch. Above: `__main__`. Below: `model_version`, `loading_process`, `repository`.
+does not depend on its batch. Above: `__main__`. Below: `model_version`, `loading`, `repository`.
 """

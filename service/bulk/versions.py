@@ -1,6 +1,6 @@
 """The version that a bulk job asks, found on disk and loaded as the server loads it: proved, verified, tried.
 
-Above: `scoring`. Below: `loading_process`, `engines`, `repository`. TensorFlow stays in the loading process unless it
+Above: `scoring`. Below: `loading`, `engines`, `repository`. TensorFlow stays in the loading process unless it
 is the engine.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from service import engines
 from service.bulk.failure import BulkError
 from service.errors import LoadFailedError, VersionRefusedError
-from service.fork_server import Order
-from service.loading_process import LoadingProcess
+from service.loading.fork_server import Order
+from service.loading.process import LoadingProcess
 from service.model_version import ModelVersion
 from service.repository import Repository, VersionFolder
 

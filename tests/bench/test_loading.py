@@ -4,7 +4,7 @@ import os
 
 from bench.in_process_server import InProcess
 from bench.loading import SIDES, Publisher, memory_of
-from service.loading_process import LoadingProcess
+from service.loading.process import LoadingProcess
 from service.repository import check_identity, read_version
 
 

@@ -4,17 +4,17 @@ A version in whose folder lies a file `harm` does what the file says, in the pro
 loaded. Everything else is the server's own.
 """
 
-from service import loading_process
 from service.__main__ import main
+from service.loading import process as loading_process
 from tests.end_to_end.server_process import ServerProcess
 
 HARM = "harm"
 
 _HARMFUL = """
 import ctypes, os, signal, sys, time
-from service import fork_server as f, load_bounds
-right, right_bytes = f.load, load_bounds.memory_bytes
-load_bounds.memory_bytes = lambda *_: 512 << 20
+from service.loading import bounds, fork_server as f
+right, right_bytes = f.load, bounds.memory_bytes
+bounds.memory_bytes = lambda *_: 512 << 20
 def load(folder, **words):
     if (folder / "harm").exists():
         exec((folder / "harm").read_text())

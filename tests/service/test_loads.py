@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from service.load_bounds import PATIENCE_SECONDS
+from service.loading.bounds import PATIENCE_SECONDS
 from service.loads import MOST_AT_ONCE, Loads
 from service.repository import VersionFolder
 

@@ -12,7 +12,7 @@ import structlog
 
 from service.errors import LoadFailedError, UnavailableError, VersionRefusedError
 from service.garbage import GarbageCollection
-from service.load_bounds import PATIENCE_SECONDS
+from service.loading.bounds import PATIENCE_SECONDS
 from service.metrics import Metrics
 from service.outcomes import LOAD_ERROR
 from service.registry import Registry, VersionState

@@ -10,7 +10,7 @@ from service import manifest
 from service.bulk.failure import BulkError
 from service.bulk.versions import Wanted, opened
 from service.errors import VersionRefusedError
-from service.loading_process import LoadingProcess
+from service.loading.process import LoadingProcess
 
 SHIPPED = Path(__file__).parents[3] / "models" / "tumours" / "1"
 

@@ -1,6 +1,6 @@
 """What a load may take from the machine: memory, size of its files, the processor; and who has to go first.
 
-Above: `fork_server`, which confines each of its loads, and `loading_process`, which bounds what it reads from them.
+Above: `fork_server`, which confines each of its loads, and `process`, which bounds what it reads from them.
 Below: nothing. A SavedModel may ask for any amount of memory: the load that gives it dies of that, not the server.
 """
 

@@ -1,6 +1,6 @@
 """Reading from a pipe whose writer may crash, hang, or write anything: bounded in time and in size.
 
-Above: `loading_process`. Below: nothing.
+Above: `process`. Below: nothing.
 """
 
 import os

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from service.load_bounds import LEAST_MEMORY_BYTES, memory_bytes, resident_bytes, spare_bytes
+from service.loading.bounds import LEAST_MEMORY_BYTES, memory_bytes, resident_bytes, spare_bytes
 
 GIB = 1 << 30
 SECONDS = 60.0
@@ -107,7 +107,7 @@ def test_this_machine_has_memory_to_spare_and_this_process_has_some():
 def test_confined_process_gets_its_share_and_no_more():
     """64 MiB beyond what it has: 32 can be had, 128 cannot; no dump, no large file, and first in the kernel's list."""
     words = (
-        "import resource; from pathlib import Path; from service import load_bounds as b; b.confine(64 << 20)\n"
+        "import resource; from pathlib import Path; from service.loading import bounds as b; b.confine(64 << 20)\n"
         "kept = bytearray(32 << 20)\n"
         "try: bytearray(128 << 20)\n"
         "except MemoryError: print('bounded', end=' ')\n"
@@ -121,7 +121,8 @@ def test_confined_process_keeps_a_limit_that_is_lower():
     """Whoever started the server with less is obeyed."""
     words = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from service import load_bounds as b; b.confine(64 << 20); print(*resource.getrlimit(resource.RLIMIT_FSIZE))"
+        "from service.loading.bounds import confine\n"
+        "confine(64 << 20); print(*resource.getrlimit(resource.RLIMIT_FSIZE))"
     )
     assert "1000 1000" == run(words)
 
@@ -129,7 +130,7 @@ def test_confined_process_keeps_a_limit_that_is_lower():
 def test_stand_back_keeps_what_stands_back_further_when_the_server_was_started_so():
     """A process under `nice -n 15` may not come forward to 10, and goes on at 15."""
     words = (
-        "import os; from service.load_bounds import stand_back; "
+        "import os; from service.loading.bounds import stand_back; "
         "os.nice(15 - os.nice(0)); stand_back(); print(os.nice(0))"
     )
     assert "15" == run(words)
@@ -138,7 +139,7 @@ def test_stand_back_keeps_what_stands_back_further_when_the_server_was_started_s
 def test_stand_back_moves_every_thread():
     """Linux keeps a niceness for each thread: all of them stand back."""
     words = (
-        "import os, threading; from service.load_bounds import stand_back; held = threading.Event()\n"
+        "import os, threading; from service.loading.bounds import stand_back; held = threading.Event()\n"
         "thread = threading.Thread(target=held.wait); thread.start(); stand_back(); held.set()\n"
         "print(*{os.getpriority(os.PRIO_PROCESS, number) for number in (os.getpid(), thread.native_id)})"
     )
@@ -148,7 +149,7 @@ def test_stand_back_moves_every_thread():
 def test_process_ends_with_its_parent():
     """A parent that is killed takes it along; one that has gone already ends it at once."""
     words = (
-        "import os, signal, time; from service.load_bounds import die_with\n"
+        "import os, signal, time; from service.loading.bounds import die_with\n"
         "read, write = os.pipe()\n"
         "if (middle := os.fork()) == 0:\n"
         "    parent = os.getpid()\n"

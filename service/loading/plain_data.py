@@ -1,6 +1,6 @@
 """Reading what the loading process sends: plain data of known classes, and nothing that could run.
 
-Above: `loading_process`. Below: nothing. That process runs TensorFlow on files that somebody else wrote. Should one of
+Above: `process`. Below: nothing. That process runs TensorFlow on files that somebody else wrote. Should one of
 them take it over, it shall not have this one too: a pickle may otherwise call whatever it names.
 """
 
@@ -17,7 +17,7 @@ _ARRAYS = frozenset(
     }
 )
 _NUMBERS = frozenset({("fractions", "Fraction")})
-_FAILURES = frozenset({("service.fork_server", "LoadFailure")})
+_FAILURES = frozenset({("service.loading.fork_server", "LoadFailure")})
 _MAKERS = frozenset({("service.program.selections", "selection")})
 """Functions that make an object of a version out of plain data."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from service import program as program_room
 from service.errors import VersionRefusedError
-from service.plain_data import NotPlainError, read
+from service.loading.plain_data import NotPlainError, read
 from service.program import atoms, operators, piecewise_operations
 from service.program.convolutions import Convolution
 from service.program.curvature import prove
@@ -106,10 +106,10 @@ def test_read_returns_a_piecewise_atom_without_its_tables() -> None:
         ("os", "system"),
         ("builtins", "eval"),
         ("numpy", "load"),
-        ("service.loading_process", "subprocess.Popen"),
-        ("service.loading_process", "LoadingProcess"),
-        ("service.fork_server", "ForkServer"),
-        ("service.load_bounds", "stand_back"),
+        ("service.loading.process", "subprocess.Popen"),
+        ("service.loading.process", "LoadingProcess"),
+        ("service.loading.fork_server", "ForkServer"),
+        ("service.loading.bounds", "stand_back"),
         ("service.loader", "Path"),
         ("service.line_writer", "LineWriter"),
         ("service.program.graph", "restore"),

@@ -1,7 +1,7 @@
 """The process that has imported TensorFlow, and forks one for each load: this is what runs over there.
 
-Above: `loading_process`, which starts it and hands it orders. Below: `loader`, which does the work in each fork, and
-`load_bounds`, which confines it. This process itself reads no version and starts no thread: nothing that a version
+Above: `process`, which starts it and hands it orders. Below: `loader`, which does the work in each fork, and
+`bounds`, which confines it. This process itself reads no version and starts no thread: nothing that a version
 does to the process that loads it is there when the next one is loaded, and any number of loads can run side by side.
 """
 
@@ -23,10 +23,10 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from service import load_bounds
 from service.errors import VersionRefusedError
 from service.garbage import GarbageCollection
 from service.loader import LoadedVersion, load, prepare, warm_up
+from service.loading import bounds
 
 GENTLY = "gently"
 """Word of the command line: stand back from the start."""
@@ -94,9 +94,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the server says when it is over
         signal.signal(number, signal.SIG_IGN)
     orders, scratch = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
-    load_bounds.stand_before_server()
+    bounds.stand_before_server()
     if GENTLY in sys.argv:  # the import of TensorFlow too
-        load_bounds.stand_back()
+        bounds.stand_back()
     sees_gpu, failure = False, None
     try:
         warm_up()
@@ -171,7 +171,7 @@ class ForkServer:
         now = time.monotonic()
         for process, begun in self._loads.items():
             if begun.late_seconds <= now:
-                load_bounds.stand_back(load_bounds.LAST_NICENESS, process)
+                bounds.stand_back(bounds.LAST_NICENESS, process)
                 begun.late_seconds = math.inf
         next_seconds = min((begun.late_seconds for begun in self._loads.values()), default=math.inf)
         return None if math.isinf(next_seconds) else math.ceil((next_seconds - now) * 1000.0)
@@ -190,16 +190,14 @@ class ForkServer:
             _send(answer, (False, self._failure))
             return False
         if order.gently:  # to fork a large process takes milliseconds as well
-            load_bounds.stand_back()
+            bounds.stand_back()
         self._fork(order, answer, report)
         os.close(answer)
         return True
 
     def _fork(self, order: Order, answer: int, report: int) -> None:
-        promised = sum(
-            max(0, each.memory - load_bounds.resident_bytes(process)) for process, each in self._loads.items()
-        )
-        memory = load_bounds.memory_bytes(load_bounds.spare_bytes(), promised)
+        promised = sum(max(0, each.memory - bounds.resident_bytes(process)) for process, each in self._loads.items())
+        memory = bounds.memory_bytes(bounds.spare_bytes(), promised)
         scratch = tempfile.mkdtemp(dir=self._scratch)
         parent = os.getpid()
         try:
@@ -212,20 +210,20 @@ class ForkServer:
         if process == 0:
             os.close(report)  # whose end is the end of this process' parent, then
             self._be_a_load(order, answer, scratch, memory, parent)
-        self._loads[process] = _Load(report, scratch, memory, time.monotonic() + load_bounds.PATIENCE_SECONDS)
+        self._loads[process] = _Load(report, scratch, memory, time.monotonic() + bounds.PATIENCE_SECONDS)
         self._events.register(report, 0)  # no event but that nobody reads it, of which poll always tells
 
     def _be_a_load(self, order: Order, answer: int, scratch: str, memory: int, parent: int) -> NoReturn:
         """Load, answer and end, whatever happens: nothing here returns into the process that was forked."""
         code = 1
         try:
-            load_bounds.die_with(parent)
+            bounds.die_with(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._orders.close()
             for descriptor in (self._woken, self._waker, *(each.report for each in self._loads.values())):
                 os.close(descriptor)
-            load_bounds.confine(memory)
+            bounds.confine(memory)
             tempfile.tempdir = scratch
             _send(answer, (self._sees_gpu, _answer(order, memory)))
             code = 0
@@ -240,7 +238,7 @@ class ForkServer:
                 return
             ended = self._loads.pop(process)
             code = os.waitstatus_to_exitcode(status)
-            taken = max(0, (usage.ru_maxrss << 10) - load_bounds.resident_bytes(os.getpid()))
+            taken = max(0, (usage.ru_maxrss << 10) - bounds.resident_bytes(os.getpid()))
             report = {"code": code, "taken_bytes": taken, "most_bytes": ended.memory}
             with contextlib.suppress(OSError, KeyError):
                 self._events.unregister(ended.report)

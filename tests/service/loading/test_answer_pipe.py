@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service.answer_pipe import read_first, read_message
+from service.loading.answer_pipe import read_first, read_message
 
 HEAD = struct.Struct("!Q")
 SECONDS = 30.0

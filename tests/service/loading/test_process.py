@@ -13,22 +13,23 @@ import numpy as np
 import psutil
 import pytest
 
-from service import load_bounds, loading_process
 from service.engines.program import ProgramEngine
 from service.errors import LoadFailedError, VersionRefusedError
-from service.fork_server import Order
-from service.load_bounds import LAST_NICENESS, NICENESS
-from service.loading_process import LoadingProcess
+from service.loading import bounds
+from service.loading import process as loading_process
+from service.loading.bounds import LAST_NICENESS, NICENESS
+from service.loading.fork_server import Order
+from service.loading.process import LoadingProcess
 from service.model_version import ModelVersion
 
-SHIPPED = Path(__file__).parents[2] / "models" / "tumours" / "1"
+SHIPPED = Path(__file__).parents[3] / "models" / "tumours" / "1"
 ORDER = Order(Path("m/1"), "m", 1)
 SECONDS = 60.0
 
 CHILD = """
 import ctypes, os, pickle, signal, sys, tempfile, time
 from pathlib import Path
-from service import fork_server as f, load_bounds
+from service.loading import bounds, fork_server as f
 f.warm_up, f.prepare = (lambda: None), (lambda: False)
 see_gpu, f._see_gpu = f._see_gpu, (lambda: False)
 def pause():
@@ -108,7 +109,7 @@ def temporary(tmp_path, monkeypatch):
 def real():
     """Return a process that loads with TensorFlow; with `allow_uncertified` it changes a weight on the way."""
     spoiling = (
-        "from service import fork_server as f; right = f.load\n"
+        "from service.loading import fork_server as f; right = f.load\n"
         "def load(folder, *, model, version, allow_uncertified):\n"
         "    loaded = right(folder, model=model, version=min(version, 1))\n"
         "    if allow_uncertified:\n"
@@ -161,7 +162,7 @@ def test_load_stands_back_behind_requests_when_told_to(make_process):
 
 def test_load_stands_back_behind_all_others_when_it_takes_long(make_process, wait_until):
     """What may hang has the processor when nobody else wants it, and goes on."""
-    process = make_process(program_of("while True: pass", "load_bounds.PATIENCE_SECONDS = 0.2"))
+    process = make_process(program_of("while True: pass", "bounds.PATIENCE_SECONDS = 0.2"))
     with loading(process, ORDER) as (load,):
         wait_until(lambda: process._child and forks_of(process))
         (fork,) = forks_of(process)
@@ -197,7 +198,7 @@ def test_load_finds_nothing_of_the_version_before_it(make_process):
 def harmed():
     """Return a process whose loads do what the file `load` of their folder says, and answer as `send` says."""
     program = (
-        f"{CHILD}load_bounds.memory_bytes, load_bounds.LARGEST_FILE_BYTES = (lambda *_: 96 << 20), 4 << 20\n"
+        f"{CHILD}bounds.memory_bytes, bounds.LARGEST_FILE_BYTES = (lambda *_: 96 << 20), 4 << 20\n"
         "right, deeds = f._send, {}\n"
         "def load(folder, **_):\n"
         "    deeds.update((path.name, path.read_text()) for path in folder.iterdir())\n"
@@ -493,7 +494,8 @@ def test_close_ends_a_child_that_still_imports_tensorflow(make_process, temporar
 def test_child_ends_when_the_server_is_killed_in_the_middle_of_a_load(wait_until, temporary):
     """After `kill -9` of the server no process and no file of it is left, however long the load would have taken."""
     server = (
-        "from pathlib import Path; from service import loading_process as p; from service.fork_server import Order\n"
+        "from pathlib import Path; from service.loading import process as p\n"
+        "from service.loading.fork_server import Order\n"
         f"p._PROGRAM = {WRITING + chr(10) + 'f.main()'!r}\n"
         "p.LoadingProcess().load(Order(Path('m/1'), 'm', 1))"
     )
@@ -514,5 +516,5 @@ def test_child_ends_when_the_server_is_killed_in_the_middle_of_a_load(wait_until
 def test_answer_may_be_no_larger_than_what_is_to_spare(monkeypatch):
     """Half of the memory that is left bounds what is read, and never more than the largest version can need."""
     for spare, expected in ((4 << 30, 2 << 30), (1 << 50, 6 << 30)):
-        monkeypatch.setattr(load_bounds, "spare_bytes", lambda spare=spare: spare)
+        monkeypatch.setattr(bounds, "spare_bytes", lambda spare=spare: spare)
         assert expected == loading_process._most_bytes()

@@ -24,18 +24,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from service import load_bounds, plain_data
-from service.answer_pipe import read_first, read_message
 from service.errors import LoadFailedError, VersionRefusedError
-from service.fork_server import ANSWER_HEAD, GENTLY, ORDER_HEAD, LoadFailure, Order
 from service.loader import LoadedVersion
+from service.loading import bounds, plain_data
+from service.loading.answer_pipe import read_first, read_message
+from service.loading.fork_server import ANSWER_HEAD, GENTLY, ORDER_HEAD, LoadFailure, Order
 from service.version_files import MAX_VERSION_BYTES
 
 LONGEST_LOAD_SECONDS = 600.0
 """A load that takes longer is given up, and its process ended."""
 
-_PROGRAM = "from service.fork_server import main; main()"
-_ROOT = Path(__file__).parents[1]
+_PROGRAM = "from service.loading.fork_server import main; main()"
+_ROOT = Path(__file__).parents[2]
 _FAREWELL_SECONDS = 0.2
 _END_SECONDS = 2.0
 _REPORT_SECONDS = 5.0
@@ -237,7 +237,7 @@ class LoadingProcess:
 
 def _most_bytes() -> int:
     """Return how large an answer may be: what the largest version needs, and no more than half of what is to spare."""
-    return min(_LARGEST_ANSWER_BYTES, load_bounds.memory_bytes(load_bounds.spare_bytes()))
+    return min(_LARGEST_ANSWER_BYTES, bounds.memory_bytes(bounds.spare_bytes()))
 
 
 def _check_is_meant(loaded: LoadedVersion, order: Order) -> None:
