@@ -101,7 +101,7 @@ def _head(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bytes:
 
 
 def _batches(messages: Iterator[Message], row_bytes: int, max_rows: int) -> list[tuple[Message, int]]:
-    """Return the record batches that have rows, and how many each has: no more than its body can hold.
+    """Return the record batches, and how many rows each has: no more than its body can hold.
 
     Raises:
         InvalidArgumentError: another kind of message, or a batch that claims more.
@@ -109,7 +109,7 @@ def _batches(messages: Iterator[Message], row_bytes: int, max_rows: int) -> list
     """
     batches: list[tuple[Message, int]] = []
     total = 0
-    for count, batch in enumerate(messages):
+    for batch in messages:
         num_rows = arrow_messages.count_rows(batch)
         if num_rows * row_bytes > len(batch.body):
             message = (
@@ -121,8 +121,7 @@ def _batches(messages: Iterator[Message], row_bytes: int, max_rows: int) -> list
         if total > max_rows:
             message = f"body: more than {max_rows} rows, which is the most in one request. Split it."
             raise PayloadTooLargeError(message)
-        if count >= _MAX_BATCHES:
+        if len(batches) == _MAX_BATCHES:
             raise PayloadTooLargeError(f"body: more than {_MAX_BATCHES} record batches. Write fewer, larger ones.")
-        if num_rows:
-            batches.append((batch, num_rows))
+        batches.append((batch, num_rows))
     return batches

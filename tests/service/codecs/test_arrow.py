@@ -154,6 +154,7 @@ REFUSED = {
     "body of -1": (patched(BODY, (40,), (-1,)), DAMAGED),
     "2^62 rows": (BODY.replace(b"\3" + bytes(7), (1 << 62).to_bytes(8, "little")), "4611686018427387904 rows of 12"),
     "-3 rows": (BODY.replace(b"\3" + bytes(7), b"\xfd" + b"\xff" * 7), DAMAGED),
+    "no rows": (BODY.replace(b"\3" + bytes(7), bytes(8), 1), DAMAGED),
     "more rows than lists": (patched(BODY, BATCH, (2, 0, 9, 0)), DAMAGED),
     "more lists than numbers": (patched(BODY, BATCH, (3, 0, 6, 0)), DAMAGED),
     "numbers beside the lists": (patched(BODY, BATCH, (3, 0, 1 << 40, 0)), DAMAGED),
