@@ -54,13 +54,7 @@ def measure(plan: Plan = Plan()) -> dict[str, Any]:
     """Return microseconds of processor time a request: the median of the repeats of each kind, and their ratio."""
     before = provenance()
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(  # noqa: S603  (our own command)
-            [sys.executable, "-m", "bench.reference_model", folder],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            timeout=100,
-        )
+        reference_model.publish_apart(Path(folder))
         with serving(Path(folder)) as server, edge_serving() as (edge_pid, edge_address):
             scored = _job(server.addresses["rest"], reference_model.NAME, plan.num_rows)
             echoed = dataclasses.replace(scored, address=edge_address, model=ECHO)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from werkzeug.http import parse_options_header
 
 from service.caller import Caller
-from service.codecs import csv, gzip, json, npy, raw
+from service.codecs import arrow, csv, gzip, json, npy, raw
 from service.errors import DeadlineExceededError, UnsupportedMediaTypeError
 from service.settings import Settings
 from service.signature import Signature
@@ -24,6 +24,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
 
 _JSON_TYPES = frozenset({"", JSON, "application/x-www-form-urlencoded"})  # the last is what a plain `curl -d` sends
 _UNICODE_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -97,6 +98,8 @@ class BodyReader:
             return Body(lambda _signature: rows)
         if kind == CSV:
             return Body(lambda signature: csv.decode_rows(data, signature, self._max_rows))
+        if kind == ARROW:
+            return Body(lambda signature: arrow.decode_rows(data, signature, self._max_rows))
         return Body(lambda signature: raw.decode_rows(data, signature))
 
     def _take_turn(self, caller: Caller, held: ExitStack) -> None:
@@ -131,9 +134,10 @@ def _is_compressed(encoding: str) -> bool:
 def _kind(content_type: str) -> str:
     received, parameters = parse_options_header(content_type)
     received = received.lower()
-    if received in (OCTETS, NPY):
+    if received in (OCTETS, NPY, ARROW):
         return received
     if received not in (*_JSON_TYPES, CSV) or parameters.get("charset", "utf-8").lower() not in _UNICODE_CHARSETS:
-        message = f"Content-Type: received '{content_type[:40]}', expected {JSON} or {CSV} (UTF-8), {OCTETS} or {NPY}."
+        message = f"Content-Type: received '{content_type[:40]}', expected {JSON} or {CSV} (UTF-8), {OCTETS}, {NPY} or"
+        message = f"{message} {ARROW}."
         raise UnsupportedMediaTypeError(message)
     return CSV if received == CSV else JSON

@@ -22,7 +22,7 @@ from werkzeug.http import parse_accept_header
 from service import tracing
 from service.answered import OK, AnsweredRequest, signature_name
 from service.caller import Caller
-from service.codecs import csv, json, npy, raw
+from service.codecs import arrow, csv, json, npy, raw
 from service.errors import (
     DeadlineExceededError,
     ErrorCode,
@@ -34,7 +34,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.registry import Registry
 from service.rest import deadlines, failures, wsgi
-from service.rest.bodies import CSV, JSON, NPY, OCTETS, Body, BodyReader
+from service.rest.bodies import ARROW, CSV, JSON, NPY, OCTETS, Body, BodyReader
 from service.scorer import Answer, Scorer, Target
 from service.settings import Settings
 from service.signature import Signature
@@ -49,7 +49,8 @@ PATHS = ("POST /score", "POST /models/<model>/score")
 """What is answered here."""
 
 _PROTOCOL = "rest"
-_PLAIN_KINDS = frozenset({OCTETS, NPY})
+_PLAIN_KINDS = frozenset({OCTETS, NPY, ARROW})
+_TABLES = {OCTETS: raw.encode_answer, NPY: npy.encode_answer, ARROW: arrow.encode_answer}
 _SCORE_PATH = re.compile(r"/models/([^/]+)/score")
 _PARAMETERS = ("version", "label", "outputs")
 _SCORED = re.compile(rb"/models/([A-Za-z0-9_-]{1,64})/score")
@@ -247,10 +248,10 @@ def room_check(scorer: Scorer) -> Callable[[bytes], None]:
 
 def _encode(answer: Answer, accepted: str, request_id: str) -> tuple[int, list[tuple[str, str]], bytes]:
     kind = _best_kind(accepted)
-    if kind in (JSON, CSV):
-        data = (json if kind == JSON else csv).encode_answer(answer.signature, answer.outputs)
+    if kind in _TABLES:
+        data = _TABLES[kind](answer.outputs)
     else:
-        data = (npy if kind == NPY else raw).encode_answer(answer.outputs)
+        data = (json if kind == JSON else csv).encode_answer(answer.signature, answer.outputs)
     headers = [("Content-Type", kind), ("X-Request-ID", request_id)]
     if answer.convexity == "unproved":
         headers.append(("X-Convexity", "unproved"))
@@ -260,7 +261,8 @@ def _encode(answer: Answer, accepted: str, request_id: str) -> tuple[int, list[t
 @functools.lru_cache(maxsize=64)
 def _best_kind(accepted: str) -> str:
     """Return the type of the answer that an `Accept` header likes best; JSON where it likes none (RFC 9110, 12.5.1)."""
-    return parse_accept_header(accepted, MIMEAccept).best_match([JSON, OCTETS, NPY, CSV], JSON) if accepted else JSON
+    kinds = [JSON, OCTETS, NPY, CSV, ARROW]
+    return parse_accept_header(accepted, MIMEAccept).best_match(kinds, JSON) if accepted else JSON
 
 
 def _read_query(query: str) -> _Query:

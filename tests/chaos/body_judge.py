@@ -1,6 +1,6 @@
 """Says what an HTTP request means, or that it means nothing, and shares no code with the service.
 
-It reads with Python's own json and zlib and with `numpy.load`.
+It reads with Python's own json and zlib, with `numpy.load` and, in `arrow_judge`, with pyarrow.
 """
 
 import csv
@@ -13,9 +13,12 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from tests.chaos.arrow_judge import arrow_rows
+
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
 _USUAL_HEAD = re.compile(
     rb"[^{]{10,12}\{'descr': '<f[48]', 'fortran_order': (?:True|False), 'shape': \([0-9, ]+\), \} *\n"
 )
@@ -64,10 +67,8 @@ class Judge:
         body = self._expanded(request)
         kind, _, parameters = request.headers.get("Content-Type", "").partition(";")
         kind = kind.strip().lower()
-        if kind == OCTETS:
-            rows = np.frombuffer(body, "<f4").reshape(-1, 3)
-        elif kind == NPY:
-            rows = self._npy(body)
+        if kind in (OCTETS, NPY, ARROW):
+            rows = self._binary(kind, body)
         elif kind == CSV and parameters.strip().lower() in ("", "charset=utf-8"):
             rows = self._csv(body)
         elif kind in JSON_TYPES and parameters.strip().lower() in ("", "charset=utf-8", "charset="):
@@ -106,6 +107,14 @@ class Judge:
         if "outputs" in said:
             said["outputs"] = tuple(said["outputs"].split(","))
         return said
+
+    def _binary(self, kind, body):
+        if kind == OCTETS:
+            return np.frombuffer(body, "<f4").reshape(-1, 3)
+        if kind == NPY:
+            return self._npy(body)
+        rows, self.is_sure = arrow_rows(body, self.features)
+        return rows
 
     def _npy(self, body):
         try:

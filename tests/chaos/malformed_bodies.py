@@ -10,12 +10,14 @@ import re
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 
 from tests.chaos.body_judge import expand
 
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
 LONG = "".join(map(str, range(200)))  # no part of it of 40 characters is found twice
 ODD_NUMBERS = [
     "NaN",
@@ -77,7 +79,21 @@ TOKENS = [
     b"e",
     b".",
 ]
-TOKENS += [b" ", b"\n", b"NaN", b"1e400", b"\xc3", b"\xe2\x82\xac", b"//", b"/*", b"'", b"\x1f\x8b", b"\x93NUMPY"]
+TOKENS += [
+    b" ",
+    b"\n",
+    b"NaN",
+    b"1e400",
+    b"\xc3",
+    b"\xe2\x82\xac",
+    b"//",
+    b"/*",
+    b"'",
+    b"\x1f\x8b",
+    b"\x93NUMPY",
+    b"ARROW1",
+]
+TOKENS += [b"\xff" * 4, b"\xff" * 8, bytes(4), bytes(8), b"\xff\xff\xff\x7f"]
 TYPES = ["", "application/json", "application/x-www-form-urlencoded", "application/json; charset=utf-8", OCTETS, NPY]
 ODD_TYPES = [
     "text/plain",
@@ -112,6 +128,7 @@ ACCEPTS = [
     "*/*",
     OCTETS,
     NPY,
+    ARROW,
     "application/json;q=0",
     "application/*;q=0.1",
     ",,,",
@@ -192,7 +209,16 @@ class Corpus:
     def request(self):
         """Return one more."""
         kind = self.pick(
-            [self.json_bytes, self.json_values, self.octets, self.npy, self.csv, self.compressed, self.outside]
+            [
+                self.json_bytes,
+                self.json_values,
+                self.octets,
+                self.npy,
+                self.csv,
+                self.arrow,
+                self.compressed,
+                self.outside,
+            ]
         )
         return kind()
 
@@ -286,9 +312,38 @@ class Corpus:
             body = b",".join(cells)
         return Request("", {"Content-Type": CSV}, self.spoil(body) if self.rng.random() < 0.5 else body)
 
+    def plain_arrow(self):
+        """Return an Arrow stream of one batch or two: lists, or columns in any order, of numbers or of others."""
+        rows = self.rows()
+        kind = self.pick([None, None, None, "float64", "float16", "int32", "uint8", "string", "bool"])
+        numbers = np.nan_to_num(rows, posinf=0, neginf=0).clip(0, 255).astype(int) if kind else rows
+        if self.rng.random() < 0.5:
+            array = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), self.pick([3, 3, 3, 1]))
+            batch = pa.record_batch([array], names=[self.pick(["x", "x", "x", "y"])])
+        else:
+            order = self.rng.sample(range(3), 3)
+            arrays = [pa.array(numbers[:, column].copy()) for column in order]
+            arrays = [array if kind is None else array.cast(kind) for array in arrays]
+            batch = pa.record_batch(arrays, names=[self.features[column] for column in order])
+        sink = pa.BufferOutputStream()
+        compression = self.pick([None] * 8 + ["lz4", "zstd"])
+        with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            for _ in range(self.rng.randrange(1, 3)):
+                writer.write_batch(batch)
+        return sink.getvalue().to_pybytes()
+
+    def arrow(self):
+        """Return an Arrow stream, spoilt in a message's words, anywhere, or not at all."""
+        body = self.plain_arrow()
+        if self.rng.random() < 0.4:
+            place = 4 * self.rng.randrange(len(body) // 4)
+            word = self.pick([0, 1, 2, 3, 8, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, self.rng.getrandbits(32)])
+            body = body[:place] + word.to_bytes(4, "little") + body[place + 4 :]
+        return Request("", {"Content-Type": ARROW}, self.spoil(body) if self.rng.random() < 0.3 else body)
+
     def compressed(self):
         """Return any of the others under gzip, spoilt or not, or as gzip without being it."""
-        inner = self.pick([self.json_bytes, self.octets, self.npy, self.csv, self.json_values])()
+        inner = self.pick([self.json_bytes, self.octets, self.npy, self.csv, self.arrow, self.json_values])()
         body = gzip.compress(inner.body, self.pick([0, 1, 9]), mtime=0) if self.rng.random() < 0.8 else inner.body
         spoilt = [body, body, self.spoil(body), body + body, body[:-4] + self.rng.randbytes(4), body[: len(body) // 2]]
         encoding = self.pick(["gzip", "gzip", "x-gzip", self.pick(ENCODINGS)])
@@ -298,7 +353,12 @@ class Corpus:
         """Return a good body under an odd query and odd headers."""
         query = quote(self.pick(QUERIES), safe="%=&,") if self.rng.random() < 0.6 else ""
         kind, body = self.pick(
-            [("", self.plain_json().encode()), (OCTETS, self.rows().tobytes()), (NPY, self.plain_npy())]
+            [
+                ("", self.plain_json().encode()),
+                (OCTETS, self.rows().tobytes()),
+                (NPY, self.plain_npy()),
+                (ARROW, self.plain_arrow()),
+            ]
         )
         headers = {"Content-Type": kind if self.rng.random() < 0.7 else self.pick(ODD_TYPES)}
         for name, values in (("Accept", ACCEPTS), ("X-Request-Timeout", TIMEOUTS), ("Content-Encoding", ENCODINGS)):

@@ -3,12 +3,13 @@
 A composition is one request: rows drawn from a pool, so many, in such an order, by one protocol, for one set of
 outputs. Half of them are sent alone, one after another; the other half by clients at once, whose requests share
 batches. Three server processes one after another answer a third each, and every answer is held to the bits that each
-row had by itself in the first. The six pairs of body and outputs take turns: each has a sixth of the lone requests and
-of the others, in each process.
+row had by itself in the first. The eight pairs of body and outputs take turns: each has an eighth of the lone requests
+and of the others, in each process.
 The short form, without servers, is `tests/contract/test_batch_invariance.py`.
 """
 
 import collections
+import functools
 import http.client
 import itertools
 import json
@@ -19,17 +20,18 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from tests.end_to_end.clients import predict, predict_request
 from tests.end_to_end.server_process import ROOT, ServerProcess
 
 MODELS = ("tumours", "colours")
-PAIRS = tuple(itertools.product(("json", "octet-stream", "grpc"), (("score",), ("score", "gradient"))))
+PAIRS = tuple(itertools.product(("json", "octet-stream", "arrow", "grpc"), (("score",), ("score", "gradient"))))
 POOL_ROWS = 256
 NUM_COMPOSITIONS = 10_000
 NUM_PROCESSES = 3
-NUM_CLIENTS = 12
+NUM_CLIENTS = 16
 SECONDS = 60.0
 SIZES = np.array([1, 1, 1, 2, 3, 4, 4, 5, 7, 8, 8, 13, 16, 17, 32, 33, 64, 65, 128, 200, 256])
 """Rows of a request; a lone one of exactly a tile's size is computed in that one tile."""
@@ -44,6 +46,31 @@ def draw_pool(model):
     return (data.mean(axis=0) + data.std(axis=0) * scales * rng.standard_normal((POOL_ROWS, data.shape[1]))).astype(
         np.float32
     )
+
+
+@functools.lru_cache(maxsize=64)
+def around_rows(shape):
+    """Return what pyarrow writes before and behind the numbers of rows: clients have little time."""
+    rows = np.ones(shape, np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), shape[1])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("x", column.type)])) as writer:
+        writer.write_batch(pa.record_batch([column], names=["x"]))
+    before, numbers, behind = sink.getvalue().to_pybytes().partition(rows.tobytes())
+    assert numbers
+    return before, behind
+
+
+def write_arrow(rows):
+    """Return rows as an Arrow stream of lists."""
+    return rows.tobytes().join(around_rows(rows.shape))
+
+
+def read_arrow(data):
+    """Return the columns of an Arrow stream of one batch, the gradient's lists as flat numbers."""
+    batch = pa.ipc.open_stream(data).read_next_batch()
+    columns = zip(batch.schema.names, batch.columns, strict=True)
+    return {name: (each.flatten() if name == "gradient" else each).to_numpy() for name, each in columns}
 
 
 class Asker:
@@ -72,6 +99,10 @@ class Asker:
             received = orjson.loads(self._post(model, "application/json", orjson.dumps(document)))
             answer = {name: np.array(received[name], np.float32) for name in outputs}
             assert set(outputs) == received.keys() - {"model", "version"}
+        elif protocol == "arrow":
+            query = "?outputs=" + ",".join(outputs)
+            answer = read_arrow(self._post(model, "application/vnd.apache.arrow.stream", write_arrow(rows), query))
+            assert set(outputs) == answer.keys()
         else:
             data = self._post(model, "application/octet-stream", rows.tobytes(), "?outputs=" + ",".join(outputs))
             columns = np.frombuffer(data, "<f4").reshape(len(rows), -1)
@@ -171,7 +202,7 @@ def test_ledger_counts_every_row_with_another_bit():
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", ["program", "tensorflow"])
 def test_no_row_differs_by_a_bit_whatever_it_is_computed_with(engine, tmp_path, wait_until, record_property, capsys):
-    """10,000 compositions a model, three processes, two protocols, three bodies, two sets of outputs: the same bits."""
+    """10,000 compositions a model, three processes, two protocols, four bodies, two sets of outputs: the same bits."""
     for model in MODELS:
         shutil.copytree(ROOT / "models" / model / "1", tmp_path / model / "1")
     ledgers = [Ledger(model) for model in MODELS]

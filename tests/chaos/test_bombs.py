@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from service.rest.app import create_app
@@ -23,6 +24,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 NPY = {"Content-Type": "application/x-npy"}
 GZIP = {"Content-Encoding": "gzip"}
 OCTETS = {"Content-Type": "application/octet-stream"}
+ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
 SECONDS = 30.0
 
 
@@ -50,6 +52,23 @@ def pickled():
     return file.getvalue()
 
 
+def streamed(array, *replaced, compression=None):
+    """Return an Arrow stream of one column `x`, pairs of 64-bit numbers in its metadata replaced by others."""
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch([array], names=["x"])
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue().to_pybytes()
+    for old, new in replaced:
+        body = body.replace(old.to_bytes(8, "little"), new.to_bytes(8, "little"))
+    return body
+
+
+def rows_of_zeros(num_rows):
+    """Return lists of three zeros."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 * num_rows, np.float32)), 3)
+
+
 ZEROS = packed(bytes(100 << 20))
 BODIES = {
     "JSON, 250,000 lists deep": ({}, b'{"instances": ' + b"[" * 250_000, 400),
@@ -71,6 +90,14 @@ BODIES = {
     "npy, deep head": (NPY, headed(b"(" * 4000), 400),
     "npy, endless sign": (NPY, headed(b"-" * 4000 + b"1"), 400),
     "npy, pickled objects": (NPY, pickled(), 400),
+    "Arrow, 48 MiB in zstd": (ARROW, streamed(rows_of_zeros(1 << 22), compression="zstd"), 400),
+    "Arrow, 12 MiB in lz4": (ARROW, streamed(rows_of_zeros(1 << 20), compression="lz4"), 400),
+    "Arrow, compressed to 2^62": (ARROW, streamed(rows_of_zeros(999), (999 * 12, 1 << 62), compression="zstd"), 400),
+    "Arrow, 2^40 rows": (ARROW, streamed(rows_of_zeros(5), (5, 1 << 40), (15, 3 << 40)), 400),
+    "Arrow, 2^62 bytes": (ARROW, streamed(rows_of_zeros(5), (60, 1 << 62), (64, 1 << 62)), 400),
+    "Arrow, a billion nulls": (ARROW, streamed(pa.array([None] * 7), (7, 10**9)), 400),
+    "Arrow, keys of a dictionary": (ARROW, streamed(pa.array(["x" * 9999] * 99).dictionary_encode()), 400),
+    "Arrow, schema of 2 GiB": (ARROW, b"\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(64), 400),
 }
 
 

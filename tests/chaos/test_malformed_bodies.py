@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from service.rest.app import create_app
-from tests.chaos.body_judge import NPY, OCTETS, Judge
+from tests.chaos.body_judge import ARROW, NPY, OCTETS, Judge
 from tests.chaos.malformed_bodies import Corpus
 from tests.chaos.plain_http import Connection
 from tests.end_to_end.server_process import ROOT, ServerProcess
@@ -93,10 +94,23 @@ def read(kind, body, names):
         return np.frombuffer(body, "<f4")
     if kind == NPY:
         return np.load(io.BytesIO(body), allow_pickle=False)
+    if kind == ARROW:
+        return read_arrow(body, names)
     document = json.loads(body)
     assert {"model", "version", *names} == set(document)
     columns = [np.float32(document[name]).reshape(len(document[name]), -1 if document[name] else 1) for name in names]
     return np.hstack(columns) if document[names[0]] else np.empty(0, np.float32)
+
+
+def read_arrow(body, names):
+    """Return an Arrow stream as that table."""
+    table = pa.ipc.open_stream(body).read_all()
+    assert names == table.column_names
+    values = [table[name].combine_chunks() for name in names]
+    flat = [each.flatten() if pa.types.is_fixed_size_list(each.type) else each for each in values]
+    if not len(table):
+        return np.empty(0, np.float32)
+    return np.hstack([each.to_numpy().reshape(len(table), -1) for each in flat])
 
 
 def test_spoilt_requests_are_refused_or_answered_exactly():

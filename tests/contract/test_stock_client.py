@@ -1,7 +1,10 @@
 """An unmodified TensorFlow Serving client: the stock stubs and messages against our server, in one process."""
 
+import io
+
 import grpc
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
@@ -17,6 +20,7 @@ from tests.service.quadratic_servers import serve
 from tests.service.quadratic_versions import make_service
 
 DIM = 30
+ARROW = "application/vnd.apache.arrow.stream"
 TIMEOUT_SECONDS = 10.0
 
 
@@ -138,8 +142,42 @@ def test_client_is_told_what_is_not_offered(stub, method):
     assert grpc.StatusCode.UNIMPLEMENTED == error.value.code()
 
 
+def bodies(rows):
+    """Return rows in every form of a table: name -> type, body."""
+    file = io.BytesIO()
+    np.save(file, rows)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), DIM)
+    streams = []
+    for batch in (
+        pa.record_batch([lists], names=["x"]),
+        pa.record_batch([pa.array(column) for column in rows.T.copy()], names=[f"c{i}" for i in range(DIM)]),
+    ):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        streams.append(sink.getvalue().to_pybytes())
+    text = "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
+    return {
+        "npy": ("application/x-npy", file.getvalue()),
+        "csv": ("text/csv", text.encode()),
+        "lists": (ARROW, streams[0]),
+        "columns": (ARROW, streams[1]),
+    }
+
+
+def read(kind, data):
+    """Return an answer in one of these forms as a table: score, then the gradient."""
+    if kind == ARROW:
+        table = pa.ipc.open_stream(data).read_all()
+        gradient = table["gradient"].combine_chunks().flatten().to_numpy().reshape(-1, DIM)
+        return np.column_stack([table["score"].to_numpy(), gradient])
+    if kind == "text/csv":
+        return np.loadtxt(io.BytesIO(data), np.float32, delimiter=",", skiprows=1)
+    return np.load(io.BytesIO(data))
+
+
 def test_same_rows_get_the_same_bits_by_every_protocol_and_body(service, stub):
-    """JSON, octets, gRPC values and gRPC content carry the same float32 in, and give the same float32 back."""
+    """JSON, octets, .npy, CSV, Arrow, gRPC values and gRPC content carry the same float32 in, and the same back."""
     rows = make_rows()
     http = create_app(service.scorer, service.registry, service.metrics, service.settings).test_client()
     octets = {"Content-Type": "application/octet-stream", "Accept": "application/octet-stream"}
@@ -152,6 +190,12 @@ def test_same_rows_get_the_same_bits_by_every_protocol_and_body(service, stub):
     ):
         answer = http.post("/score", json={"instances": printed}).json
         answers[form] = (np.float32(answer["score"]), np.float32(answer["gradient"]))
+    for form, (kind, body) in bodies(rows).items():
+        answer = http.post("/score", data=body, content_type=kind).json
+        answers[form] = (np.float32(answer["score"]), np.float32(answer["gradient"]))
+        data = http.post("/score", data=body, content_type=kind, headers={"Accept": kind}).data
+        table = read(kind, data)
+        answers[f"{form} both ways"] = (table[:, 0], np.ascontiguousarray(table[:, 1:]))
     values = tf.make_tensor_proto(rows)
     values.float_val.extend(np.frombuffer(values.tensor_content, "<f4").tolist())
     values.tensor_content = b""
@@ -159,6 +203,6 @@ def test_same_rows_get_the_same_bits_by_every_protocol_and_body(service, stub):
         outputs = predict(stub, tensor).outputs
         answers[form] = (tf.make_ndarray(outputs["score"]), tf.make_ndarray(outputs["gradient"]))
 
-    assert 5 == len(answers)
+    assert 13 == len(answers)
     assert 1 == len({score.tobytes() for score, _ in answers.values()})
     assert {(2 * rows).tobytes()} == {gradient.tobytes() for _, gradient in answers.values()}

@@ -85,6 +85,13 @@ def test_compressed_npy_of_the_readme_gets_the_table_of_the_readme(addresses: di
     np.testing.assert_allclose(numbers(actual), numbers(shown), rtol=TOLERANCE)
 
 
+def test_arrow_stream_of_the_readme_gets_the_scores_of_the_readme(addresses: dict[str, str]) -> None:
+    """The Python example that sends a table of pyarrow and reads one prints what the README shows."""
+    actual = run([sys.executable, "-c", replaced(block("python", holding="pa.ipc"), addresses)])
+    assert actual.startswith("569 ['score'] [")
+    np.testing.assert_allclose(numbers(actual), numbers(block("text", holding="569 ['score']")), rtol=TOLERANCE)
+
+
 def test_own_csv_of_the_readme_becomes_a_published_version(tmp_path: Path) -> None:
     """The README's configuration for a CSV of one's own trains, proves and publishes version 1."""
     rng = np.random.default_rng(0)

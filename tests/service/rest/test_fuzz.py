@@ -17,6 +17,7 @@ def make_client():
 
 
 CLIENT = make_client()
+ARROW = "application/vnd.apache.arrow.stream"
 NUMBERS = st.one_of(st.floats(), st.integers(-(1 << 63), (1 << 64) - 1))
 SCALARS = st.one_of(NUMBERS, st.none(), st.booleans(), st.text(max_size=5))
 INSTANCES = st.lists(
@@ -51,9 +52,9 @@ def check(body, kind):
         assert response.json["error"]["code"] in {"INVALID_ARGUMENT", "OUT_OF_RANGE", "NOT_FOUND"}
 
 
-@given(st.binary(max_size=200), st.sampled_from(["application/json", "application/octet-stream", ""]))
+@given(st.binary(max_size=200), st.sampled_from(["application/json", "application/octet-stream", "", ARROW]))
 def test_any_bytes_are_answered_below_500(body, kind):
-    """Arbitrary bytes, as JSON or as octets, are rows or the caller's fault."""
+    """Arbitrary bytes, as JSON, as octets or as an Arrow stream, are rows or the caller's fault."""
     check(body, kind)
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from service.codecs import json
@@ -22,6 +23,7 @@ BODY = b'{"instances": [[1, 2, 3], [-1, 0.5, -0.0]]}'
 OCTETS = "application/octet-stream"
 NPY = "application/x-npy"
 CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
 
 
 def npy(array):
@@ -29,6 +31,15 @@ def npy(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
+
+
+def arrow(rows):
+    """Return rows as pyarrow writes a stream of lists."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("x", column.type)])) as writer:
+        writer.write_batch(pa.record_batch([column], names=["x"]))
+    return sink.getvalue().to_pybytes()
 
 
 @pytest.fixture
@@ -102,6 +113,9 @@ def test_octets_are_answered_with_octets_when_accepted(client):
         ("application/json, application/x-npy", "application/json"),
         ("text/csv", CSV),
         ("text/*", CSV),
+        (ARROW, ARROW),
+        ("Application/Vnd.Apache.Arrow.Stream; q=0.8, application/json;q=0.7", ARROW),
+        (f"{ARROW};q=0, */*;q=0.1", "application/json"),
     ],
 )
 def test_answer_has_the_type_that_the_caller_accepts_best(client, accept, expected):
@@ -135,11 +149,35 @@ def test_csv_is_answered_with_csv_when_accepted(client, kind):
     assert 415 == score(client, b"1,2,3\n", Content_Type="text/csv; charset=utf-16").status_code
 
 
+@pytest.mark.parametrize("kind", [ARROW, "Application/Vnd.Apache.Arrow.Stream", f"{ARROW}; charset=binary"])
+def test_arrow_is_answered_with_arrow_when_accepted(client, kind):
+    """A stream gets a stream with the columns that are asked for; a damaged one is refused."""
+    for num_rows in (2, 0):
+        response = score(client, arrow(ROWS[:num_rows]), Content_Type=kind, Accept=ARROW)
+        assert (200, ARROW) == (response.status_code, response.content_type)
+        table = pa.ipc.open_stream(response.data).read_all()
+        expected = {"score": [14.0, 1.25][:num_rows], "gradient": (2 * ROWS[:num_rows]).tolist()}
+        assert expected == table.to_pydict()
+    alone = score(client, arrow(ROWS), path="/score?outputs=gradient", Content_Type=kind, Accept=ARROW)
+    assert ["gradient"] == pa.ipc.open_stream(alone.data).read_all().column_names
+    damaged = arrow(ROWS).replace(np.int64([2, 0, 6, 0]).tobytes(), np.int64([2, 1, 6, 0]).tobytes())
+    late = score(client, damaged, Content_Type=kind)
+    assert (400, "INVALID_ARGUMENT") == (late.status_code, late.json["error"]["code"])
+    assert "message 1 of the Arrow stream: damaged" in late.json["error"]["message"]
+    assert 413 == score(client, arrow(np.ones((5, 3), np.float32)), Content_Type=kind).status_code
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
 @pytest.mark.parametrize(
     ("body", "kind"),
-    [(BODY, "application/json"), (ROWS.tobytes(), OCTETS), (npy(ROWS), NPY), (b"1,2,3\n-1,.5,-0\n", CSV)],
-    ids=["json", "raw", "npy", "csv"],
+    [
+        (BODY, "application/json"),
+        (ROWS.tobytes(), OCTETS),
+        (npy(ROWS), NPY),
+        (b"1,2,3\n-1,.5,-0\n", CSV),
+        (arrow(ROWS), ARROW),
+    ],
+    ids=["json", "raw", "npy", "csv", "arrow"],
 )
 def test_compressed_body_is_answered_as_the_body_itself(client, body, kind, encoding):
     """Gzip around any of the body forms changes nothing of the answer."""
