@@ -6,6 +6,7 @@ Above: `compiled`. Below: `buffers`, `program`, `operators`, `atoms`. The number
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,9 @@ from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode
 
 PANEL = 64
 """Columns of a packed matrix that lie side by side."""
+
+TILE_ROWS = 6
+"""Rows that a product is computed for at once, at most."""
 
 INPUT, SCORE, GRADIENT = -1, -2, -3
 """Places outside of the scratch memory."""
@@ -40,6 +44,10 @@ STEP = np.dtype(
 """One step, as `convex_step` in `steps.h`."""
 
 _ALIGNMENT = 64
+_ATOM_WORK = 40
+_READ_PER_KEPT = 4
+_LEAST_BLOCK_ROWS = 48
+_MOST_BLOCK_ROWS = 288
 
 
 class Operation(enum.IntEnum):
@@ -90,6 +98,31 @@ class Plan:
     steps: NDArray[np.void]
     constants: Sequence[NDArray[np.float32]]
     scratch_width: int
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the steps lie."""
+        return int(self.steps.ctypes.data)
+
+    @functools.cached_property
+    def work(self) -> int:
+        """Time of a row, in multiply-adds of a product."""
+        atoms = self.steps["width"][self.steps["operation"] >= Operation.SOFTPLUS]
+        return self._matrix_floats + _ATOM_WORK * int(atoms.sum())
+
+    @functools.cached_property
+    def block_rows(self) -> int:
+        """Rows that go through all steps together, so that what is between the steps stays in the cache.
+
+        The matrices are read once for each block, and large ones from afar: of those a block is to read no more than a
+        few times what it keeps itself.
+        """
+        rows = self._matrix_floats // (_READ_PER_KEPT * max(1, self.scratch_width))
+        return min(max(rows, _LEAST_BLOCK_ROWS), _MOST_BLOCK_ROWS) // TILE_ROWS * TILE_ROWS
+
+    @property
+    def _matrix_floats(self) -> int:
+        return int((self.steps["depth"] * self.steps["width"]).sum())
 
 
 def plan(program: Program, *, gradient: bool) -> Plan:
