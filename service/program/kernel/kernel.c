@@ -37,6 +37,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD _mm512_set1_ps
 #define FMA _mm512_fmadd_ps
 #define ADD _mm512_add_ps
+#define MUL _mm512_mul_ps
 #define ZERO _mm512_setzero_ps
 #include "block.h"
 #include "forget.h"
@@ -51,6 +52,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD _mm256_set1_ps
 #define FMA _mm256_fmadd_ps
 #define ADD _mm256_add_ps
+#define MUL _mm256_mul_ps
 #define ZERO _mm256_setzero_ps
 #include "block.h"
 #include "forget.h"
@@ -69,6 +71,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD vdupq_n_f32
 #define FMA NEON_FMA
 #define ADD vaddq_f32
+#define MUL vmulq_f32
 #define ZERO NEON_ZERO
 #include "block.h"
 #include "forget.h"
