@@ -82,7 +82,7 @@ def test_reverse_pass_begins_without_products_of_a_constant():
 
 
 def shared() -> Program:
-    """Return f = s(u) . v + 4 g, g = s(u) . w + x . a, u = x A + b, s softplus: a node that a number and a sum reach."""
+    """Return f = s(u) . v + 4 g, g = s(u) . w + x . a, u = x A + b, s softplus: two terms reach s(u)."""
     random = np.random.default_rng(8)
     normal = lambda *shape: random.standard_normal(shape).astype(np.float32)  # noqa: E731
     column = lambda: Dense(np.abs(normal(5, 1)))  # noqa: E731
