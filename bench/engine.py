@@ -10,8 +10,8 @@ ratios. The sides:
 - `engine`: the program engine.
 - `products`: the six matrix products of score and gradient alone, by NumPy into fresh memory.
 - `products_in_tiles`: the same into memory that is there, in tiles of 256 rows.
-- `signature`, `concrete`, `xla`: TensorFlow's signature, a concrete function of it, and that compiled by XLA for this
-  number of rows, NumPy to NumPy.
+- `signature`, `concrete`, `xla`, `operation`: TensorFlow's signature, a concrete function of it, that compiled by XLA
+  for this number of rows, and the one operation that runs the signature's function; NumPy to NumPy.
 - `tensorflow_engine`: ours on TensorFlow, whose bits do not depend on the batch either.
 
 `two_threads` compares the engine on two cores with itself on one.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from service.loader import LoadedVersion
 
 OUTPUTS = ("score", "gradient")
-TENSORFLOW = ("signature", "concrete", "xla")
+TENSORFLOW = ("signature", "concrete", "xla", "operation")
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
 _TILE_ROWS = 256
@@ -100,7 +100,13 @@ def compare(plan: Plan) -> dict[str, Any]:
             os.sched_setaffinity(0, cores[-1:])
             path = publish_reference(Path(folder), name.lower(), dim, (width,) * 3, quadratic=0.1)
             loaded = loader.load(path, model=name.lower(), version=1)
-            calls = [_time_sides(rows, _sides(loaded, width, len(rows)), plan) for rows in _all_rows(dim, plan)]
+            engines = _engines(loaded)
+            model, signature = _restored(loaded)
+            calls = []
+            for num_rows in plan.num_rows:
+                sides = {**engines, **_products(dim, width, num_rows), **_tensorflow_calls(signature, dim, num_rows)}
+                calls.append(_time_sides(_rows(dim, num_rows), sides, plan))
+            del model  # until here: a function does not keep its model alive
             results.append(
                 {
                     "model": name,
@@ -150,25 +156,17 @@ def ratios(rounds: Mapping[str, list[float]], num_rows: int) -> dict[str, Any]:
     return found
 
 
-def _all_rows(dim: int, plan: Plan) -> list[Rows]:
-    return [_rows(dim, num_rows) for num_rows in plan.num_rows]
-
-
 def _rows(dim: int, num_rows: int) -> Rows:
     return np.random.default_rng(1).standard_normal((num_rows, dim)).astype(np.float32)
 
 
-def _sides(loaded: "LoadedVersion", width: int, num_rows: int) -> dict[str, Side]:
+def _engines(loaded: "LoadedVersion") -> dict[str, Side]:
     from service import engines
     from service.engines.tensorflow import TensorflowEngine
 
-    dim = loaded.signature.dim
     engine, on_tensorflow = engines.create(loaded, "program"), TensorflowEngine(loaded, device="/CPU:0")
     return {
         "engine": lambda rows: engine.run(rows, OUTPUTS),
-        "products": _products(dim, width, num_rows),
-        "products_in_tiles": _products_in_tiles(dim, width, num_rows),
-        **_tensorflow_calls(loaded, num_rows),
         "tensorflow_engine": lambda rows: on_tensorflow.run(rows, OUTPUTS),
     }
 
@@ -179,40 +177,38 @@ def _factors(dim: int, width: int, num_rows: int) -> list[tuple[Rows, Rows]]:
     return [(np.ones((num_rows, depth), np.float32), np.ones((depth, out), np.float32)) for depth, out in shapes]
 
 
-def _products(dim: int, width: int, num_rows: int) -> Side:
-    factors = _factors(dim, width, num_rows)
-
-    def multiply(_rows: Rows) -> None:
-        for left, right in factors:
-            np.matmul(left, right)
-
-    return multiply
-
-
-def _products_in_tiles(dim: int, width: int, num_rows: int) -> Side:
-    factors = [
-        (left, right, np.empty((num_rows, right.shape[1]), np.float32))
+def _products(dim: int, width: int, num_rows: int) -> dict[str, Side]:
+    whole = _factors(dim, width, num_rows)
+    tiles = [
+        (left, right, np.empty((len(left), right.shape[1]), np.float32))
         for left, right in _factors(dim, width, min(num_rows, _TILE_ROWS))
     ]
 
-    def multiply(_rows: Rows) -> None:
+    def at_once(_rows: Rows) -> None:
+        for left, right in whole:
+            np.matmul(left, right)
+
+    def in_tiles(_rows: Rows) -> None:
         for start in range(0, num_rows, _TILE_ROWS):
             count = min(_TILE_ROWS, num_rows - start)
-            for left, right, out in factors:
+            for left, right, out in tiles:
                 np.matmul(left[:count], right, out=out[:count])
 
-    return multiply
+    return {"products": at_once, "products_in_tiles": in_tiles}
 
 
-def _tensorflow_calls(loaded: "LoadedVersion", num_rows: int) -> dict[str, Side]:
-    import tensorflow as tf  # see compare
-
+def _restored(loaded: "LoadedVersion") -> tuple[Any, Any]:
+    """Return the SavedModel and its function of score and gradient."""
     from service.program.graph import restore
 
     model = restore(loaded.saved_model, "/CPU:0")
-    signature = model.signatures["serving_default"]
+    return model, model.signatures["serving_default"]
 
-    def outputs(x: Any, _model: object = model) -> tuple[Any, Any]:  # a function does not keep its model alive
+
+def _tensorflow_calls(signature: Any, dim: int, num_rows: int) -> dict[str, Side]:
+    import tensorflow as tf  # see compare
+
+    def outputs(x: Any) -> tuple[Any, Any]:
         answer = signature(x=x)
         return answer["score"], answer["gradient"]
 
@@ -220,11 +216,17 @@ def _tensorflow_calls(loaded: "LoadedVersion", num_rows: int) -> dict[str, Side]
         call = tf.function(outputs, jit_compile=jit_compile).get_concrete_function(tf.TensorSpec(shape, tf.float32))
         return lambda rows: [value.numpy() for value in call(tf.constant(rows))]
 
-    dim = loaded.signature.dim
+    def operation(rows: Rows) -> list[Any]:
+        tensors = tf.raw_ops.StatefulPartitionedCall(
+            args=[tf.constant(rows), *signature.captured_inputs], Tout=[tf.float32] * 2, f=signature
+        )
+        return [value.numpy() for value in tensors]
+
     return {
         "signature": lambda rows: [value.numpy() for value in outputs(tf.constant(rows))],
         "concrete": concrete([None, dim], jit_compile=False),
         "xla": concrete([num_rows, dim], jit_compile=True),
+        "operation": operation,
     }
 
 
