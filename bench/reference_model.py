@@ -30,8 +30,10 @@ def publish_apart(models_dir: Path) -> Path:
     return models_dir / NAME / "1"
 
 
-def publish_reference(models_dir: Path) -> Path:
-    """Publish version 1 of the model and return its folder."""
+def publish_reference(
+    models_dir: Path, name: str = NAME, dim: int = DIM, hidden: tuple[int, ...] = HIDDEN, quadratic: float = 0.0
+) -> Path:
+    """Publish version 1 of the model, or of one of another name and size, and return its folder."""
     import numpy as np
 
     from service.program.certification import certify
@@ -41,10 +43,10 @@ def publish_reference(models_dir: Path) -> Path:
     from training.icnn import create_network
     from training.pipeline import packages, processor, utc_now
 
-    rows = np.random.default_rng(0).standard_normal((256, DIM))
-    model = create_network(NetworkConfig(hidden=HIDDEN, quadratic=0.0), rows, seed=1)
-    with publish.lock(models_dir, NAME) as folder, folder.staging() as staged:
-        probe = export.stage(model, staged, name=NAME, rows=rows)
+    rows = np.random.default_rng(0).standard_normal((256, dim))
+    model = create_network(NetworkConfig(hidden=hidden, quadratic=quadratic), rows, seed=1)
+    with publish.lock(models_dir, name) as folder, folder.staging() as staged:
+        probe = export.stage(model, staged, name=name, rows=rows)
         certified = certify(staged)
         verification = verify(certified.program, export.reload(staged), probe)
         certificate = certified.certificate.to_document(verification.gradient, verification.rounding_margin)
@@ -52,13 +54,13 @@ def publish_reference(models_dir: Path) -> Path:
         def document(version: int, files: Mapping[str, Any]) -> dict[str, Any]:
             return {
                 "format_version": 1,
-                "model": NAME,
+                "model": name,
                 "version": version,
                 "created": utc_now(),
                 "task": "regression",
                 "parent": None,
                 "rolled_back_to": None,
-                "input": {"name": "x", "dtype": "float32", "dim": DIM, "features": [f"x{i}" for i in range(DIM)]},
+                "input": {"name": "x", "dtype": "float32", "dim": dim, "features": [f"x{i}" for i in range(dim)]},
                 "outputs": ["score", "gradient"],
                 "threshold": None,
                 "certificate": certificate,

@@ -4,7 +4,7 @@ Loads exactly the bytes that were hashed. Rows go through tiles of a few sizes t
 `program`. Imports TensorFlow; `engines.create` and `loader` import this module when they need it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from service.engines.program import ProgramEngine
-from service.program.graph import call, restore
+from service.program.graph import arguments, call, restore
 from service.program.ladder import Ladder, admit, overhead_rows, trial_rows
 from service.program.tiles import TILE_ROWS, run_in_tiles
 from service.signature import SUPPORT, FileSignature
@@ -152,12 +152,30 @@ class TensorflowEngine:
         names = [name for name in outputs if name == "score" or self._gradients is None]
         function = self._score_only if set(names) <= {"score"} else self._both
         with tf.device(self._device):
-            answer = call(function, self._signature, piece, derive=self._derives and "gradient" in names)
+            if self._derives and "gradient" in names:
+                answer = call(function, self._signature, piece, derive=True)
+            else:
+                answer = _call_directly(function, self._signature, piece)
         with np.errstate(over="ignore"):  # float64 answers beyond float32 become infinite; the caller checks
             return {
                 name: answer[wanted[name]].numpy().reshape(shapes[name]).astype(np.float32, copy=False)
                 for name in names
             }
+
+
+def _call_directly(function: Any, signature: FileSignature, rows: NDArray[np.float32]) -> Mapping[str, Any]:
+    """Return what `call` does, by the one operation that runs a function, without the Python around it.
+
+    The bits may be others: TensorFlow optimises the graph once for each of both ways.
+    """
+    given = arguments(function, signature, rows)
+    captured, outputs = function.captured_inputs, function.structured_outputs
+    if len(given) > 1 or len(function.inputs) != 1 + len(captured) or len(function.outputs) != len(outputs):
+        return call(function, signature, rows)  # in which order it takes and answers is not told
+    tensors = tf.raw_ops.StatefulPartitionedCall(
+        args=[*given.values(), *captured], Tout=[output.dtype for output in function.outputs], f=function
+    )
+    return dict(zip(sorted(outputs), tensors, strict=True))
 
 
 def _answers_scores(function: Any, default: FileSignature) -> bool:

@@ -180,20 +180,25 @@ def call(
 
     Rows of a signature with a context are [x | context]: x is as wide as the function takes it.
     """
-    context: dict[str, Any] = {}
-    if signature.context_dtype:
-        _, taken = function.structured_input_signature
-        dim = int(taken[signature.input_name].shape[1])
-        rows, beside = rows[:, :dim], rows[:, dim:]
-        context = {CONTEXT: tf.constant(beside, signature.context_dtype)}
-    x = tf.constant(rows, signature.input_dtype)
+    given = arguments(function, signature, rows)
     if not derive:
-        return dict(function(**{signature.input_name: x}, **context))
+        return dict(function(**given))
+    x = given[signature.input_name]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
-        answer = dict(function(**{signature.input_name: x}, **context))
+        answer = dict(function(**given))
     gradient = tape.gradient(answer[signature.score_name], x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return {**answer, "gradient": gradient}
+
+
+def arguments(function: Any, signature: FileSignature, rows: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the tensors, by name, that a restored function takes for rows."""
+    if not signature.context_dtype:
+        return {signature.input_name: tf.constant(rows, signature.input_dtype)}
+    _, taken = function.structured_input_signature
+    dim = int(taken[signature.input_name].shape[1])
+    context = {CONTEXT: tf.constant(rows[:, dim:], signature.context_dtype)}
+    return {signature.input_name: tf.constant(rows[:, :dim], signature.input_dtype)} | context
 
 
 def _parse(folder: Path) -> Any:

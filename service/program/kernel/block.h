@@ -2,13 +2,17 @@
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define MAX_ROWS 6
+#define DOT_ROWS 12
+#define LINE 16 /* floats of a line of the cache */
 
 /* ------------------------------------------------------------------------------------------------------- products */
 
-/* out[rows][width] = from + in[rows][depth] panel[depth][width], for a width of at most `vectors` vectors; from: a sum
- * that was there, the bias of every row (from_width 0), or NULL. */
+/* out[rows][width] = (from + in[rows][depth] panel[depth][width]) * times, for a width of at most `vectors` vectors;
+ * from: a sum that was there, the bias of every row (from_width 0), or NULL; times: as wide as out, or NULL; ahead: a
+ * line of what is read next for each k. */
 INLINE void NAME(tile)(const float *in, int64_t in_width, int64_t depth, const float *panel, const float *from,
-                       int64_t from_width, float *out, int64_t out_width, int64_t width, int rows, int vectors)
+                       int64_t from_width, const float *times, const float *ahead, float *out, int64_t out_width,
+                       int64_t width, int rows, int vectors)
 {
     VECTOR sum[MAX_ROWS][MAX_VECTORS];
     for (int i = 0; i < rows; i++)
@@ -16,6 +20,7 @@ INLINE void NAME(tile)(const float *in, int64_t in_width, int64_t depth, const f
             sum[i][j] = ZERO();
     for (int64_t k = 0; k < depth; k++) {
         VECTOR right[MAX_VECTORS];
+        __builtin_prefetch(ahead + k * LINE, 0, 2);
         for (int j = 0; j < vectors; j++)
             right[j] = LOAD(panel + k * CONVEX_PANEL + j * LANES);
         for (int i = 0; i < rows; i++) {
@@ -27,28 +32,33 @@ INLINE void NAME(tile)(const float *in, int64_t in_width, int64_t depth, const f
     int is_whole = width == vectors * LANES;
     for (int i = 0; i < rows; i++) {
         const float *before = from == NULL ? NULL : from + i * from_width;
-        float *to = out + i * out_width, edge[MAX_VECTORS * LANES];
-        if (!is_whole && before != NULL) {
-            memset(edge, 0, sizeof edge);
-            before = memcpy(edge, before, (size_t)width * sizeof(float));
+        const float *factor = times == NULL ? NULL : times + i * out_width;
+        float *to = out + i * out_width, edges[3][MAX_VECTORS * LANES];
+        if (!is_whole) {
+            memset(edges, 0, sizeof edges);
+            if (before != NULL)
+                before = memcpy(edges[0], before, (size_t)width * sizeof(float));
+            if (factor != NULL)
+                factor = memcpy(edges[1], factor, (size_t)width * sizeof(float));
         }
-        for (int j = 0; j < vectors; j++)
-            STORE((is_whole ? to : edge) + j * LANES,
-                  before == NULL ? sum[i][j] : ADD(LOAD(before + j * LANES), sum[i][j]));
+        for (int j = 0; j < vectors; j++) {
+            VECTOR value = before == NULL ? sum[i][j] : ADD(LOAD(before + j * LANES), sum[i][j]);
+            STORE((is_whole ? to : edges[2]) + j * LANES, factor == NULL ? value : MUL(value, LOAD(factor + j * LANES)));
+        }
         if (!is_whole)
-            memcpy(to, edge, (size_t)width * sizeof(float));
+            memcpy(to, edges[2], (size_t)width * sizeof(float));
     }
 }
 
 #define TILE(rows, vectors)                                                                                            \
     case rows * 8 + vectors:                                                                                           \
-        NAME(tile)(in, in_width, depth, panel, from, from_width, out, out_width, width, rows, vectors);                \
+        NAME(tile)(in, in_width, depth, panel, from, from_width, times, ahead, out, out_width, width, rows, vectors);  \
         break;
 #define TILES(vectors) TILE(1, vectors) TILE(2, vectors) TILE(3, vectors) TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
 
 TARGET static void NAME(any_tile)(const float *in, int64_t in_width, int64_t depth, const float *panel,
-                                  const float *from, int64_t from_width, float *out, int64_t out_width, int64_t width,
-                                  int64_t rows)
+                                  const float *from, int64_t from_width, const float *times,
+                                  const float *ahead, float *out, int64_t out_width, int64_t width, int64_t rows)
 {
     switch (rows * 8 + (width + LANES - 1) / LANES) {
         TILES(1)
@@ -60,9 +70,10 @@ TARGET static void NAME(any_tile)(const float *in, int64_t in_width, int64_t dep
     }
 }
 
-/* out[num_rows][width] = bias + in[num_rows][depth] W, or out + in W: a part of at most CONVEX_CHUNK terms of every sum
- * after the other, so that its panel stays in the cache and its rounding small. */
-TARGET static void NAME(product)(const convex_step *step, int64_t num_rows, const float *in, float *out)
+/* out[num_rows][width] = bias + in[num_rows][depth] W, or out + in W, times `times`: a part of at most CONVEX_CHUNK terms
+ * of every sum after the other, so that its panel stays in the cache and its rounding small. */
+TARGET static void NAME(product)(const convex_step *step, int64_t num_rows, const float *in, const float *times,
+                                 float *out)
 {
     const int64_t columns = MAX_VECTORS * LANES;
     for (int64_t column = 0; column < step->width; column += columns) {
@@ -70,17 +81,43 @@ TARGET static void NAME(product)(const convex_step *step, int64_t num_rows, cons
         const float *panel = step->numbers + column / CONVEX_PANEL * CONVEX_PANEL * step->depth + column % CONVEX_PANEL;
         for (int64_t k = 0; k < step->depth; k += CONVEX_CHUNK) {
             int64_t depth = step->depth - k < CONVEX_CHUNK ? step->depth - k : CONVEX_CHUNK;
-            int is_sum = step->accumulates || k > 0;
+            int is_sum = step->accumulates || k > 0, is_last = k + depth == step->depth;
             const float *from = is_sum ? out + column : step->bias == NULL ? NULL : step->bias + column;
+            const float *factor = is_last && times != NULL ? times + column : NULL;
             int64_t from_width = is_sum ? step->width : 0;
             for (int64_t row = 0; row < num_rows; row += MAX_ROWS) {
                 int64_t rows = num_rows - row < MAX_ROWS ? num_rows - row : MAX_ROWS;
                 NAME(any_tile)(in + row * step->depth + k, step->depth, depth, panel + k * CONVEX_PANEL,
                                from == NULL ? NULL : from + row * from_width, from_width,
+                               factor == NULL ? NULL : factor + row * step->width,
+                               panel + (k + CONVEX_CHUNK) * CONVEX_PANEL + row / MAX_ROWS % 4 * CONVEX_CHUNK * LINE,
                                out + row * step->width + column, step->width, width, rows);
             }
         }
     }
+}
+
+/* out[rows] = from + in[rows][depth] . column, in the order of a product; from: out, or one number for all rows. */
+INLINE void NAME(dot)(const convex_step *step, const float *in, float *out, int rows)
+{
+    for (int64_t k = 0; k < step->depth; k += CONVEX_CHUNK) {
+        int64_t end = step->depth - k < CONVEX_CHUNK ? step->depth : k + CONVEX_CHUNK;
+        float sum[DOT_ROWS] = {0.0f};
+        for (int64_t j = k; j < end; j++)
+            for (int i = 0; i < rows; i++)
+                sum[i] = __builtin_fmaf(in[i * step->depth + j], step->numbers[j], sum[i]);
+        for (int i = 0; i < rows; i++)
+            out[i] = step->accumulates || k > 0 ? out[i] + sum[i] : step->bias == NULL ? sum[i] : *step->bias + sum[i];
+    }
+}
+
+TARGET static void NAME(dots)(const convex_step *step, int64_t num_rows, const float *in, float *out)
+{
+    int64_t row = 0;
+    for (; row + DOT_ROWS <= num_rows; row += DOT_ROWS)
+        NAME(dot)(step, in + row * step->depth, out + row, DOT_ROWS);
+    for (; row < num_rows; row++)
+        NAME(dot)(step, in + row * step->depth, out + row, 1);
 }
 
 /* ---------------------------------------------------------------------------------------- functions of one number */
@@ -243,7 +280,9 @@ TARGET static void NAME(run)(const convex_step *steps, int64_t num_steps, int64_
                     : numbers[i] == CONVEX_GRADIENT  ? places[1]
                                                      : NULL;
         if (step->operation == CONVEX_PRODUCT)
-            NAME(product)(step, num_rows, at[0], at[2]);
+            NAME(product)(step, num_rows, at[0], at[1], at[2]);
+        else if (step->operation == CONVEX_DOT)
+            NAME(dots)(step, num_rows, at[0], at[2]);
         else if (step->operation >= CONVEX_SOFTPLUS)
             NAME(atom)(step, num_rows * step->width, at[0], at[2], at[3]);
         else
@@ -253,5 +292,7 @@ TARGET static void NAME(run)(const convex_step *steps, int64_t num_steps, int64_
 
 #undef INLINE
 #undef MAX_ROWS
+#undef DOT_ROWS
+#undef LINE
 #undef TILE
 #undef TILES

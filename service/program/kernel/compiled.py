@@ -1,24 +1,32 @@
 """A program that the compiled kernel computes: rows in, score and gradient out, in one call without Python's lock.
 
-Above: engines and training. Below: `plan`, `library`.
+Above: engines and training. Below: `plan`, `library`, `sharing`.
 """
+
+import ctypes
+import functools
+from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
-from service.program.kernel.library import Library, library
-from service.program.kernel.plan import UnknownStepError, aligned, plan
+from service.program.kernel.library import Library, Run, library
+from service.program.kernel.plan import TILE_ROWS as LARGEST_TILE_ROWS
+from service.program.kernel.plan import Plan, UnknownStepError, aligned, plan
+from service.program.kernel.sharing import Sharing
 from service.program.program import Program
 from service.program.tiles import evaluate_in_tiles
 from service.program.verification import Probe, rows_for, verify
 
-TILE_ROWS = (1, 2, 3, 4, 5, 6)
+TILE_ROWS = tuple(range(1, LARGEST_TILE_ROWS + 1))
 """Rows that a product is computed for at once: six, and what is left."""
 
-BLOCK_ROWS = 48
-"""Rows that go through all steps together, so that what is between the steps stays in the cache."""
+_SHARE = 60_000_000
+"""Multiply-adds that are worth a thread: a millisecond or two, where its start takes 0.1 to 0.2."""
+
+_sharing = Sharing()
 
 
 class CompiledProgram:
@@ -34,7 +42,8 @@ class CompiledProgram:
     Raises:
         UnknownStepError: the kernel does not know one of the program's operators or atoms.
 
-    Thread safety: `run` may be called by any number of threads; each call has scratch memory of its own.
+    Thread safety: `run` may be called by any number of threads; each call has scratch memory of its own. A large call
+    is shared by as many threads as the process has processors that compute nothing.
     """
 
     def __init__(self, program: Program, library: Library, level: int | None = None) -> None:
@@ -42,6 +51,7 @@ class CompiledProgram:
         self._level = library.level if level is None else level
         self._plans = {wants: plan(program, gradient=wants) for wants in (False, True)}
         self._scratch: list[NDArray[np.float32]] = []  # of calls that have ended
+        self._scratch_floats = max(plan.block_rows * plan.scratch_width for plan in self._plans.values())
 
     @staticmethod
     def cut(num_rows: int) -> list[int]:
@@ -55,17 +65,33 @@ class CompiledProgram:
         wants = "gradient" in outputs
         chosen = self._plans[wants]
         rows = np.ascontiguousarray(rows, np.float32)
-        values = {"score": np.empty(rows.shape[0], np.float32)}
-        if wants:
-            values["gradient"] = np.empty(rows.shape, np.float32)
+        num_rows = rows.shape[0]
+        score = np.empty(num_rows, np.float32)
+        gradient = np.empty(rows.shape, np.float32) if wants else None
+        if num_rows:
+            run = self._library.bind(chosen, rows, (score, gradient), self._level)
+            if (most := num_rows * chosen.work // _SHARE) < 2:
+                self._compute(run, min(chosen.block_rows, num_rows))
+            else:
+                taken = ctypes.c_int64(0)
+                size = functools.partial(_block_rows, chosen, num_rows)
+                _sharing.run(lambda num_threads: self._compute(run, size(num_threads), ctypes.byref(taken)), most)
+        values = {"score": score} if gradient is None else {"score": score, "gradient": gradient}
+        return {name: values[name] for name in outputs}
+
+    def _compute(self, run: Run, block_rows: int, taken: Any = None) -> None:
         try:
             scratch = self._scratch.pop()
         except IndexError:
-            scratch = aligned(BLOCK_ROWS * max(each.scratch_width for each in self._plans.values()))
-        block_rows = max(1, min(BLOCK_ROWS, rows.shape[0]))
-        self._library.run(chosen, rows, (values["score"], values.get("gradient")), scratch, block_rows, self._level)
+            scratch = aligned(self._scratch_floats)
+        run(scratch.ctypes.data, block_rows, taken)
         self._scratch.append(scratch)
-        return {name: values[name] for name in outputs}
+
+
+def _block_rows(chosen: Plan, num_rows: int, num_threads: int) -> int:
+    """Return rows of a block such that each thread has two blocks at least, so that all end at about the same time."""
+    share = -(-num_rows // (2 * num_threads))
+    return min(chosen.block_rows, -(-share // LARGEST_TILE_ROWS) * LARGEST_TILE_ROWS)
 
 
 def compiled(program: Program) -> CompiledProgram | None:

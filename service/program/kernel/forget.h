@@ -9,4 +9,5 @@
 #undef SPREAD
 #undef FMA
 #undef ADD
+#undef MUL
 #undef ZERO

@@ -37,6 +37,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD _mm512_set1_ps
 #define FMA _mm512_fmadd_ps
 #define ADD _mm512_add_ps
+#define MUL _mm512_mul_ps
 #define ZERO _mm512_setzero_ps
 #include "block.h"
 #include "forget.h"
@@ -51,6 +52,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD _mm256_set1_ps
 #define FMA _mm256_fmadd_ps
 #define ADD _mm256_add_ps
+#define MUL _mm256_mul_ps
 #define ZERO _mm256_setzero_ps
 #include "block.h"
 #include "forget.h"
@@ -69,6 +71,7 @@ typedef void run_block(const convex_step *steps, int64_t num_steps, int64_t num_
 #define SPREAD vdupq_n_f32
 #define FMA NEON_FMA
 #define ADD vaddq_f32
+#define MUL vmulq_f32
 #define ZERO NEON_ZERO
 #include "block.h"
 #include "forget.h"
@@ -108,9 +111,11 @@ int64_t convex_panel(void) { return CONVEX_PANEL; }
  * score:      [num_rows].
  * gradient:   [num_rows, dim], or NULL where the plan has none.
  * scratch:    block_rows * scratch_width floats, of one caller at a time.
+ * taken:      rows that are computed already or are being computed, NULL for none. Calls that are given the same number,
+ *             0 at first, share the rows among them: each takes the next block until there are no more.
  */
 void convex_run(int64_t level, const convex_step *steps, int64_t num_steps, const float *rows, int64_t num_rows,
-                int64_t dim, float *score, float *gradient, float *scratch, int64_t block_rows)
+                int64_t dim, float *score, float *gradient, float *scratch, int64_t block_rows, int64_t *taken)
 {
 #if defined(__x86_64__)
     run_block *run = level == 2 ? run_avx512 : run_avx2;
@@ -118,7 +123,10 @@ void convex_run(int64_t level, const convex_step *steps, int64_t num_steps, cons
     run_block *run = run_neon;
     (void)level;
 #endif
-    for (int64_t start = 0; start < num_rows; start += block_rows) {
+    int64_t own = 0, start;
+    if (taken == NULL)
+        taken = &own;
+    while ((start = __atomic_fetch_add(taken, block_rows, __ATOMIC_RELAXED)) < num_rows) {
         int64_t count = num_rows - start < block_rows ? num_rows - start : block_rows;
         float *const places[2] = {score + start, gradient == NULL ? NULL : gradient + start * dim};
         run(steps, num_steps, count, rows + start * dim, places, scratch, block_rows);

@@ -1,11 +1,11 @@
 """Program to plan: the steps of one evaluation in order, each with its constants and its places in scratch memory.
 
-Above: `compiled`. Below: `buffers`, `program`, `operators`, `atoms`. The numbers and the layout of steps are those of
-`steps.h`.
+Above: `compiled`. Below: `joining`, `buffers`, `program`, `operators`, `atoms`. The numbers and the layout of steps are
+those of `steps.h`.
 """
 
 import dataclasses
-import enum
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from service.program.atoms import Abs, Atom, Elu, Exp, LeakyRelu, Softplus, Square, SquaredLeaky
 from service.program.kernel.buffers import NOWHERE, Buffers
+from service.program.kernel.joining import Operation, Step, joined
 from service.program.operators import Dense, Divide, Identity, Operator, Scale
-from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program
+from service.program.program import AffineNode, AtomNode, InputNode, MaximumNode, Program, Term
 
 PANEL = 64
 """Columns of a packed matrix that lie side by side."""
+
+TILE_ROWS = 6
+"""Rows that a product is computed for at once, at most."""
 
 INPUT, SCORE, GRADIENT = -1, -2, -3
 """Places outside of the scratch memory."""
@@ -40,26 +44,10 @@ STEP = np.dtype(
 """One step, as `convex_step` in `steps.h`."""
 
 _ALIGNMENT = 64
-
-
-class Operation(enum.IntEnum):
-    """What a step does; see `steps.h`."""
-
-    FILL = 0
-    PRODUCT = 1
-    SUM = 2
-    SCALE = 3
-    DIVIDE = 4
-    TIMES = 5
-    MAXIMUM = 6
-    REST = 7
-    SOFTPLUS = 16
-    LEAKY_RELU = 17
-    ELU = 18
-    EXP = 19
-    SQUARE = 20
-    SQUARED_LEAKY = 21
-    ABS = 22
+_ATOM_WORK = 40
+_READ_PER_KEPT = 3
+_LEAST_BLOCK_ROWS = 48
+_MOST_BLOCK_ROWS = 288
 
 
 _ATOMS: dict[type[Atom], Operation] = {
@@ -90,6 +78,31 @@ class Plan:
     steps: NDArray[np.void]
     constants: Sequence[NDArray[np.float32]]
     scratch_width: int
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where the steps lie."""
+        return int(self.steps.ctypes.data)
+
+    @functools.cached_property
+    def work(self) -> int:
+        """Time of a row, in multiply-adds of a product."""
+        atoms = self.steps["width"][self.steps["operation"] >= Operation.SOFTPLUS]
+        return self._matrix_floats + _ATOM_WORK * int(atoms.sum())
+
+    @functools.cached_property
+    def block_rows(self) -> int:
+        """Rows that go through all steps together, so that what is between the steps stays in the cache.
+
+        The matrices are read once for each block, and large ones from afar: of those a block is to read no more than a
+        few times what it keeps itself.
+        """
+        rows = self._matrix_floats // (_READ_PER_KEPT * max(1, self.scratch_width))
+        return min(max(rows, _LEAST_BLOCK_ROWS), _MOST_BLOCK_ROWS) // TILE_ROWS * TILE_ROWS
+
+    @property
+    def _matrix_floats(self) -> int:
+        return int((self.steps["depth"] * self.steps["width"]).sum())
 
 
 def plan(program: Program, *, gradient: bool) -> Plan:
@@ -133,7 +146,7 @@ class _Writer:
     def __init__(self, program: Program, *, gradient: bool) -> None:
         self._program = program
         self._keeps_slopes = gradient
-        self._steps: list[dict[str, float]] = []
+        self._steps: list[Step] = []
         self._constants: list[NDArray[np.float32]] = []
         self._buffers = Buffers()
         self._values: list[int] = []
@@ -192,9 +205,9 @@ class _Writer:
 
     def _product(self, matrix: NDArray[np.floating], out: int, first: int, *, adds: bool, bias: int = 0) -> None:
         depth, width = matrix.shape
-        panels = packed(matrix)
-        self._constants.append(panels)
-        self._write(Operation.PRODUCT, width, out, first, adds=adds, bias=bias, numbers=panels.ctypes.data, depth=depth)
+        operation = Operation.DOT if width == 1 else Operation.PRODUCT
+        numbers = matrix[:, 0] if width == 1 else packed(matrix)
+        self._write(operation, width, out, first, adds=adds, bias=bias, numbers=self._constant(numbers), depth=depth)
 
     def _atom(self, position: int, node: AtomNode, out: int) -> None:
         operation = _ATOMS.get(type(node.atom))
@@ -215,8 +228,8 @@ class _Writer:
         """Write the steps of the reverse pass: the gradient of the score by every node, from the last to the input."""
         nodes = self._program.nodes
         self._adjoints: dict[int, int] = {}
-        seed = self._adjoint(len(nodes) - 1)[0]
-        self._write(Operation.FILL, 1, seed, bias=self._constant(np.ones(1)))
+        self._common: dict[int, NDArray[np.float32]] = {}  # of adjoints that are the same for all rows
+        self._fill(len(nodes) - 1, np.ones(1, np.float32))
         for position in range(len(nodes) - 1, 0, -1):
             if position in self._adjoints:
                 self._pull_back(position)
@@ -228,11 +241,7 @@ class _Writer:
         match node:
             case AffineNode():
                 for term in node.terms:
-                    out, adds = self._adjoint(term.argument)
-                    if isinstance(term.operator, Dense):
-                        self._product(term.operator.transposed, out, adjoint, adds=adds)
-                    else:
-                        self._linear(term.operator, node.width, out, adjoint, adds=adds)
+                    self._pull_back_term(term, node.width, adjoint, self._common.get(position))
             case AtomNode():
                 out, adds = self._adjoint(node.argument)
                 self._write(Operation.TIMES, node.width, out, adjoint, second=self._slopes[position], adds=adds)
@@ -240,6 +249,22 @@ class _Writer:
                 for argument, operation in zip(node.arguments, (Operation.TIMES, Operation.REST), strict=True):
                     out, adds = self._adjoint(argument)
                     self._write(operation, node.width, out, adjoint, second=self._slopes[position], adds=adds)
+
+    def _pull_back_term(self, term: Term, width: int, adjoint: int, common: NDArray[np.float32] | None) -> None:
+        if term.argument not in self._adjoints and (image := _image(term.operator, common)) is not None:
+            self._fill(term.argument, image)
+            return
+        out, adds = self._adjoint(term.argument)
+        self._common.pop(term.argument, None)
+        if isinstance(term.operator, Dense):
+            self._product(term.operator.transposed, out, adjoint, adds=adds)
+        else:
+            self._linear(term.operator, width, out, adjoint, adds=adds)
+
+    def _fill(self, position: int, numbers: NDArray[np.float32]) -> None:
+        """Begin a node's adjoint with what is the same for all rows."""
+        self._common[position] = numbers
+        self._write(Operation.FILL, numbers.size, self._adjoint(position)[0], bias=self._constant(numbers))
 
     def _adjoint(self, position: int) -> tuple[int, bool]:
         """Return the place of a node's adjoint, and whether there is something in it already."""
@@ -252,7 +277,7 @@ class _Writer:
     # -------------------------------------------------------------------------------------------------------- within
     def _constant(self, values: NDArray[np.floating]) -> int:
         """Return the address of float32 numbers that the plan keeps."""
-        array = np.array(values, np.float32)
+        array = np.ascontiguousarray(values, np.float32)
         self._constants.append(array)
         return array.ctypes.data
 
@@ -265,11 +290,32 @@ class _Writer:
 
     def finish(self) -> Plan:
         """Return the plan, every buffer with its place."""
-        used = [[int(step[name]) for name in ("first", "second", "out", "slope")] for step in self._steps]
+        written = joined(self._steps)
+        used = [[int(step[name]) for name in ("first", "second", "out", "slope")] for step in written]
         places, scratch_width = self._buffers.placed(used)
-        steps = np.zeros(len(self._steps), STEP)
-        for number, step in enumerate(self._steps):
+        steps = np.zeros(len(written), STEP)
+        for number, step in enumerate(written):
             for name, value in step.items():
                 is_place = name in ("first", "second", "out", "slope")
                 steps[name][number] = places.get(int(value), value) if is_place else value
         return Plan(steps, tuple(self._constants), scratch_width)
+
+
+def _image(operator: Operator, numbers: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """Return what the reverse of an operator makes of numbers, as the kernel computes it, or None: the kernel is to."""
+    if numbers is None:
+        return None
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        match operator:
+            case Dense() if numbers.size == 1:
+                row: NDArray[np.float32] = numbers * operator.transposed[0].astype(np.float32) + np.float32(0.0)
+                return row
+            case Identity():
+                return numbers
+            case Scale():
+                scaled: NDArray[np.float32] = numbers * np.broadcast_to(operator.coefficients, numbers.shape).astype(
+                    np.float32
+                )
+                return scaled
+            case _:
+                return None

@@ -20,13 +20,14 @@
 
 enum {
     CONVEX_FILL = 0,     /* out = bias, or 0 */
-    CONVEX_PRODUCT = 1,  /* out = first W + bias, or out += first W; W [depth, width] in panels */
+    CONVEX_PRODUCT = 1,  /* out = first W + bias, or out += first W; then out *= second, if any; W [depth, width] */
     CONVEX_SUM = 2,      /* out (+)= first */
     CONVEX_SCALE = 3,    /* out (+)= first * s */
     CONVEX_DIVIDE = 4,   /* out (+)= first / c */
     CONVEX_TIMES = 5,    /* out (+)= first * second */
     CONVEX_MAXIMUM = 6,  /* out = max(first, second); slope = 1 where the first is not below the second, else 0 */
     CONVEX_REST = 7,     /* out (+)= first * (1 - second), for second 0 or 1 */
+    CONVEX_DOT = 8,      /* a product for a width of 1; w [depth] */
     CONVEX_SOFTPLUS = 16,
     CONVEX_LEAKY_RELU = 17,
     CONVEX_ELU = 18,
@@ -45,7 +46,7 @@ typedef struct {
     int64_t out;
     int64_t slope;        /* where an atom's slope goes, or CONVEX_NOWHERE */
     int64_t accumulates;  /* whether out is added to */
-    const float *numbers; /* matrix, factors or divisors */
+    const float *numbers; /* matrix in panels, vector, factors or divisors */
     const float *bias;    /* or NULL */
     double parameter;     /* an atom's */
 } convex_step;

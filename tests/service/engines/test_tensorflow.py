@@ -18,6 +18,7 @@ from service.engines import tensorflow as engine_module
 from service.engines.program import ProgramEngine
 from service.engines.tensorflow import TensorflowEngine, configure_devices
 from service.program.certification import certify
+from service.program.graph import call, restore
 from service.program.verification import verify
 from service.signature import Signature
 from tests.service.program import foreign_models as foreign
@@ -230,16 +231,47 @@ def test_engine_is_chosen_by_name_and_by_what_there_is(
     monkeypatch.setattr(engine_module, "gpus", lambda: ["a GPU"])
     devices = []
 
-    def restore(_: Any, device: str) -> Any:
-        devices.append(device)
-        return SimpleNamespace(signatures={"serving_default": lambda x: {"score": x[:, 0], "gradient": x}})
+    spec = tf.TensorSpec([None, DIM], tf.float32, name="x")
+    function = tf.function(lambda x: {"score": x[:, 0], "gradient": x}).get_concrete_function(x=spec)
 
-    monkeypatch.setattr(engine_module, "restore", restore)
+    def restore_nothing(_: Any, device: str) -> Any:
+        devices.append(device)
+        return SimpleNamespace(signatures={"serving_default": function})
+
+    monkeypatch.setattr(engine_module, "restore", restore_nothing)
     monkeypatch.setattr(tf, "device", lambda _: contextlib.nullcontext())
     chosen = engines.create(unproved)
     assert ("tensorflow", "/GPU:0", ["/GPU:0"]) == (chosen.name, chosen.device, devices)
     assert engine_module.GPU_SIZES == chosen.tile_rows
     assert "program" == engines.create(loaded, "program").name
+
+
+def test_direct_call_answers_what_the_signature_does(loaded: Any) -> None:
+    """Each output under its own name, to the agreement of two engines, by one operation alone."""
+    model = restore(loaded.saved_model, "/CPU:0")
+    function, own = model.signatures["serving_default"], loaded.signature.file_signatures[0]
+    expected = call(function, own, ROWS)
+    received = engine_module._call_directly(function, own, ROWS)
+    assert set(expected) == set(received) == set(BOTH)
+    for name in BOTH:
+        scale = np.abs(expected[name]).max()
+        assert np.abs(expected[name] - received[name]).max() <= 1e-6 * scale
+
+
+class Odd:
+    """A function that takes more than is captured and given."""
+
+    captured_inputs, inputs, outputs, structured_outputs = (), (None, None), (None,), ("score",)
+
+    def __call__(self, x: Any) -> dict[str, Any]:
+        """Return the first feature."""
+        return {"score": x[:, 0]}
+
+
+def test_function_with_an_order_that_is_not_told_is_called_by_names(loaded: Any) -> None:
+    """A function of more inputs than one goes through the signature's own call."""
+    received = engine_module._call_directly(Odd(), loaded.signature.file_signatures[0], ROWS)
+    np.testing.assert_array_equal(ROWS[:, 0], received["score"])
 
 
 def test_program_engine_needs_no_tensorflow() -> None:
