@@ -8,7 +8,7 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, bulk, edge, invariance, loading, overload, serving
+from bench import batching, bulk, edge, invariance, loading, overload, peers, serving
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batching": batching.measure,
@@ -17,6 +17,7 @@ MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "invariance": invariance.measure,
     "loading": loading.measure,
     "overload": overload.measure,
+    "peers": peers.measure,
     "serving": serving.measure,
 }
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.load import Job, Phase, Tally, quantiles, body_of
+from bench.load import Job, Phase, Tally, body_of, quantiles
 from bench.overload import Plan, recovery_seconds
 
 
