@@ -115,13 +115,15 @@ class _Together:
             with contextlib.suppress(queue.Empty):
                 self._go_on(self._ended.get(timeout=min(self._look_seconds - now, WATCH_SECONDS)))
                 return
-        for ticket, *_ in list(self._open.values()):
+        for request, (ticket, *_) in list(self._open.items()):
             ticket.look()
-        while not self._ended.empty():
-            self._go_on(self._ended.get())
+            if request.is_over:  # given up now; or whoever answered it died before he could say so
+                self._go_on(request)
         self._note_deadline()
 
     def _go_on(self, request: Waiting) -> None:
+        if request not in self._open:
+            return
         _, stages, member = self._open.pop(request)
         try:
             next(stages)
