@@ -226,6 +226,7 @@ def _job(address: str, path: str, body: bytes, peer: Peer) -> Job:
         reference_model.DIM,
         timeout_seconds=60.0,
         phases=(),
+        grace_seconds=30.0,
         path=path,
         content_type=peer.content_type,
         body=forms.packed(body),

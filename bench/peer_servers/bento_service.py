@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.peer_servers import engine
 
-_Rows = Annotated[np.ndarray[Any, Any], bentoml.validators.DType("float32")]
+_Rows = Annotated[np.ndarray, bentoml.validators.DType("float32")]
 _CONFIG: dict[str, Any] = {"workers": 1, "logging": {"access": {"enabled": False}}, "metrics": {"enabled": False}}
 
 
@@ -39,7 +39,7 @@ class Gathered:
         self.run = engine.load()
 
     @bentoml.api(route="/score", batchable=True, max_batch_size=64, max_latency_ms=1000)
-    def score(self, instances: _Rows) -> np.ndarray[Any, Any]:
+    def score(self, instances: _Rows) -> np.ndarray:
         """Return the columns score and gradient of the rows: a batch is cut along one array."""
         scores, gradients = self.run(np.asarray(instances, dtype=np.float32))
         return np.hstack([scores[:, None], gradients])
