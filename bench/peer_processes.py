@@ -77,15 +77,16 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     deadline = time.monotonic() + _STOP_SECONDS / 2
-    while time.monotonic() < deadline and any(map(_lives, members)):
+    while time.monotonic() < deadline and any(map(lives, members)):
         time.sleep(_LOOK_SECONDS)
-    for member in [process.pid, *filter(_lives, members)]:
+    for member in [process.pid, *filter(lives, members)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
     process.wait(_STOP_SECONDS)
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
