@@ -76,13 +76,18 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
+    _tell(members, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS / 2
     while time.monotonic() < deadline and any(map(lives, members)):
         time.sleep(_LOOK_SECONDS)
-    for member in [process.pid, *filter(lives, members)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(member, signal.SIGKILL)
+    _tell({process.pid, *members}, signal.SIGKILL)
     process.wait(_STOP_SECONDS)
+
+
+def _tell(pids: set[int], word: signal.Signals) -> None:
+    for pid in filter(lives, pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, word)
 
 
 def lives(pid: int) -> bool:

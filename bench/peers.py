@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import forms, peer_environment, reference_model
+from bench.edge import edge_serving
+from bench.edge_server import ECHO
 from bench.load import Job, Phase, body_of, rows_of
 from bench.peer_environment import MissingPeerError
 from bench.peer_processes import free_port, peer_serving
@@ -64,6 +66,7 @@ class Peer:
         content_type: of requests and answers.
         path: of the route.
         is_v2: whether it speaks the Open Inference Protocol.
+        echoes: whether it computes nothing, and ours beside it is our HTTP server's own echo.
         files: name -> document of the configuration files in its folder.
     """
 
@@ -74,6 +77,7 @@ class Peer:
     content_type: str = forms.JSON
     path: str = "/score"
     is_v2: bool = False
+    echoes: bool = False
     files: Callable[[int], dict[str, Any]] = lambda _port: {}
 
 
@@ -116,6 +120,12 @@ def _ray(max_batch_size: int) -> Peer:
     return Peer("Ray Serve", _batches(max_batch_size), "ray", command)
 
 
+def _granian(interface: str, variant: str, *words: str) -> Peer:
+    command = ("granian", "--interface", interface, "--workers", "1", *words, "--no-log", "--port", "{port}")
+    command = (*command, f"{_SERVERS}.granian_echo:{interface}")
+    return Peer("Granian, an echo", variant, "granian", command, forms.OCTETS, echoes=True)
+
+
 def _batches(max_batch_size: int) -> str:
     return "no batches" if max_batch_size == 1 else f"batches of {max_batch_size}"
 
@@ -127,6 +137,8 @@ PEERS = (
     _bento("Gathered", "batches of 64"),
     *(_mlserver(size) for size in (1, 64)),
     *(_ray(size) for size in (1, 64)),
+    _granian("wsgi", "WSGI, 8 threads", "--blocking-threads", "8"),
+    _granian("rsgi", "RSGI", "--loop", "uvloop"),
 )
 
 
@@ -176,24 +188,34 @@ def best(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _pair(peer: Peer, plan: Plan, variables: dict[str, str], pid: int, address: str) -> dict[str, Any]:
     """Return what one peer and ours answered in turns, or why the peer is missing."""
-    about = {"peer": peer.name, "variant": peer.variant, "form": peer.content_type}
+    about: dict[str, Any] = {"peer": peer.name, "variant": peer.variant, "form": peer.content_type}
     rows = rows_of(1, reference_model.DIM)
-    ours = _job(address, f"/models/{reference_model.NAME}/score", forms.body(peer.content_type, rows), peer)
-    try:
-        place = peer_environment.prepared(peer.environment)
-        about["versions"] = peer_environment.versions(peer.environment)
-        with _peer_running(peer, place, variables, rows) as (peer_pid, theirs):
-            _check_agreement(_ask(ours), _ask(theirs), peer)
-            sides = {"theirs": (peer_pid, theirs), "ours": (pid, ours)}
-            repeats: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-            for side in sides.values():
-                drive(dataclasses.replace(side[1], phases=(Phase("warm-up", 1.0, None, plan.num_callers),)))
-            for _ in range(plan.num_repeats):
-                for name, (member, job) in sides.items():
-                    repeats[name].append(_run(member, job, plan))
-    except (MissingPeerError, RuntimeError) as error:
-        return {**about, "missing": str(error)[:600]}
-    return {**about, **{side: medians(values) for side, values in repeats.items()}, "repeats": repeats}
+    with contextlib.ExitStack() as servers:
+        model = reference_model.NAME
+        if peer.echoes:
+            with pinned(SERVER_CORE):
+                pid, address = servers.enter_context(edge_serving())
+            model = ECHO
+        ours = _job(address, f"/models/{model}/score", forms.body(peer.content_type, rows), peer)
+        try:
+            place = peer_environment.prepared(peer.environment)
+            about["versions"] = peer_environment.versions(peer.environment)
+            peer_pid, theirs = servers.enter_context(_peer_running(peer, place, variables, rows))
+            return about | _in_turns(peer, plan, {"theirs": (peer_pid, theirs), "ours": (pid, ours)})
+        except (MissingPeerError, RuntimeError) as error:
+            return {**about, "missing": str(error)[:600]}
+
+
+def _in_turns(peer: Peer, plan: Plan, sides: dict[str, tuple[int, Job]]) -> dict[str, Any]:
+    """Return what two servers, by their processes and jobs, answer in turns."""
+    _check_agreement(*(_ask(job) for _, job in reversed(sides.values())), peer)
+    for _, job in sides.values():
+        drive(dataclasses.replace(job, phases=(Phase("warm-up", 1.0, None, plan.num_callers),)))
+    repeats: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(plan.num_repeats):
+        for side, (pid, job) in sides.items():
+            repeats[side].append(_run(pid, job, plan))
+    return {**{side: medians(values) for side, values in repeats.items()}, "repeats": repeats}
 
 
 def _run(pid: int, job: Job, plan: Plan) -> dict[str, float]:

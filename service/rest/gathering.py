@@ -16,6 +16,7 @@ from service.batcher import WATCH_SECONDS
 from service.model_version import Ticket
 from service.pieces import Request as Waiting
 from service.rest import wsgi
+from service.rest.bodies import NPY, OCTETS
 from service.rest.request import Request
 from service.rest.wsgi import Answer, Place
 
@@ -27,6 +28,11 @@ MOST_TOGETHER = 64
 
 SMALL_BYTES = 1 << 13
 """Largest body of such a request: reading it must keep the others waiting for microseconds only."""
+
+SMALL_PLAIN_BYTES = 1 << 15
+"""Largest body of one whose rows lie in it as they are computed."""
+
+_PLAIN = frozenset({OCTETS.encode(), NPY.encode()})
 
 Stages = Generator[Ticket, None, Answer]
 Begin = Callable[["WSGIEnvironment", "queue.SimpleQueue[Waiting]"], Stages]
@@ -57,10 +63,11 @@ Answered = list[tuple[Member, Answer]]
 def is_small(request: Request) -> bool:
     """Whether a whole request may be answered beside others: nothing of its first stage may block or take long."""
     head = request.head
+    most_bytes = SMALL_PLAIN_BYTES if head.first.get(b"content-type") in _PLAIN else SMALL_BYTES
     return (
         head.method == "POST"
         and head.path.endswith(b"/score")
-        and 0 < request.num_body_bytes <= SMALL_BYTES
+        and 0 < request.num_body_bytes <= most_bytes
         and b"content-encoding" not in head.first
         and wsgi.SCORED.fullmatch(head.path) is not None
     )

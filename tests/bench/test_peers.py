@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import orjson
@@ -89,12 +90,14 @@ def test_environment_that_cannot_be_made_is_a_reason(tmp_path, monkeypatch):
     """What pip says is why the peer is missing, and nothing is taken for whole afterwards."""
     requirements = tmp_path / "requirements"
     requirements.mkdir()
+    (tmp_path / "made" / "other").mkdir(parents=True)
+    (tmp_path / "made" / "other" / "half").touch()
     (requirements / "other.txt").write_text("./nowhere/at/all\n")
     monkeypatch.setattr(peer_environment, "REQUIREMENTS", requirements)
     monkeypatch.setattr(peer_environment, "_run", only_pip(peer_environment._run))
-    for _ in range(2):
-        with pytest.raises(MissingPeerError, match="pip: "):
-            peer_environment.prepared("other", tmp_path / "made")
+    with pytest.raises(MissingPeerError, match="pip: "):
+        peer_environment.prepared("other", tmp_path / "made")
+    assert [] == list(tmp_path.glob("made/other/*"))
 
 
 def only_pip(run):
@@ -120,10 +123,15 @@ def test_end_ends_what_a_server_has_started():
     with process:
         child = int(process.stdout.readline())
         assert {process.pid, child} <= family(process.pid)
-        assert 0.0 < family_seconds(process.pid)
         assert lives(child)
         end(process)
     assert not lives(child)
+
+
+def test_processor_time_of_a_family_is_what_its_members_have_taken():
+    """Of this very process, to a hundredth of a second, and of what it has started besides."""
+    before = time.process_time()
+    assert before - 0.02 <= family_seconds(os.getpid())
 
 
 def test_server_that_ends_at_once_is_missing_with_its_words(tmp_path):

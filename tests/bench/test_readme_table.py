@@ -52,7 +52,7 @@ def test_tables_of_the_readme_are_those_of_the_committed_results(name):
 def test_committed_result_of_peers_has_every_peer_of_the_goals():
     """Each peer for which a goal is set is measured, or missing with a reason."""
     figures = json.loads((readme_table.RESULTS / "peers.json").read_text())["figures"]
-    assert set(GOALS) == set(figures)
+    assert set(GOALS) <= set(figures)
     assert all("theirs" in pair or pair["missing"] for pair in figures.values())
 
 

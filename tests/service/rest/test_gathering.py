@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from service.errors import InternalError
 from service.rest import failures, wsgi
 from service.rest.app import SCORE_ROUTES, create_app
-from service.rest.gathering import SMALL_BYTES, Member, answer_together, is_small
+from service.rest.gathering import SMALL_BYTES, SMALL_PLAIN_BYTES, Member, answer_together, is_small
 from service.rest.request import Head, Request
 from service.rest.server import HttpServer
 from service.rest.wsgi import Answer, Place
@@ -259,6 +259,8 @@ def test_what_escapes_the_routes_is_answered_by_the_server(app, monkeypatch):
         (request(target="/score"), True),
         (request(b"x" * SMALL_BYTES), True),
         (request(b"x" * (SMALL_BYTES + 1)), False),
+        (request(b"x" * SMALL_PLAIN_BYTES, Content_Type=OCTETS), True),
+        (request(b"x" * (SMALL_PLAIN_BYTES + 1), Content_Type=OCTETS), False),
         (request(b""), False),
         (request(method="GET"), False),
         (request(target="/models"), False),
