@@ -8,7 +8,7 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, bulk, edge, engine, invariance, loading, overload
+from bench import batching, bulk, edge, engine, invariance, loading, overload, peers, serving
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batching": batching.measure,
@@ -18,6 +18,8 @@ MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "invariance": invariance.measure,
     "loading": loading.measure,
     "overload": overload.measure,
+    "peers": peers.measure,
+    "serving": serving.measure,
 }
 
 

@@ -35,7 +35,7 @@ class Generator:
         tensor.dtype = _FLOAT
         for size in (job.num_rows, job.dim):
             tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = load.rows_of(job)
+        tensor.tensor_content = load.rows_of(job.num_rows, job.dim).tobytes()
         self._request: bytes = request.SerializeToString()
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(job.address, options=options)

@@ -52,10 +52,11 @@ class Generator:
         self._job = job
         host, _, port = job.address.rpartition(":")
         self._address = (host, int(port))
-        body = load.rows_of(job)
+        body = load.body_of(job)
+        path = job.path or f"/models/{job.model}/score"
         head = (
-            f"POST /models/{job.model}/score HTTP/1.1\r\nHost: {job.address}\r\nContent-Length: {len(body)}\r\n"
-            f"Content-Type: application/octet-stream\r\nAccept: application/octet-stream\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {job.address}\r\nContent-Length: {len(body)}\r\n"
+            f"Content-Type: {job.content_type}\r\nAccept: {job.content_type}\r\n"
             f"X-Request-Timeout: {job.timeout_seconds:g}\r\n"
         ).encode()
         self._body = memoryview(body)

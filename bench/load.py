@@ -1,5 +1,6 @@
 """What a load is: phases in open or closed loop, and what came of each. Below the two generators, HTTP and gRPC."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _NICENESS = 10
 
@@ -50,6 +52,9 @@ class Job:
         max_callers: most requests that are open at once; a request for which there is no caller is counted as missed.
         grace_seconds: after the last phase, how long to wait for open requests; those that are open then hung.
         expects: HTTP: whether clients ask before they send the body (`Expect: 100-continue`).
+        path: HTTP: where it is sent; "": the native route of the model.
+        content_type: HTTP: of the body, and what the answer is to be.
+        body: HTTP: what is sent, as base64; "": the rows as little-endian float32.
     """
 
     address: str
@@ -61,6 +66,9 @@ class Job:
     max_callers: int = 1000
     grace_seconds: float = 5.0
     expects: bool = False
+    path: str = ""
+    content_type: str = "application/octet-stream"
+    body: str = ""
 
 
 class Tally:
@@ -126,9 +134,14 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(float(most), 3)}
 
 
-def rows_of(job: Job) -> bytes:
-    """Return the rows of every request as little-endian float32: equal ones, so that answers can be compared."""
-    return np.random.default_rng(1).standard_normal((job.num_rows, job.dim)).astype("<f4").tobytes()
+def rows_of(num_rows: int, dim: int) -> NDArray[np.float32]:
+    """Return the rows of every request: equal ones, so that answers can be compared."""
+    return np.random.default_rng(1).standard_normal((num_rows, dim)).astype("<f4")
+
+
+def body_of(job: Job) -> bytes:
+    """Return the body of every request over HTTP."""
+    return base64.b64decode(job.body) if job.body else rows_of(job.num_rows, job.dim).tobytes()
 
 
 def yield_processors() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = frozenset({"numpy", "tensorflow", "tensorflow-cpu", "grpcio", "flask", "httptools"})
+PACKAGES = frozenset(
+    {"numpy", "tensorflow", "tensorflow-cpu", "grpcio", "flask", "httptools", "uvloop", "orjson", "pyarrow"}
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -165,6 +165,46 @@ class Batcher:
             else:
                 self._watch()
         request.caller.on_cancel(None)
+        return self.outcome(request)
+
+    def begin(self, rows: NDArray[np.float32], caller: Caller, ended: "queue.SimpleQueue[Request]") -> Request:
+        """Let `rows` wait for their turn and return at once; the request is put into `ended` when its answer is there.
+
+        Whoever waits for it calls `look` every `WATCH_SECONDS`, and as soon as the deadline has passed, as `submit`
+        does for its own caller; then `outcome`.
+
+        Args:
+            rows: float32 [n, dim], at least one; not to be changed meanwhile.
+            caller: until when, and for whom; one that goes away is noticed when its rows have their turn.
+            ended: of the requests that are waited for together.
+
+        Raises:
+            ResourceExhaustedError: the queue is full.
+            DeadlineExceededError: the deadline has passed.
+            UnavailableError: the version has left.
+        """
+        request = Request(rows, caller, self._clock(), ended)
+        with self._lock:
+            self._let_in(request)
+            self._queue.add(request)
+            self._call_thread()
+        return request
+
+    def look(self, request: Request) -> None:
+        """Give a request up whose deadline has passed; else see to it that the batch thread lives."""
+        if request.caller.lateness(self._clock()) is None:
+            self._watch()
+        else:
+            self._give_up(request)
+
+    @staticmethod
+    def outcome(request: Request) -> Outputs:
+        """Return the outputs of a request that has its answer, for once.
+
+        Raises:
+            ScoringError: as `submit`.
+            Exception: what the engine raised on its rows.
+        """
         error, request.error = request.error, None
         if error is None:
             return request.outputs
@@ -362,7 +402,7 @@ class Batcher:
         self._queue.remove(request)  # one that failed may have rows that were not taken
         self._share.num_rows -= request.num_rows
         self._share.num_bytes -= request.rows.nbytes
-        request.ready.release()
+        request.announce()
 
     def _note_time(self, num_rows: int, started_seconds: float) -> None:
         seconds = (self._clock() - started_seconds) / num_rows

@@ -9,6 +9,7 @@ Above the engines, the loader and the batchers that it owns; below the registry,
 import contextlib
 import dataclasses
 import itertools
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from service.batcher import Batcher
 from service.caller import Caller
 from service.errors import InvalidArgumentError, OutOfRangeError, VersionRefusedError
 from service.fair_queue import Limits
+from service.pieces import Outputs, Request
 from service.program.support_verification import check_probed_support
 from service.program.verification import Probe, check_probe
 from service.signature import CONTEXT, OUTPUTS, SUPPORT, Signature, are_finite
@@ -166,6 +168,30 @@ class ModelVersion:
         """
         return self._checked_outputs(self._batchers[outputs].submit(rows, caller), rows.shape[0], name)
 
+    def begin(
+        self,
+        rows: NDArray[np.float32],
+        outputs: tuple[str, ...],
+        caller: Caller,
+        ended: "queue.SimpleQueue[Request]",
+        *,
+        name: str = "instances",
+    ) -> "Ticket":
+        """Do what `submit` does without waiting: the ticket's request is put into `ended` when the answer is there.
+
+        Args:
+            rows: as for `run`, at least one.
+            outputs: as for `submit`.
+            caller: as for `submit`.
+            ended: of the requests that are waited for together.
+            name: as for `run`.
+
+        Raises:
+            ScoringError: as `submit`, of what is known now.
+        """
+        batcher = self._batchers[outputs]
+        return Ticket(batcher, batcher.begin(rows, caller, ended), self._checked_outputs, name)
+
     def has_room(self) -> bool:
         """Whether `check_room` would let a request pass; asking counts nothing."""
         return self._room.has_room()
@@ -282,6 +308,36 @@ class ModelVersion:
         check_probe(run, probe, self.signature.dim, self.signature.context_dim)
         if SUPPORT in self.signature.outputs and self.loaded.certificate is not None:
             check_probed_support(lambda rows: compute((SUPPORT,), rows)[SUPPORT], probe)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Ticket:
+    """One request that waits at a version's batcher beside others that are waited for together.
+
+    Args:
+        batcher: where it waits.
+        request: the request there.
+        check: outputs, number of rows, name -> outputs that are finite.
+        name: what the caller calls the rows.
+    """
+
+    batcher: Batcher
+    request: Request
+    check: Callable[[Outputs, int, str], Outputs]
+    name: str
+
+    @property
+    def deadline_seconds(self) -> float:
+        """Monotonic time from which nobody waits for it."""
+        return self.request.caller.deadline_seconds
+
+    def look(self) -> None:
+        """See `Batcher.look`."""
+        self.batcher.look(self.request)
+
+    def result(self) -> Outputs:
+        """Return what `ModelVersion.submit` returns, or raise what it raises; for once, after the answer is there."""
+        return self.check(self.batcher.outcome(self.request), self.request.num_rows, self.name)
 
 
 def _numbers(values: ArrayLike, name: str, dim: int) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ Above: `fair_queue`, `batcher`. Below: `caller`, `batch_statistics`.
 """
 
 import dataclasses
+import queue
 import threading
 from collections.abc import Collection, Sequence
 
@@ -23,9 +24,17 @@ class Request:
         rows: float32 [n, dim].
         caller: who waits for them.
         now_seconds: monotonic time at which they came.
+        ended: where the request is put when its answer is there, for one who waits for several; None: somebody waits
+            for this one alone, by `ready`.
     """
 
-    def __init__(self, rows: NDArray[np.float32], caller: Caller, now_seconds: float) -> None:
+    def __init__(
+        self,
+        rows: NDArray[np.float32],
+        caller: Caller,
+        now_seconds: float,
+        ended: "queue.SimpleQueue[Request] | None" = None,
+    ) -> None:
         self.rows = rows
         self.caller = caller
         self.num_rows = rows.shape[0]
@@ -38,9 +47,17 @@ class Request:
         self.outputs: Outputs = {}
         self.error: Exception | None = None
         self.is_over = False
+        self._ended = ended
         self.ready = threading.Lock()
         """Held until the answer is there."""
         self.ready.acquire()
+
+    def announce(self) -> None:
+        """Tell who waits that the answer is there."""
+        if self._ended is None:
+            self.ready.release()
+        else:
+            self._ended.put(self)
 
     def note_wait(self, now_seconds: float) -> float:
         """Note for the caller, and return, how long it waited until its first row is computed: now."""

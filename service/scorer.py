@@ -4,12 +4,15 @@ Above: `rest`, `rpc`. Below: `registry`, which lends the version. Knows no proto
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import queue
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.caller import Caller
+from service.model_version import ModelVersion, Ticket
+from service.pieces import Outputs, Request
 from service.registry import Registry
 from service.signature import Signature
 
@@ -100,9 +103,52 @@ class Scorer:
             CancelledError: the caller went away; likewise.
         """
         with self._registry.acquire(target.model, target.version, target.label) as version:
-            version.check_room()
-            signature = version.signature
-            rows = signature.validate(rows_for(signature), name=name, max_rows=self._max_request_rows)
-            wanted = signature.select(outputs)
-            results = version.submit(rows, wanted, caller or Caller(), name=name)
-            return Answer(signature, version.convexity, {output: results[output] for output in wanted})
+            rows, wanted = self._prepare(version, rows_for, outputs, name)
+            return _answer(version, wanted, version.submit(rows, wanted, caller or Caller(), name=name))
+
+    def stages(
+        self,
+        target: Target,
+        rows_for: Callable[[Signature], NDArray[np.floating]],
+        outputs: Sequence[str] | None,
+        caller: Caller,
+        ended: "queue.SimpleQueue[Request]",
+    ) -> Generator[Ticket, None, Answer]:
+        """Do what `score` does without waiting: yield the ticket of what is waited for, and go on when it has ended.
+
+        For one thread that waits for several requests at once. No row at all is answered without a ticket.
+
+        Args:
+            target: as for `score`.
+            rows_for: as for `score`.
+            outputs: as for `score`.
+            caller: as for `score`.
+            ended: where the ticket's request is put when its answer is there.
+
+        Raises:
+            ScoringError: as `score`.
+        """
+        with self._registry.acquire(target.model, target.version, target.label) as version:
+            rows, wanted = self._prepare(version, rows_for, outputs, "instances")
+            if rows.shape[0] == 0:
+                return _answer(version, wanted, version.submit(rows, wanted, caller))
+            ticket = version.begin(rows, wanted, caller, ended)
+            yield ticket
+            return _answer(version, wanted, ticket.result())
+
+    def _prepare(
+        self,
+        version: ModelVersion,
+        rows_for: Callable[[Signature], NDArray[np.floating]],
+        outputs: Sequence[str] | None,
+        name: str,
+    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Return a request's rows and the outputs that it wants of that version, both checked."""
+        version.check_room()
+        signature = version.signature
+        rows = signature.validate(rows_for(signature), name=name, max_rows=self._max_request_rows)
+        return rows, signature.select(outputs)
+
+
+def _answer(version: ModelVersion, wanted: tuple[str, ...], results: Outputs) -> Answer:
+    return Answer(version.signature, version.convexity, {output: results[output] for output in wanted})

@@ -28,7 +28,7 @@ from service.model_version import Batching, ModelVersion
 from service.program.kernel.library import why_missing
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
-from service.rest.app import create_app
+from service.rest.app import SCORE_ROUTES, create_app
 from service.rest.native import room_check
 from service.rest.server import HttpServer
 from service.rpc.call_gate import CallGate
@@ -76,7 +76,8 @@ def serve_http(
         StartError: the address cannot be listened on.
     """
     try:
-        return HttpServer(app, settings, check_room=check_room, tell=tell)
+        begin = app.extensions[SCORE_ROUTES].begin
+        return HttpServer(app, settings, check_room=check_room, tell=tell, begin=begin)
     except OSError as error:
         raise _cannot_listen("--rest-port", settings.host, settings.rest_port, error) from error
 

@@ -26,6 +26,6 @@ def settle_tie(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def unambiguous(text: bytes, arrays: Iterable[NDArray[np.float32]]) -> bytes:
     """Return printed float32 with one digit more where the shortest decimal would be read as another number."""
-    if any((np.abs(array) == np.float32(_TIE_FLOAT32)).any() for array in arrays):
+    if _TIE_SHORTEST in text and any((np.abs(array) == np.float32(_TIE_FLOAT32)).any() for array in arrays):
         return text.replace(_TIE_SHORTEST, _TIE_UNAMBIGUOUS)
     return text

@@ -20,6 +20,9 @@ from service.settings import Settings
 METRICS = "convex_scoring.metrics"
 """Key of `app.extensions` under which the HTTP server finds the `Metrics` that count what it answers by itself."""
 
+SCORE_ROUTES = "convex_scoring.score_routes"
+"""Key of `app.extensions` under which the HTTP server finds the `ScoreRoutes`, to answer several at once."""
+
 _PROTOCOL = "rest"
 
 
@@ -64,7 +67,9 @@ def create_app(scorer: Scorer, registry: Registry, metrics: Metrics, settings: S
     app.register_blueprint(operations.routes(registry, metrics, settings))
     app.register_blueprint(files.routes(other_paths=native.PATHS))
     app.extensions[METRICS] = metrics
-    app.wsgi_app = native.ScoreRoutes(app.wsgi_app, scorer, registry, metrics, settings)  # type: ignore[method-assign]
+    routes = native.ScoreRoutes(app.wsgi_app, scorer, registry, metrics, settings)
+    app.extensions[SCORE_ROUTES] = routes
+    app.wsgi_app = routes  # type: ignore[method-assign]
     return app
 
 

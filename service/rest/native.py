@@ -6,10 +6,11 @@ as much. Below: `scorer`, `bodies`, `failures`, and the codecs that write answer
 
 import dataclasses
 import functools
+import queue
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +33,8 @@ from service.errors import (
     ScoringError,
 )
 from service.metrics import Metrics
+from service.model_version import Ticket
+from service.pieces import Request as Waiting
 from service.registry import Registry
 from service.rest import deadlines, failures, wsgi
 from service.rest.bodies import ARROW, CSV, JSON, NPY, OCTETS, Body, BodyReader
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _Value = TypeVar("_Value")
+_Parts = tuple[int, list[tuple[str, str]], bytes]
 _Rows = NDArray[np.floating]  # by a name: a request would pay some 5 us for the subscript
 
 PATHS = ("POST /score", "POST /models/<model>/score")
@@ -53,7 +57,6 @@ _PLAIN_KINDS = frozenset({OCTETS, NPY, ARROW})
 _TABLES = {OCTETS: raw.encode_answer, NPY: npy.encode_answer, ARROW: arrow.encode_answer}
 _SCORE_PATH = re.compile(r"/models/([^/]+)/score")
 _PARAMETERS = ("version", "label", "outputs")
-_SCORED = re.compile(rb"/models/([A-Za-z0-9_-]{1,64})/score")
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -110,6 +113,22 @@ class ScoreRoutes:
         scored = None if path == "/score" else _SCORE_PATH.fullmatch(path)
         if path != "/score" and scored is None:
             return self._app(environ, start_response)
+        answer = _end_of(self._stages(environ, scored))
+        start_response(answer.status, list(answer.headers))
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body]
+
+    def begin(
+        self, environ: "WSGIEnvironment", ended: "queue.SimpleQueue[Waiting]"
+    ) -> Generator[Ticket, None, wsgi.Answer]:
+        """Answer a POST for a score in stages: see `Scorer.stages`. The answer is that of `__call__`."""
+        return self._stages(environ, _SCORE_PATH.fullmatch(environ["PATH_INFO"]), ended)
+
+    def _stages(
+        self,
+        environ: "WSGIEnvironment",
+        scored: re.Match[str] | None,
+        ended: "queue.SimpleQueue[Waiting] | None" = None,
+    ) -> Generator[Ticket, None, wsgi.Answer]:
         model = None if scored is None else scored[1].encode("latin-1").decode("utf-8", "replace")
         started = environ.get(wsgi.ARRIVAL)
         noted = _Noted(
@@ -120,7 +139,7 @@ class ScoreRoutes:
         )
         self._metrics.begin(_PROTOCOL)
         try:
-            status, headers, body = self._answer(noted)
+            status, headers, body = yield from self._answer(noted, ended)
             headers.append(("Content-Length", str(len(body))))
             if noted.signature is not None:
                 headers.append(("X-Model-Version", str(noted.signature.version)))
@@ -128,17 +147,16 @@ class ScoreRoutes:
                 self._metrics.count_request(self._answered(noted, status, len(body)))
         finally:
             self._metrics.end(_PROTOCOL)
-        start_response(wsgi.status_line(status), headers)
-        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+        return wsgi.Answer.of(status, headers, body)
 
-    def _answer(self, noted: _Noted) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _answer(self, noted: _Noted, ended: "queue.SimpleQueue[Waiting] | None") -> Generator[Ticket, None, _Parts]:
         """Return status, headers and body; every error has the form of all errors."""
         if noted.environ["REQUEST_METHOD"] != "POST":
             noted.error, status = failures.wrong_method(noted.environ["REQUEST_METHOD"], ("POST",))
             status, headers, body = failures.refusal(noted.error, noted.request_id, status)
             return status, [*headers, ("Allow", "POST")], body
         try:
-            return self._score(noted)
+            return (yield from self._score(noted, ended))
         except ScoringError as error:
             if error.code is ErrorCode.INTERNAL:
                 self._log_defect(noted, error)
@@ -152,7 +170,7 @@ class ScoreRoutes:
     def _log_defect(noted: _Noted, error: Exception) -> None:
         structlog.get_logger().error("request failed", request_id=noted.request_id, exc_info=error)
 
-    def _score(self, noted: _Noted) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _score(self, noted: _Noted, ended: "queue.SimpleQueue[Waiting] | None") -> Generator[Ticket, None, _Parts]:
         environ = noted.environ
         kind, encoding = environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", "identity")
         if kind not in _PLAIN_KINDS or encoding != "identity":  # the scorer asks too, but these are read before
@@ -163,7 +181,7 @@ class ScoreRoutes:
             data = self._read_data(environ)
             body = self._reader.read(data, kind, encoding, caller, held)
             del data
-            answer = self._score_body(noted, query, body, held)
+            answer = yield from self._score_body(noted, query, body, held, ended)
         return _encode(answer, environ.get("HTTP_ACCEPT", ""), noted.request_id)
 
     def _read_data(self, environ: "WSGIEnvironment") -> bytes:
@@ -189,7 +207,14 @@ class ScoreRoutes:
             raise DeadlineExceededError(message)
         return caller
 
-    def _score_body(self, noted: _Noted, query: _Query, body: Body, held: ExitStack) -> Answer:
+    def _score_body(
+        self,
+        noted: _Noted,
+        query: _Query,
+        body: Body,
+        held: ExitStack,
+        ended: "queue.SimpleQueue[Waiting] | None",
+    ) -> Generator[Ticket, None, Answer]:
         outputs = _agreed("outputs", body.outputs, query.outputs)
 
         def rows_for(signature: Signature) -> _Rows:
@@ -200,7 +225,10 @@ class ScoreRoutes:
 
         version = _agreed("version", body.version, query.version)
         target = Target(noted.model, version, _agreed("label", body.label, query.label))
-        answer = self._scorer.score(target, rows_for, outputs, caller=noted.caller)
+        if ended is None or noted.caller is None:
+            answer = self._scorer.score(target, rows_for, outputs, caller=noted.caller)
+        else:
+            answer = yield from self._scorer.stages(target, rows_for, outputs, noted.caller, ended)
         noted.num_rows = len(next(iter(answer.outputs.values())))
         return answer
 
@@ -231,6 +259,17 @@ class ScoreRoutes:
         )
 
 
+def _end_of(stages: Generator[Ticket, None, wsgi.Answer]) -> wsgi.Answer:
+    """Return the answer of a request that is not waited for beside others: it has one stage."""
+    try:
+        next(stages)
+    except StopIteration as end:
+        answer: wsgi.Answer = end.value
+        return answer
+    message = "a request that waits alone has but one stage"
+    raise RuntimeError(message)
+
+
 def room_check(scorer: Scorer) -> Callable[[bytes], None]:
     """Return what the HTTP server asks, with the path, before it reads the body of a request.
 
@@ -238,10 +277,8 @@ def room_check(scorer: Scorer) -> Callable[[bytes], None]:
     """
 
     def check(path: bytes) -> None:
-        if path == b"/score":
-            scorer.check_room(None)
-        elif (scored := _SCORED.fullmatch(path)) is not None:
-            scorer.check_room(scored[1].decode("ascii"))
+        if (scored := wsgi.SCORED.fullmatch(path)) is not None:
+            scorer.check_room(None if scored[1] is None else scored[1].decode("ascii"))
 
     return check
 

@@ -5,6 +5,7 @@ others, and drained.
 """
 
 import asyncio
+import contextlib
 import functools
 import heapq
 import resource
@@ -12,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvloop
@@ -23,6 +24,7 @@ from service.errors import InternalError, InvalidArgumentError, ResourceExhauste
 from service.rest import deadlines, wsgi
 from service.rest.connection import Connection
 from service.rest.deadlines import Patience
+from service.rest.gathering import MOST_TOGETHER, Answered, Begin, Member, answer_together, is_small
 from service.rest.known_heads import KnownHeads
 from service.rest.refusals import no_room_for, refuse
 from service.rest.request import Request
@@ -34,6 +36,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+_Gathered = tuple[Request, Connection, float, Callable[[Answer], None]]
 _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometheus/metrics"})
 """Paths of operators, who must have their answer most of all when there are many requests."""
 _GATHER_SECONDS = 0.004
@@ -62,6 +65,7 @@ class HttpServer:
             clients are waited for.
         check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
         tell: told of each request that the application never saw.
+        begin: answers small requests for scores in stages, as the application would at once; None: it does.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -76,6 +80,7 @@ class HttpServer:
         *,
         check_room: Callable[[bytes], None] = lambda _path: None,
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
+        begin: Begin | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         # "::" is every address, as it is for gRPC: of IPv4 too.
@@ -84,7 +89,7 @@ class HttpServer:
             (settings.host, settings.rest_port), family=family, backlog=_BACKLOG, dualstack_ipv6=takes_both
         )
         self.port: int = self._listener.getsockname()[1]
-        self._edge = _Edge(app, settings, check_room, tell)
+        self._edge = _Edge(app, settings, check_room, tell, begin)
         self._place = Place(settings.host, self.port, "")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -185,8 +190,11 @@ class _Edge:
         settings: Settings,
         check_room: Callable[[bytes], None],
         tell: Callable[[AnsweredRequest], None],
+        begin: Begin | None,
     ) -> None:
         self._app = app
+        self._begin_score = begin
+        self._gathered: list[_Gathered] = []  # in this round of the loop
         self._tell = tell
         self._check_room = check_room
         self._max_connections = connection_limit(settings.max_connections)
@@ -237,8 +245,43 @@ class _Edge:
             self.crowd.enter(request.num_body_bytes)
             finish = functools.partial(self._leave, request.num_body_bytes, time.monotonic(), connection)
             threads = self._threads
-        threads.run(functools.partial(self._compute, request, connection, arrival_seconds, finish))
+        if self._begin_score is not None and not is_probe and self.loop is not None and is_small(request):
+            self._gathered.append((request, connection, arrival_seconds, finish))
+            if len(self._gathered) == 1:
+                self.loop.call_soon(self._hand_over)
+        else:
+            threads.run(functools.partial(self._compute, request, connection, arrival_seconds, finish))
         return arrival_seconds + self._timeout_seconds(request)
+
+    def _hand_over(self) -> None:
+        """Have the small requests answered that have come in this round of the loop; one alone as any other."""
+        gathered, self._gathered = self._gathered, []
+        if len(gathered) == 1:
+            self._threads.run(functools.partial(self._compute, *gathered[0]))
+            return
+        for start in range(0, len(gathered), MOST_TOGETHER):
+            self._threads.run(functools.partial(self._compute_together, gathered[start : start + MOST_TOGETHER]))
+
+    def _compute_together(self, gathered: "list[_Gathered]") -> None:
+        members = [
+            Member(request, connection.place, arrival, functools.partial(self._fail, request, connection), finish)
+            for request, connection, arrival, finish in gathered
+        ]
+        if self._begin_score is not None:
+            answer_together(self._begin_score, members, self._deliver)
+
+    def _fail(self, request: Request, connection: Connection, error: BaseException) -> Answer:
+        structlog.get_logger().error("the application ended without an answer", exc_info=error)
+        return self.refuse(InternalError("internal error"), request, connection.place.client)
+
+    def _deliver(self, answered: Answered) -> None:
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                self.loop.call_soon_threadsafe(self._finish_all, answered)
+
+    def _finish_all(self, answered: Answered) -> None:
+        for member, answer in answered:
+            cast(asyncio.AbstractEventLoop, self.loop).call_soon(member.finish, answer)
 
     def _compute(
         self, request: Request, connection: Connection, arrival_seconds: float, finish: Callable[[Answer], None]
@@ -246,13 +289,10 @@ class _Edge:
         try:
             answer = wsgi.call(self._app, request, connection.place, arrival_seconds)
         except BaseException as error:  # noqa: BLE001  # the transport's border: log and convert, whatever it was
-            structlog.get_logger().error("the application ended without an answer", exc_info=error)
-            answer = self.refuse(InternalError("internal error"), request, connection.place.client)
+            answer = self._fail(request, connection, error)
         if self.loop is not None:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
                 self.loop.call_soon_threadsafe(finish, answer)
-            except RuntimeError:  # the loop has ended: nobody waits
-                return
 
     def _leave(self, num_bytes: int, entered_seconds: float, connection: Connection, answer: Answer) -> None:
         self.crowd.leave(num_bytes, entered_seconds, time.monotonic())

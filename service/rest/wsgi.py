@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ARRIVAL = "convex_scoring.arrival_seconds"
 """Monotonic time at which the request was there whole."""
 
+SCORED = re.compile(rb"(?:/models/([A-Za-z0-9_-]{1,64}))?/score")
+"""Paths at which scores are asked for, of the default model or of one that may exist."""
+
 _REQUEST = "convex_scoring.request"
 
 _BODILESS = frozenset({204, 304})

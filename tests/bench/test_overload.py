@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.load import Job, Phase, Tally, quantiles, rows_of
+from bench.load import Job, Phase, Tally, body_of, quantiles
 from bench.overload import Plan, recovery_seconds
 
 
@@ -50,5 +50,5 @@ def test_tally_counts_each_outcome_and_those_that_came_late():
 def test_requests_of_a_job_are_rows_of_its_width():
     """512 KiB for 2,048 rows of 64 numbers, and the same ones each time."""
     job = Job("127.0.0.1:1", "m", Plan().num_rows, Plan().dim, 1.0, ())
-    assert 524288 == len(rows_of(job))
-    assert rows_of(job) == rows_of(job)
+    assert 524288 == len(body_of(job))
+    assert body_of(job) == body_of(job)

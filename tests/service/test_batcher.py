@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import queue
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -443,6 +444,43 @@ def test_requests_wait_on_when_no_thread_can_be_started(stage, monkeypatch):
         assert_answers(rows_from(1), future.result(SECONDS))
     assert ["no batch thread can be started now"] * 2 == [line["event"] for line in logs]
     assert 0 == stage.statistics.num_threads_replaced
+
+
+def test_begun_requests_are_put_where_they_are_waited_for_together(stage):
+    """Nobody waits for each: those that are computed, fail or expire are all put into the one place, and tell how."""
+    stage.hold()
+    ended = queue.SimpleQueue()
+    stage.engine.faults = {20.0: ArithmeticError("guilty")}
+    begun = [stage.batcher.begin(rows_from(10 * number, 2), caller(), ended) for number in range(3)]
+    late = stage.batcher.begin(rows_from(50), caller(deadline_seconds=200.0), ended)
+    stage.clock.now = 300.0
+    stage.batcher.look(begun[0])
+    assert ended.empty()
+    stage.batcher.look(late)
+    assert late is ended.get(timeout=SECONDS)
+    with capture_logs():
+        stage.engine.gate.set()
+        assert set(begun) == {ended.get(timeout=SECONDS) for _ in begun}
+    for number in range(2):
+        assert_answers(rows_from(10 * number, 2), stage.batcher.outcome(begun[number]))
+    for request, error in ((begun[2], ArithmeticError), (late, DeadlineExceededError)):
+        with pytest.raises(error):
+            stage.batcher.outcome(request)
+    assert 50.0 not in stage.engine.seen
+
+
+def test_look_replaces_a_thread_that_died_without_a_word(stage):
+    """Whoever waits for several requests keeps the batch thread alive as those do who wait for one."""
+    stage.hold()
+    stage.batcher._work = lambda: stage.batcher.__dict__.pop("_work")
+    ended = queue.SimpleQueue()
+    request = stage.batcher.begin(rows_from(1), caller(), ended)
+    stage.batcher._thread.join(SECONDS)
+    stage.batcher.look(request)
+    stage.engine.gate.set()
+    assert request is ended.get(timeout=SECONDS)
+    assert_answers(rows_from(1), stage.batcher.outcome(request))
+    assert 1 == stage.statistics.num_threads_replaced
 
 
 def test_close_refuses_what_waits_and_finishes_what_is_computed(stage):
