@@ -15,10 +15,11 @@ from types import FrameType
 
 import structlog
 
+from service.ports import Addresses
 from service.registry import ModelStatus
 from service.settings import Settings
 from service.signature import CONTEXT
-from service.worker import Addresses, Worker
+from service.worker import Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _POLL_SECONDS = 0.1

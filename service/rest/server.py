@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
+from service import ports
 from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
@@ -59,6 +60,7 @@ class HttpServer:
         app: the application.
         settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes, max_connections and how long
             clients are waited for.
+        listener: accepts connections for it, and is closed with it; None: one of its own is made.
         check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
         tell: told of each request that the application never saw.
 
@@ -73,15 +75,11 @@ class HttpServer:
         app: "WSGIApplication",
         settings: Settings,
         *,
+        listener: socket.socket | None = None,
         check_room: Callable[[bytes], None] = lambda _path: None,
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
     ) -> None:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        # "::" is every address, as it is for gRPC: of IPv4 too.
-        takes_both = settings.host == "::" and socket.has_dualstack_ipv6()
-        self._listener = socket.create_server(
-            (settings.host, settings.rest_port), family=family, backlog=_BACKLOG, dualstack_ipv6=takes_both
-        )
+        self._listener = listener or ports.listen(settings)
         self.port: int = self._listener.getsockname()[1]
         self._edge = _Edge(app, settings, check_room, tell)
         self._place = Place(settings.host, self.port, "")
