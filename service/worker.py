@@ -194,6 +194,10 @@ class Worker:
         if self.settings.engine != "tensorflow" and (reason := why_missing()):
             self._log.warning("there is no compiled kernel: NumPy computes, in several times the time", reason=reason)
 
+    def is_settled(self) -> bool:
+        """Whether the first look at the folder is over."""
+        return self.watcher.first_scan_over.is_set()
+
     def drain(self) -> None:
         """Be not ready, and ask clients to go elsewhere, while every request is still answered."""
         self.registry.start_draining()
