@@ -19,6 +19,7 @@ from service.fleet.moment import Moment
 from service.fleet.patience import Patience
 from service.fleet.tally import Tally
 from service.fleet.worker_process import WorkerProcess
+from service.loading_process import LoadingProcess
 from service.metrics import Metrics
 from service.ports import Addresses, StartError
 from service.program.kernel.library import why_missing
@@ -46,6 +47,7 @@ class Commander:
 
     Args:
         settings: all of it; `workers` is how many.
+        process: loads versions; by default one is started.
 
     Raises:
         StartError: a port is in use, the address is not this machine's, or the system cannot share what is needed.
@@ -53,7 +55,7 @@ class Commander:
     Thread safety: the methods are for the owner, one at a time.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, process: LoadingProcess | None = None) -> None:
         if not hasattr(os, "memfd_create"):
             raise StartError(f"--workers: received {settings.workers}; on this system expected 1 (several need Linux).")
         self.settings = settings
@@ -70,7 +72,7 @@ class Commander:
         self.registry = Registry(settings.default_model)
         self._moment = Moment.create()
         self._crew = Crew(self.registry, self._moment)
-        self._loader = VersionLoader(settings, make=self._crew.prepare)
+        self._loader = VersionLoader(settings, process=process, make=self._crew.prepare)
         make: Any = self._loader
         if not settings.allow_schema_change:
             make = SteadySchema(make, self.registry)

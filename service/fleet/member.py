@@ -149,8 +149,9 @@ class Member:
         self._log.info("worker serves", pid=os.getpid(), processor=self._welcome.processor)
 
     def _note_change(self) -> None:
-        self._metrics.forget_gone(self._registry.models())
-        if self._protocols is not None and self._registry.draining:
+        models, is_draining = self._registry.followed()
+        self._metrics.forget_gone(models)
+        if self._protocols is not None and is_draining:
             self._protocols.close_gently()
 
     # --------------------------------------------------------------------------------------------------- versions
@@ -191,7 +192,7 @@ class Member:
                     self._prepared.pop(serial, None)
                 self._say(messages.Released(serial))
                 self._tidy()
-            self._metrics.forget_gone(self._registry.models())
+            self._metrics.forget_gone(self._registry.followed()[0])
             self._tell(0)
 
     # ---------------------------------------------------------------------------------------------------- numbers

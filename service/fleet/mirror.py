@@ -123,6 +123,14 @@ class MirrorRegistry(Registry):
         """Whether it has a state that holds: before that nothing is live here."""
         return self._number >= 0
 
+    def followed(self) -> tuple[list[ModelStatus], bool]:
+        """Return every model, and whether the server is about to end, as far as that is known here: waits for nothing.
+
+        For the thread that brings the states, which would wait for itself, and for whoever can do with a moment ago.
+        """
+        with self._changed:
+            return super().models(), self._is_draining
+
     # ------------------------------------------------------------------------------------------------------ within
     def _take(self, model: str | None, version: int | None, label: str | None) -> tuple[Life, ModelVersion]:
         self._look()
