@@ -4,6 +4,7 @@ Above: `server`, which owns signals and the process, and `fleet`, of whose proce
 part of the service.
 """
 
+import dataclasses
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from service.ports import Addresses, StartError
 from service.program.kernel.library import why_missing
 from service.registry import Registry
 from service.repository import Repository, VersionFolder
+from service.rest.acceptor import Shares
 from service.rest.app import create_app
 from service.rest.native import room_check
 from service.rest.server import HttpServer
@@ -48,7 +50,7 @@ def serve_http(
     settings: Settings,
     check_room: Callable[[bytes], None],
     tell: Callable[[AnsweredRequest], None],
-    listener: socket.socket | None = None,
+    shared: tuple[socket.socket, Shares] | None = None,
 ) -> HttpServer:
     """Bind the REST port for `app`; `start` of what is returned begins to accept.
 
@@ -57,19 +59,36 @@ def serve_http(
         settings: as for `HttpServer`.
         check_room: refuses a request by its path, before its body is read.
         tell: told of what the application never saw.
-        listener: accepts connections already, for several processes; None: one of its own.
+        shared: what several processes accept from, and their shares; None: a socket of its own.
 
     Raises:
         StartError: the address cannot be listened on.
     """
-    listener = listener or ports.bind_rest(settings)
-    return HttpServer(app, settings, listener=listener, check_room=check_room, tell=tell)
+    try:
+        return HttpServer(app, settings, shared=shared, check_room=check_room, tell=tell)
+    except OSError as error:
+        raise ports.cannot_listen("--rest-port", settings.host, settings.rest_port, error) from error
 
 
 def access_log_of(settings: Settings) -> Callable[[AnsweredRequest], None] | None:
     """Return what writes a line for each request, where the settings ask for it."""
     log = AccessLog(logs.write_later, settings.log_format, settings.log_level)
     return log.log if settings.access_log else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedPorts:
+    """The two ports, where several processes answer on them.
+
+    Args:
+        listener: of REST, which listens; each process accepts from it.
+        shares: of its connections.
+        grpc_port: bound by each process again.
+    """
+
+    listener: socket.socket
+    shares: Shares
+    grpc_port: int
 
 
 class Protocols:
@@ -81,8 +100,7 @@ class Protocols:
         settings: all of it.
         registry: what is live.
         metrics: counts.
-        shared: the socket of REST, which listens, and the port of gRPC, which may be bound again, where other
-            processes answer on them too; None: ports of its own.
+        shared: the ports, where other processes answer on them too; None: ports of its own.
 
     Raises:
         StartError: a port is in use, or the address is not this machine's.
@@ -91,26 +109,29 @@ class Protocols:
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, metrics: Metrics, shared: tuple[socket.socket, int] | None = None
+        self, settings: Settings, registry: Registry, metrics: Metrics, shared: SharedPorts | None = None
     ) -> None:
         self._registry = registry
         scorer = Scorer(registry, settings.max_request_rows)
         self.app = create_app(scorer, registry, metrics, settings)
-        listener, grpc_port = shared or (None, settings.grpc_port)
+        grpc_port = settings.grpc_port
         if shared is None:
             ports.check_free(settings)
+        else:
+            grpc_port = shared.grpc_port
         self._gate = CallGate()
         server = create_server(scorer, registry, metrics, settings, self._gate, shares_port=shared is not None)
         self._grpc: grpc.Server | None = server
-        self._http = serve_http(self.app, settings, room_check(scorer), metrics.count_request, listener)
+        rest = None if shared is None else (shared.listener, shared.shares)
+        self._http = serve_http(self.app, settings, room_check(scorer), metrics.count_request, rest)
         metrics.watch_http(lambda: self._http.load)
         try:
             grpc_port = server.add_insecure_port(ports.address(settings.host, grpc_port))
         except RuntimeError as error:
             self._http.stop(0.0)
             raise ports.cannot_listen("--grpc-port", settings.host, grpc_port, error) from error
-        rest = ports.address(settings.host, self._http.port)
-        self.addresses = Addresses(rest, ports.address(settings.host, grpc_port))
+        rest_address = ports.address(settings.host, self._http.port)
+        self.addresses = Addresses(rest_address, ports.address(settings.host, grpc_port))
 
     def start(self) -> None:
         """Accept requests."""

@@ -14,6 +14,7 @@ import structlog
 
 from service import logs, ports
 from service.fleet import messages, placement
+from service.fleet.connections import Connections
 from service.fleet.crew import Crew
 from service.fleet.moment import Moment
 from service.fleet.patience import Patience
@@ -71,6 +72,7 @@ class Commander:
         self.metrics = Metrics()
         self.registry = Registry(settings.default_model)
         self._moment = Moment.create()
+        self._connections = Connections.create(settings.workers)
         self._crew = Crew(self.registry, self._moment)
         self._loader = VersionLoader(settings, process=process, make=self._crew.prepare)
         make: Any = self._loader
@@ -147,6 +149,7 @@ class Commander:
         finished &= self.registry.close()
         self._held.close()
         self._moment.close()
+        self._connections.close()
         return finished and all(process.finished for process in members)
 
     def lost(self) -> str:
@@ -189,7 +192,8 @@ class Commander:
             if self._is_stopping:
                 process.kill()
             else:
-                process.send(welcome, [self._listener.fileno(), self._moment.descriptor])
+                shared = [self._listener.fileno(), self._connections.descriptor, self._moment.descriptor]
+                process.send(welcome, shared)
             self._crew.add(process)
         process.start()
 
@@ -242,6 +246,7 @@ class Commander:
             reason = "" if is_asked else process.reason or ("killed" if code is not None and code < 0 else "exit")
             self._tally.note_end(process.slot, reason)
             self._crew.remove(process)
+            self._connections.forget(process.slot)
             if self._is_stopping:
                 return
             lived = 0.0 if process.joined_seconds is None else now - process.joined_seconds

@@ -22,6 +22,7 @@ from service.answered import AnsweredRequest
 from service.errors import UnavailableError, VersionRefusedError
 from service.fleet import messages, parcel
 from service.fleet.channel import Channel
+from service.fleet.connections import Connections
 from service.fleet.mirror import MirrorRegistry
 from service.fleet.moment import Moment
 from service.garbage import GarbageCollection
@@ -29,7 +30,7 @@ from service.lifecycle import ModelStatus
 from service.metrics import Metrics
 from service.model_version import ModelVersion
 from service.version_loader import VersionMaker
-from service.worker import Protocols, access_log_of
+from service.worker import Protocols, SharedPorts, access_log_of
 
 TELL_SECONDS = 1.0
 """How often a worker tells its numbers unasked."""
@@ -67,17 +68,17 @@ class Member:
     Args:
         welcome: what it is.
         channel: to the commander.
-        listener: of REST.
+        ports: of the server.
         moment: shared by all.
 
     Thread safety: `run` is for the main thread.
     """
 
-    def __init__(self, welcome: messages.Welcome, channel: Channel, listener: socket.socket, moment: Moment) -> None:
+    def __init__(self, welcome: messages.Welcome, channel: Channel, ports: SharedPorts, moment: Moment) -> None:
         self._welcome = welcome
         self._settings = welcome.settings
         self._channel = channel
-        self._listener = listener
+        self._ports = ports
         self._metrics = AskingMetrics(self._ask_page, access_log_of(welcome.settings))
         self._registry = MirrorRegistry(moment, welcome.settings.default_model)
         self._make = VersionMaker(welcome.settings, self._metrics)
@@ -141,8 +142,7 @@ class Member:
         """Accept requests, once it is known what is live."""
         if self._protocols is not None or not self._registry.is_following or self._has_stopped.is_set():
             return
-        ports = (self._listener, self._welcome.grpc_port)
-        self._protocols = Protocols(self._settings, self._registry, self._metrics, ports)
+        self._protocols = Protocols(self._settings, self._registry, self._metrics, self._ports)
         self._registry.subscribe(self._note_change)
         self._protocols.start()
         self._say(messages.Joined())
@@ -244,7 +244,7 @@ def main() -> None:
     load_bounds.die_with(commander)
     channel = Channel(socket.socket(fileno=descriptor))
     try:
-        welcome, (listening, shared) = channel.receive()
+        welcome, (listening, counts, shared) = channel.receive()
     except EOFError:
         return
     if welcome.processor is not None:
@@ -253,7 +253,9 @@ def main() -> None:
     freed_memory.return_large_blocks()
     logs.configure(welcome.settings.log_format, welcome.settings.log_level, worker=welcome.slot)
     try:
-        Member(welcome, channel, socket.socket(fileno=listening), Moment(shared)).run()
+        shares = Connections(counts, welcome.slot)
+        ports = SharedPorts(socket.socket(fileno=listening), shares, welcome.grpc_port)
+        Member(welcome, channel, ports, Moment(shared)).run()
     except Exception as error:  # noqa: BLE001  # the border of the process: log and end; the commander starts another
         structlog.get_logger().error("a worker fails", exc_info=error)
         logs.close()

@@ -19,7 +19,7 @@ Key = tuple[str, int]
 # ----------------------------------------------------------------------------------------------- from the commander
 @dataclasses.dataclass(frozen=True)
 class Welcome:
-    """The first message; with it come the descriptors of the listening socket of REST and of the shared moment.
+    """The first message; with it come the descriptors of the listening socket of REST, the counts and the moment.
 
     Args:
         settings: of the server.

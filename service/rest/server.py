@@ -22,6 +22,7 @@ from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.rest import deadlines, wsgi
+from service.rest.acceptor import Acceptor, Shares
 from service.rest.connection import Connection
 from service.rest.deadlines import Patience
 from service.rest.known_heads import KnownHeads
@@ -60,7 +61,8 @@ class HttpServer:
         app: the application.
         settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes, max_connections and how long
             clients are waited for.
-        listener: accepts connections for it, and is closed with it; None: one of its own is made.
+        shared: the socket that it accepts from, which listens, and the shares of the processes that do; closed with it.
+            None: a socket of its own.
         check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
         tell: told of each request that the application never saw.
 
@@ -75,11 +77,12 @@ class HttpServer:
         app: "WSGIApplication",
         settings: Settings,
         *,
-        listener: socket.socket | None = None,
+        shared: tuple[socket.socket, Shares] | None = None,
         check_room: Callable[[bytes], None] = lambda _path: None,
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
     ) -> None:
-        self._listener = listener or ports.listen(settings)
+        self._shares: Shares | None
+        self._listener, self._shares = shared or (ports.listen(settings), None)
         self.port: int = self._listener.getsockname()[1]
         self._edge = _Edge(app, settings, check_room, tell)
         self._place = Place(settings.host, self.port, "")
@@ -87,6 +90,7 @@ class HttpServer:
         self._stopping = asyncio.Event()
         self._deadline_seconds = 0.0
         self._is_finished: bool | None = None  # None until it was stopped
+        self._taken: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
@@ -131,19 +135,36 @@ class HttpServer:
             loop.close()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        server = await loop.create_server(
-            lambda: Connection(self._edge, self._place), sock=self._listener, backlog=_BACKLOG
-        )
+        server: asyncio.Server | asyncio.AbstractServer | Acceptor
+        if self._shares is None:
+            server = await loop.create_server(self._connection, sock=self._listener, backlog=_BACKLOG)
+        else:
+            self._edge.shares = self._shares
+            self._shares.tell(0)
+            server = Acceptor(loop, self._listener, self._shares, self._take)
         while not self._stopping.is_set():
             self._edge.look(time.monotonic())
             await _wait(self._stopping, _LOOK_SECONDS)
         for _ in range(3):  # what the kernel has already accepted for us is ours
             await asyncio.sleep(0)
         server.close()
+        if self._taken:
+            await asyncio.wait(self._taken)
         self._is_finished = await self._drain()
         for connection in list(self._edge.connections):
             connection.abort()
         await asyncio.sleep(0)  # the transports close in the loop's next round
+
+    def _connection(self) -> Connection:
+        return Connection(self._edge, self._place)
+
+    def _take(self, accepted: socket.socket) -> None:
+        """Let a connection that was accepted be one of ours, and count at once."""
+        if self._loop is not None and self._shares is not None:
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connection, accepted))
+            self._taken.add(task)
+            self._shares.tell(len(self._edge.connections) + len(self._taken))
+            task.add_done_callback(self._taken.discard)
 
     async def _drain(self) -> bool:
         """Wait for what was accepted; return whether it was finished in time."""
@@ -190,6 +211,7 @@ class _Edge:
         self.is_closing = False
         self._is_gathering = False
         self._has_new_connection = False
+        self.shares: Shares | None = None
         self.connections: set[Connection] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -276,6 +298,7 @@ class _Edge:
                 connection.abort()
         self.connections.add(connection)
         self._has_new_connection = True
+        self._tell_shares()
 
     def look(self, now_seconds: float) -> None:
         """Let every connection lose its patience; one that cannot is closed, and the others have their turn."""
@@ -306,6 +329,11 @@ class _Edge:
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+        self._tell_shares()
+
+    def _tell_shares(self) -> None:
+        if self.shares is not None:
+            self.shares.tell(len(self.connections))
 
 
 @functools.lru_cache(maxsize=256)
