@@ -35,6 +35,7 @@ MOST_SILENT_TICKS = 30
 """Looks, a second apart, at which a worker was not heard of: then it is replaced."""
 
 _MOST_TICKS_TO_JOIN = 300
+_TICKS_TO_WAIT = 3  # a page does not wait for a worker that is silent for so long
 _TICK_SECONDS = 1.0
 _NUMBERS_SECONDS = 1.0
 _LAST_SECONDS = 0.25
@@ -278,8 +279,9 @@ class Commander:
             asked = [process for process in self._crew.members.values() if process.joined_seconds is not None]
             for process in asked:
                 process.send(messages.Count(ticket))
+            awaited = [process for process in asked if process.num_silent_ticks < _TICKS_TO_WAIT]
             changed.wait_for(
-                lambda: all(process.counted >= ticket or process.is_gone for process in asked), _NUMBERS_SECONDS
+                lambda: all(process.counted >= ticket or process.is_gone for process in awaited), _NUMBERS_SECONDS
             )
             num_workers = sum(process.joined_seconds is not None for process in self._crew.members.values())
             return self._tally.page(own, num_workers, models, with_tensorflow_names=with_names)

@@ -195,7 +195,7 @@ class Crew:
             offer = self._offers.get(serial)
             if offer is not None and not offer.is_discarded:
                 offer.is_discarded = True
-                for process in offer.holders:
+                for process in list(offer.holders):
                     process.send(messages.Discard(serial))
                 self._settle(offer)
 
@@ -266,11 +266,11 @@ class Crew:
             self._state = state
             gone = dict.fromkeys(name for name in before.models if name not in models)
             news = {name: status for name, status in models.items() if before.models.get(name) != status}
-            for process in self.members.values():
+            for process in list(self.members.values()):
                 process.send(dataclasses.replace(state, models={**news, **gone}))
             self._wait_for_receipts(state.number)
             self._moment.write(state.number)
-            for process in self.members.values():
+            for process in list(self.members.values()):
                 process.send(messages.Holds(state.number))
             for serial in left:
                 self.discard(serial)

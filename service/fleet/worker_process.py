@@ -63,6 +63,8 @@ class WorkerProcess:
         self.kill_seconds: float | None = None
         self._hear = hear
         self._ended = ended
+        self._queueing = threading.Lock()
+        self._is_over = False  # nothing is said to it any more
         self._channel, theirs = Channel.pair()
         self._words: queue.SimpleQueue[tuple[object, list[int]] | None] = queue.SimpleQueue()
         try:
@@ -101,7 +103,9 @@ class WorkerProcess:
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Let a message be sent soon; descriptors are the caller's to close."""
-        self._words.put((message, [os.dup(descriptor) for descriptor in descriptors]))
+        with self._queueing:
+            if not self._is_over:
+                self._words.put((message, [os.dup(descriptor) for descriptor in descriptors]))
 
     def kill(self) -> None:
         """End it whatever it does."""
@@ -143,7 +147,9 @@ class WorkerProcess:
             except subprocess.TimeoutExpired:
                 self.kill()
                 self._child.wait()
-            self._words.put(None)
+            with self._queueing:
+                self._is_over = True
+                self._words.put(None)
             self._threads[0].join()
             self._channel.close()
             self._ended(self)
