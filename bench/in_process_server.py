@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service import worker
+from service import version_loader
 from service.__main__ import main
 from service.loader import LoadedVersion, load, prepare, warm_up
 from service.loading.fork_server import Order
@@ -36,5 +36,5 @@ class InProcess:
 
 
 if __name__ == "__main__":
-    worker.LoadingProcess = InProcess  # type: ignore[assignment,misc]  # the one thing
+    version_loader.LoadingProcess = InProcess  # type: ignore[assignment,misc]  # the one thing
     main(prog_name="python -m service")

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 # Before NumPy is imported. OpenBLAS starts a thread for every core it sees and lets them spin: with several requests at
 # once that is up to 200 times slower than one thread each (measured for small networks). Requests are the parallelism.
@@ -27,6 +27,9 @@ if __name__ == "__main__":  # an interruption ends without a traceback from the 
 import click
 
 from service import settings as settings_module
+
+if TYPE_CHECKING:
+    from service import server
 
 _STANDARD_OUTPUT = 1
 
@@ -79,7 +82,7 @@ def serve(**flags: str | None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
-    from service import freed_memory, logs, server, worker
+    from service import freed_memory, logs, ports, server
     from service.line_writer import LineWriter
 
     freed_memory.return_large_blocks()
@@ -90,16 +93,29 @@ def serve(**flags: str | None) -> None:
         printed.write(text + "\n")
 
     try:
-        supervisor = server.Supervisor(worker.Worker(settings), announce)
+        serving = _what_serves(settings)
     except settings_module.SettingError as error:  # the file that a setting names
         _fail(str(error), 2)
-    except worker.StartError as error:
+    except ports.StartError as error:
         _fail(str(error), 1)
-    all_ended = supervisor.run()
+    all_ended = server.Supervisor(serving, announce).run()
     printed.close()
     logs.close()
+    if serving.lost():
+        _fail(serving.lost(), 1)
     if not all_ended:
         os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
+
+
+def _what_serves(settings: settings_module.Settings) -> "server.Serving":
+    """Return what is to serve, its ports bound: this process, or several others."""
+    if settings.workers > 1:
+        from service.fleet.commander import Commander  # needs neither Flask nor gRPC, which the others import
+
+        return Commander(settings)
+    from service.worker import Worker
+
+    return Worker(settings)
 
 
 @main.command()

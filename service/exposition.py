@@ -7,6 +7,7 @@ whose writer takes 120 ms for the lines of a hundred versions, in which no reque
 import dataclasses
 import functools
 import itertools
+from typing import Protocol
 
 from service.batch_statistics import Distribution
 
@@ -27,12 +28,24 @@ class Family:
         kind: "counter", "gauge" or "histogram".
         labels: names of the labels, in the order of the values.
         meaning: one line, the page's HELP and the README's last column.
+        gathered: how the numbers of several processes under the same labels become one: "sum", "max" or "min".
     """
 
     name: str
     kind: str
     labels: tuple[str, ...]
     meaning: str
+    gathered: str = "sum"
+
+
+class Sheet(Protocol):
+    """What numbers are written on: a page for a reader, or numbers to be gathered."""
+
+    def add(self, family: Family, values: tuple[object, ...], number: float) -> None:
+        """Add one number of a counter or gauge under the values of its labels."""
+
+    def add_distribution(self, family: Family, values: tuple[object, ...], distribution: Distribution) -> None:
+        """Add one histogram under the values of its labels."""
 
 
 class Page:

@@ -31,7 +31,7 @@ class _Log:
     stream: TextIO | LineWriter | None = None
 
 
-def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: str, log_level: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
     """Set up structlog, and the standard library's loggers of asyncio and grpc, once at the start of the process.
 
     Lines are written by a thread of their own; what the reader of standard error does not take is lost and counted.
@@ -41,6 +41,7 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
         log_level: "debug", "info", "warning" or "error": the least important line that is written.
         stream: where lines go, at once; by default standard error, by a thread, so that standard output stays a
             command's answer.
+        worker: which of several processes this is: stands in each line; None: the only one, or none of them.
     """
     close()
     out: Any = stream
@@ -55,6 +56,8 @@ def configure(log_format: str, log_level: str, stream: TextIO | None = None) -> 
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(lambda _logger, _name, event: {**event, "worker": worker})
     if log_format == "json":
         shared.append(structlog.processors.format_exc_info)
         renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()

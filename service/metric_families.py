@@ -35,7 +35,9 @@ REFUSALS = Family(
 
 QUEUE_ROWS = Family("convex_queue_rows", "gauge", _BATCH, "Rows that wait or are computed.")
 QUEUE_REQUESTS = Family("convex_queue_requests", "gauge", _BATCH, "Requests whose rows wait or are computed.")
-QUEUE_OLDEST = Family("convex_queue_oldest_seconds", "gauge", _BATCH, "Age of the oldest of them; 0 where none waits.")
+QUEUE_OLDEST = Family(
+    "convex_queue_oldest_seconds", "gauge", _BATCH, "Age of the oldest of them; 0 where none waits.", "max"
+)
 BATCH_ROWS = Family("convex_batch_rows", "histogram", _BATCH, "Rows of a batch.")
 QUEUE_SECONDS = Family(
     "convex_queue_seconds", "histogram", _BATCH, "Time that a request waited until its first row was computed."
@@ -84,9 +86,29 @@ DROPPED_LINES = Family(
     "convex_log_lines_dropped_total", "counter", (), "Log lines lost because whoever reads the log is too slow or gone."
 )
 BUILD = Family(
-    "convex_build_info", "gauge", ("python", "tensorflow", "numpy", "grpcio"), "1; the labels are what is installed."
+    "convex_build_info",
+    "gauge",
+    ("python", "tensorflow", "numpy", "grpcio"),
+    "1; the labels are what is installed.",
+    "max",
+)
+WORKERS = Family("convex_workers", "gauge", (), "Processes that serve now; see `--workers`.")
+WORKERS_ENDED = Family(
+    "convex_workers_ended_total",
+    "counter",
+    ("reason",),
+    "Processes of several that ended unasked, to be replaced: exit, killed, stuck, silent.",
+)
+WORKER_REQUESTS = Family(
+    "convex_worker_requests_total",
+    "counter",
+    ("worker",),
+    "Requests answered by each process, counted from 0, and by those that it took the place of.",
 )
 THREADS = Family("process_threads", "gauge", (), "Threads of the process, those of native libraries too.")
+
+ENDINGS = ("exit", "killed", "stuck", "silent")
+"""Reasons of `WORKERS_ENDED`."""
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Family))
 """Every family that `metrics` writes itself, in the order of the page."""
@@ -94,10 +116,10 @@ ALL = tuple(value for value in list(globals().values()) if isinstance(value, Fam
 PROCESS = (
     Family("process_virtual_memory_bytes", "gauge", (), "Virtual memory size in bytes."),
     Family("process_resident_memory_bytes", "gauge", (), "Resident memory size in bytes."),
-    Family("process_start_time_seconds", "gauge", (), "Start time of the process since unix epoch in seconds."),
+    Family("process_start_time_seconds", "gauge", (), "Start time of the process since unix epoch in seconds.", "min"),
     Family("process_cpu_seconds_total", "counter", (), "Total user and system CPU time spent in seconds."),
     Family("process_open_fds", "gauge", (), "Number of open file descriptors."),
-    Family("process_max_fds", "gauge", (), "Maximum number of open file descriptors."),
+    Family("process_max_fds", "gauge", (), "Maximum number of open file descriptors.", "min"),
 )
 """What prometheus-client's process collector writes, in its own words."""
 

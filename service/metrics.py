@@ -6,7 +6,7 @@ into `batch_statistics`, which is read when somebody asks. The families and thei
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import prometheus_client
 
@@ -14,9 +14,10 @@ from service import metric_families as families
 from service.answered import AnsweredRequest
 from service.batch_statistics import BatchStatistics, Distribution
 from service.errors import Refusal
-from service.exposition import CONTENT_TYPE, Page
+from service.exposition import CONTENT_TYPE, Page, Sheet
 from service.installed import count_threads, installed_versions
 from service.lifecycle import ModelStatus, VersionState
+from service.numbers import Numbers
 from service.request_statistics import RequestStatistics
 from service.tensorflow_metrics import TensorflowMetrics
 
@@ -115,6 +116,11 @@ class Metrics:
         with self._counting:
             self._in_flight[protocol] -= 1
 
+    def know_models(self, models: Sequence[str]) -> None:
+        """Let these names be labels, where another process loads their versions and counts that."""
+        with self._lock:
+            self._known_models.update(models)
+
     def count_load(self, model: str, outcome: str, rule: str = "", seconds: float = 0.0) -> None:
         """Count one attempt to load a version.
 
@@ -198,19 +204,43 @@ class Metrics:
         if models is not None:
             self.forget_gone(models)
         page = Page()
-        self._add_requests(page)
-        for (model, version, outputs), statistics in sorted(self._batches.copy().items()):
-            _add_batches(page, (model, version, outputs), statistics)
-        _add_versions(page, models or ())
-        self._add_loads(page)
-        page.add(families.DROPPED_LINES, (), num_dropped_lines)
-        page.add(families.BUILD, installed_versions(families.BUILD.labels), 1)
-        page.add(families.THREADS, (), count_threads())
+        self._write(page, models or (), num_dropped_lines)
+        num_requests = sum(
+            seconds.count for each in self._requests.copy().values() for seconds in each.seconds.values()
+        )
+        write_workers(page, 1, dict.fromkeys(families.ENDINGS, 0), {"0": num_requests})
         if with_tensorflow_names:
             self._tensorflow.add_to(page)
         return page.text().encode() + prometheus_client.generate_latest(self._process)
 
-    def _add_requests(self, page: Page) -> None:
+    def numbers(self, models: Sequence[ModelStatus] = (), num_dropped_lines: int = 0) -> Numbers:
+        """Return everything as numbers that can be added up with those of other processes.
+
+        Args:
+            models: what is live, as far as this process tells of it.
+            num_dropped_lines: as for `render`.
+        """
+        numbers = Numbers()
+        self._write(numbers, models, num_dropped_lines)
+        self._tensorflow.add_to(numbers)
+        process = {family.name: family for family in families.PROCESS}
+        for found in self._process.collect():
+            for sample in found.samples:
+                if sample.name in process:
+                    numbers.add(process[sample.name], (), sample.value)
+        return numbers
+
+    def _write(self, page: Sheet, models: Sequence[ModelStatus], num_dropped_lines: int) -> None:
+        self._add_requests(page)
+        for (model, version, outputs), statistics in sorted(self._batches.copy().items()):
+            _add_batches(page, (model, version, outputs), statistics)
+        _add_versions(page, models)
+        self._add_loads(page)
+        page.add(families.DROPPED_LINES, (), num_dropped_lines)
+        page.add(families.BUILD, installed_versions(families.BUILD.labels), 1)
+        page.add(families.THREADS, (), count_threads())
+
+    def _add_requests(self, page: Sheet) -> None:
         for (model, version, signature, protocol), statistics in self._requests.copy().items():
             labels = (model, "" if version is None else version, signature, protocol)
             for code, seconds in statistics.seconds.copy().items():
@@ -227,7 +257,7 @@ class Metrics:
         for refusal, count in self._refusals.copy().items():
             page.add(families.REFUSALS, refusal, count)
 
-    def _add_loads(self, page: Page) -> None:
+    def _add_loads(self, page: Sheet) -> None:
         for load, count in self._loads.copy().items():
             page.add(families.LOADS, load, count)
         for outcome, seconds in self._load_seconds.copy().items():
@@ -237,7 +267,16 @@ class Metrics:
             page.add(families.LAST_SWAP, (model,), when)
 
 
-def _add_batches(page: Page, labels: tuple[object, ...], statistics: BatchStatistics) -> None:
+def write_workers(page: Sheet, num_workers: int, endings: Mapping[str, int], requests: Mapping[str, float]) -> None:
+    """Write what is told of the processes that serve: how many, how others ended, and what each answered."""
+    page.add(families.WORKERS, (), num_workers)
+    for reason, count in endings.items():
+        page.add(families.WORKERS_ENDED, (reason,), count)
+    for worker, num_requests in requests.items():
+        page.add(families.WORKER_REQUESTS, (worker,), num_requests)
+
+
+def _add_batches(page: Sheet, labels: tuple[object, ...], statistics: BatchStatistics) -> None:
     depth = statistics.depth
     page.add(families.QUEUE_ROWS, labels, depth.num_rows)
     page.add(families.QUEUE_REQUESTS, labels, depth.num_requests)
@@ -255,7 +294,7 @@ def _add_batches(page: Page, labels: tuple[object, ...], statistics: BatchStatis
     page.add(families.THREADS_REPLACED, labels, statistics.num_threads_replaced)
 
 
-def _add_versions(page: Page, models: Sequence[ModelStatus]) -> None:
+def _add_versions(page: Sheet, models: Sequence[ModelStatus]) -> None:
     for model in models:
         available = [version.version for version in model.versions if version.state is VersionState.AVAILABLE]
         if available:

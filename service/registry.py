@@ -110,6 +110,12 @@ class Registry:
             return self._is_scanned and not self._is_draining and bool(available) and available.issuperset(required)
 
     @property
+    def is_scanned(self) -> bool:
+        """Whether the models folder was looked through once."""
+        with self._changed:
+            return self._is_scanned
+
+    @property
     def draining(self) -> bool:
         """Whether the server is about to end."""
         with self._changed:

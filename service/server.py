@@ -1,6 +1,6 @@
 """The server as a process: start, announce, wait for a signal, drain, end.
 
-Above: `__main__`. Below: `worker`, which does the serving.
+Above: `__main__`. Below: `worker`, which does the serving alone, or `fleet`, several processes of which do.
 """
 
 import os
@@ -12,21 +12,45 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import structlog
 
-from service.registry import ModelStatus
+from service.ports import Addresses
+from service.registry import ModelStatus, Registry
 from service.settings import Settings
 from service.signature import CONTEXT
-from service.worker import Addresses, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _POLL_SECONDS = 0.1
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  (nothing is bound to it here)
 
 
+class Serving(Protocol):
+    """What serves: a lone `worker.Worker`, or the `fleet.commander.Commander` of several."""
+
+    settings: Settings
+    registry: Registry
+    addresses: Addresses
+
+    def start(self) -> None:
+        """Serve."""
+
+    def is_settled(self) -> bool:
+        """Whether the models folder was looked through, and all that serves is there."""
+
+    def lost(self) -> str:
+        """Why it can serve no more; empty while it can."""
+
+    def drain(self) -> None:
+        """Be not ready, and answer all the same."""
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Finish what was accepted and end; return whether everything did."""
+
+
 class Supervisor:
-    """Runs one worker until a signal ends it.
+    """Runs what serves until a signal ends it, or it is lost.
 
     SIGTERM or SIGINT: not ready at once, still answering for `drain_delay_seconds`, then accepting nothing more and
     finishing what was accepted, all within `drain_seconds`; the process then ends with 0. A second signal ends the
@@ -37,7 +61,7 @@ class Supervisor:
         announce: takes the lines for a person at the terminal, once the models folder was looked through.
     """
 
-    def __init__(self, worker: Worker, announce: Callable[[str], None]) -> None:
+    def __init__(self, worker: Serving, announce: Callable[[str], None]) -> None:
         self._worker = worker
         self._settings = worker.settings
         self._announce = announce
@@ -45,7 +69,7 @@ class Supervisor:
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
-        """Serve until a signal comes; return whether every thread ended in time."""
+        """Serve until a signal comes, or nothing can serve any more; return whether every thread ended in time."""
         before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             self._worker.start()
@@ -62,13 +86,16 @@ class Supervisor:
 
     def _wait_and_announce(self) -> None:
         # Waits have a bound so that a signal that arrives on another thread is seen too.
-        while not self._worker.watcher.first_scan_over.is_set() and not self._stopping.is_set():
+        while not self._worker.is_settled() and not self._is_over():
             self._stopping.wait(_POLL_SECONDS)
-        if not self._stopping.is_set():
+        if not self._is_over():
             registry = self._worker.registry
             self._announce(announcement(self._worker.addresses, registry.models(), self._settings))
-        while not self._stopping.is_set():
+        while not self._is_over():
             self._stopping.wait(_POLL_SECONDS * 10)
+
+    def _is_over(self) -> bool:
+        return self._stopping.is_set() or bool(self._worker.lost())
 
     def _end(self) -> bool:
         started = time.monotonic()

@@ -149,6 +149,12 @@ class Settings:
     intra_op_threads: int = _setting(
         0, _integer(0, 1024), "threads of one TensorFlow operation; 0: TensorFlow decides", "threads"
     )
+    workers: int = _setting(
+        1,
+        _integer(1, 256),
+        "processes that serve on the same two ports; the limits of threads, queues and connections are each one's own",
+        "processes",
+    )
     host: str = _setting("127.0.0.1", _TEXT, "address that both ports listen on")
     rest_port: int = _setting(8501, _integer(0, 65535), "port of REST and the page; 0: any free one")
     grpc_port: int = _setting(8500, _integer(0, 65535), "port of gRPC; 0: any free one")

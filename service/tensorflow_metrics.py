@@ -9,7 +9,7 @@ import threading
 
 from service.answered import OK, AnsweredRequest
 from service.batch_statistics import Distribution
-from service.exposition import Family, Page
+from service.exposition import Family, Sheet
 
 REQUEST_COUNT = Family(
     ":tensorflow:serving:request_count", "counter", ("model_name", "status"), "The total number of requests."
@@ -72,7 +72,7 @@ class TensorflowMetrics:
             self._microseconds = {key: times for key, times in self._microseconds.items() if key[0] not in models}
             self._examples = {model: counts for model, counts in self._examples.items() if model not in models}
 
-    def add_to(self, page: Page) -> None:
+    def add_to(self, page: Sheet) -> None:
         """Write everything."""
         for key, count in self._counts.copy().items():
             page.add(REQUEST_COUNT, key, count)

@@ -12,16 +12,18 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvloop
 
+from service import ports
 from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
 from service.rest import deadlines, wsgi
+from service.rest.acceptor import MOST_AT_ONCE, Acceptor, Shares
 from service.rest.connection import Connection
 from service.rest.deadlines import Patience
 from service.rest.gathering import MOST_TOGETHER, Answered, Begin, Member, answer_together, is_small
@@ -41,7 +43,6 @@ _PROBES = frozenset({b"/healthz", b"/readyz", b"/metrics", b"/monitoring/prometh
 """Paths of operators, who must have their answer most of all when there are many requests."""
 _GATHER_SECONDS = 0.004
 _BACKLOG = 1024
-_ACCEPTED_AT_ONCE = 16
 _RECEIVED_BYTES = 256 << 10
 _TIMEOUT_HEADER = deadlines.HEADER.lower().encode("ascii")
 _LOOK_SECONDS = 0.5
@@ -63,6 +64,8 @@ class HttpServer:
         app: the application.
         settings: host, rest_port, http_threads, max_waiting_requests, max_body_bytes, max_connections and how long
             clients are waited for.
+        shared: the socket that it accepts from, which listens, and the shares of the processes that do; closed with it.
+            None: a socket of its own.
         check_room: asked with the path of each request before its body is read; raises ResourceExhaustedError.
         tell: told of each request that the application never saw.
         begin: answers small requests for scores in stages, as the application would at once; None: it does.
@@ -78,16 +81,13 @@ class HttpServer:
         app: "WSGIApplication",
         settings: Settings,
         *,
+        shared: tuple[socket.socket, Shares] | None = None,
         check_room: Callable[[bytes], None] = lambda _path: None,
         tell: Callable[[AnsweredRequest], None] = lambda _answered: None,
         begin: Begin | None = None,
     ) -> None:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        # "::" is every address, as it is for gRPC: of IPv4 too.
-        takes_both = settings.host == "::" and socket.has_dualstack_ipv6()
-        self._listener = socket.create_server(
-            (settings.host, settings.rest_port), family=family, backlog=_BACKLOG, dualstack_ipv6=takes_both
-        )
+        self._shares: Shares | None
+        self._listener, self._shares = shared or (ports.listen(settings), None)
         self.port: int = self._listener.getsockname()[1]
         self._edge = _Edge(app, settings, check_room, tell, begin)
         self._place = Place(settings.host, self.port, "")
@@ -95,6 +95,7 @@ class HttpServer:
         self._stopping = asyncio.Event()
         self._deadline_seconds = 0.0
         self._is_finished: bool | None = None  # None until it was stopped
+        self._taken: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
@@ -139,7 +140,13 @@ class HttpServer:
             loop.close()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        servers = await self._listen(loop)
+        servers: Sequence[asyncio.AbstractServer | Acceptor]
+        if self._shares is None:
+            servers = await self._listen(loop)
+        else:
+            self._edge.shares = self._shares
+            self._shares.tell(0)
+            servers = [Acceptor(loop, self._listener, self._shares, self._take)]
         while not self._stopping.is_set():
             self._edge.look(time.monotonic())
             await _wait(self._stopping, _LOOK_SECONDS)
@@ -147,6 +154,8 @@ class HttpServer:
             await asyncio.sleep(0)
         for server in servers:
             server.close()
+        if self._taken:
+            await asyncio.wait(self._taken)
         self._is_finished = await self._drain()
         for connection in list(self._edge.connections):
             connection.abort()
@@ -158,11 +167,19 @@ class HttpServer:
         libuv takes in one for each descriptor. With one descriptor, a probe's connection would wait behind hundreds of
         others for as many looks, each of which reads what hundreds of requests have sent.
         """
-        listeners = [self._listener, *(self._listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
-        return [
-            await loop.create_server(lambda: Connection(self._edge, self._place), sock=listener, backlog=_BACKLOG)
-            for listener in listeners
-        ]
+        listeners = [self._listener, *(self._listener.dup() for _ in range(MOST_AT_ONCE - 1))]
+        return [await loop.create_server(self._connection, sock=listener, backlog=_BACKLOG) for listener in listeners]
+
+    def _connection(self) -> Connection:
+        return Connection(self._edge, self._place)
+
+    def _take(self, accepted: socket.socket) -> None:
+        """Let a connection that was accepted be one of ours, and count at once."""
+        if self._loop is not None and self._shares is not None:
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connection, accepted))
+            self._taken.add(task)
+            self._shares.tell(len(self._edge.connections) + len(self._taken))
+            task.add_done_callback(self._taken.discard)
 
     async def _drain(self) -> bool:
         """Wait for what was accepted; return whether it was finished in time."""
@@ -212,6 +229,7 @@ class _Edge:
         self.is_closing = False
         self._is_gathering = False
         self._has_new_connection = False
+        self.shares: Shares | None = None
         self.connections: set[Connection] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -330,6 +348,7 @@ class _Edge:
                 connection.abort()
         self.connections.add(connection)
         self._has_new_connection = True
+        self._tell_shares()
 
     def look(self, now_seconds: float) -> None:
         """Let every connection lose its patience; one that cannot is closed, and the others have their turn."""
@@ -360,6 +379,11 @@ class _Edge:
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+        self._tell_shares()
+
+    def _tell_shares(self) -> None:
+        if self.shares is not None:
+            self.shares.tell(len(self.connections))
 
 
 @functools.lru_cache(maxsize=256)

@@ -27,11 +27,18 @@ _KEEPALIVE_TIMEOUT_MS = 20_000
 
 
 def create_server(
-    scorer: Scorer, registry: Registry, metrics: Metrics, settings: Settings, gate: CallGate | None = None
+    scorer: Scorer,
+    registry: Registry,
+    metrics: Metrics,
+    settings: Settings,
+    gate: CallGate | None = None,
+    *,
+    shares_port: bool = False,
 ) -> grpc.Server:
     """Return the server with every service that is offered; the caller binds a port, starts it and stops it.
 
-    Who closes the gate before the stop spares callers a CANCELLED.
+    Who closes the gate before the stop spares callers a CANCELLED. Where the port is shared, other processes answer on
+    it too: the system deals connections out among them.
 
     Threads are bounded by `settings.grpc_threads`, calls that wait for one by `settings.max_waiting_requests` and by
     their deadlines: one more is RESOURCE_EXHAUSTED at once. Health has its own threads and is counted in neither:
@@ -58,7 +65,7 @@ def create_server(
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
             ("grpc.http2.max_ping_strikes", _MAX_PING_STRIKES),
-            ("grpc.so_reuseport", 0),  # else a second server would share the port silently
+            ("grpc.so_reuseport", int(shares_port)),  # else a second server would share the port silently
         ],
     )
     server.add_generic_rpc_handlers(
