@@ -165,13 +165,13 @@ class Batcher:
             else:
                 self._watch()
         request.caller.on_cancel(None)
-        return self.outcome(request)
+        return request.outcome()
 
     def begin(self, rows: NDArray[np.float32], caller: Caller, ended: "queue.SimpleQueue[Request]") -> Request:
         """Let `rows` wait for their turn and return at once; the request is put into `ended` when its answer is there.
 
         Whoever waits for it calls `look` every `WATCH_SECONDS`, and as soon as the deadline has passed, as `submit`
-        does for its own caller; then `outcome`.
+        does for its own caller; then the request's `outcome`.
 
         Args:
             rows: float32 [n, dim], at least one; not to be changed meanwhile.
@@ -196,22 +196,6 @@ class Batcher:
             self._watch()
         else:
             self._give_up(request)
-
-    @staticmethod
-    def outcome(request: Request) -> Outputs:
-        """Return the outputs of a request that has its answer, for once.
-
-        Raises:
-            ScoringError: as `submit`.
-            Exception: what the engine raised on its rows.
-        """
-        error, request.error = request.error, None
-        if error is None:
-            return request.outputs
-        try:
-            raise error
-        finally:
-            del error  # else its traceback and this frame would keep each other, and the rows, alive
 
     def _give_up(self, request: Request) -> None:
         """Answer a request for which nobody waits; nothing happens to one that has its answer."""

@@ -337,7 +337,7 @@ class Ticket:
 
     def result(self) -> Outputs:
         """Return what `ModelVersion.submit` returns, or raise what it raises; for once, after the answer is there."""
-        return self.check(self.batcher.outcome(self.request), self.request.num_rows, self.name)
+        return self.check(self.request.outcome(), self.request.num_rows, self.name)
 
 
 def _numbers(values: ArrayLike, name: str, dim: int) -> NDArray[np.float64]:

@@ -59,6 +59,21 @@ class Request:
         else:
             self._ended.put(self)
 
+    def outcome(self) -> Outputs:
+        """Return the outputs when the answer is there, or raise what came instead of them; for once.
+
+        Raises:
+            ScoringError: as `Batcher.submit`.
+            Exception: what the engine raised on the rows.
+        """
+        error, self.error = self.error, None
+        if error is None:
+            return self.outputs
+        try:
+            raise error
+        finally:
+            del error  # else its traceback and this frame would keep each other, and the rows, alive
+
     def note_wait(self, now_seconds: float) -> float:
         """Note for the caller, and return, how long it waited until its first row is computed: now."""
         self.caller.queue_seconds = now_seconds - self.submitted_seconds

@@ -462,10 +462,10 @@ def test_begun_requests_are_put_where_they_are_waited_for_together(stage):
         stage.engine.gate.set()
         assert set(begun) == {ended.get(timeout=SECONDS) for _ in begun}
     for number in range(2):
-        assert_answers(rows_from(10 * number, 2), stage.batcher.outcome(begun[number]))
+        assert_answers(rows_from(10 * number, 2), begun[number].outcome())
     for request, error in ((begun[2], ArithmeticError), (late, DeadlineExceededError)):
         with pytest.raises(error):
-            stage.batcher.outcome(request)
+            request.outcome()
     assert 50.0 not in stage.engine.seen
 
 
@@ -479,7 +479,7 @@ def test_look_replaces_a_thread_that_died_without_a_word(stage):
     stage.batcher.look(request)
     stage.engine.gate.set()
     assert request is ended.get(timeout=SECONDS)
-    assert_answers(rows_from(1), stage.batcher.outcome(request))
+    assert_answers(rows_from(1), request.outcome())
     assert 1 == stage.statistics.num_threads_replaced
 
 

@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.errors import Refusal
-from service.rest.server import HttpServer, connection_limit
+from service.rest.edge import connection_limit
+from service.rest.server import HttpServer
 from service.rest.wsgi import Place
 from service.settings import Settings
 
