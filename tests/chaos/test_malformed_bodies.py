@@ -77,7 +77,8 @@ class Examiner:
         assert status in STATUSES.get(error["code"], ()), where()
         message = error["message"]
         assert 20 < len(message) < 300, where()
-        assert INSIDE.search(message) is None, where()
+        inside = INSIDE.search(message)
+        assert inside is None or inside[0] in request.data(), where()  # a column may be called 0x11e400
         if is_searched:
             sent = request.data()
             assert [] == [message[i : i + 41] for i in range(len(message) - 40) if message[i : i + 41] in sent], where()
