@@ -145,6 +145,10 @@ class Real:
         folder = self.models_dir / "small" / "1"
         return sorted(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
+    def num_inodes(self):
+        """Return how many files and folders there are, the models folder among them."""
+        return 1 + sum(1 for _ in self.models_dir.rglob("*"))
+
 
 @pytest.fixture
 def real(tmp_path, run_main, monkeypatch):
@@ -211,13 +215,13 @@ def mounted(folder, *options):
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_real_export_leaves_nothing_on_a_file_system_that_is_full(real, tmp_path, report):
-    """A real file system of 100 sizes, from nothing to almost enough, and of too few inodes."""
+    """A real file system of a hundred sizes, from nothing to almost enough, of pages and then of inodes."""
     pages = sum(math.ceil(size / 4096) for size in real.sizes())
     models_dir = tmp_path / "small-disk"
     models_dir.mkdir()
     real.job.write_text(real.job.read_text().replace('models_dir = "models"', f'models_dir = "{models_dir}"'))
-    sizes = [f"size={4 * size}k" for size in np.linspace(1, pages - 1, 85).astype(int)]
-    inodes = [f"nr_inodes={count}" for count in range(2, 17)]
+    sizes = [f"size={4 * size}k" for size in np.linspace(1, pages - 1, 90).astype(int)]
+    inodes = [f"nr_inodes={count}" for count in range(2, real.num_inodes())]
     for option in sizes + inodes:
         if not mounted(models_dir, option):
             pytest.skip("no file system can be mounted here: run it as root to fill a real one")
