@@ -6,8 +6,9 @@ then by type: nothing but a number is ever taken for one. Above: `rest`. Below: 
 
 import dataclasses
 import difflib
+import struct
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, starmap
 from types import NoneType
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.codecs.decimals import settle_tie, unambiguous
-from service.codecs.structure import check_structure
+from service.codecs.structure import check_structure, has_numbers_alone
 from service.errors import InvalidArgumentError, PayloadTooLargeError
 from service.signature import CONTEXT, Signature
 
@@ -36,6 +37,7 @@ _KINDS = {
     float: "a number",
 }
 _MAX_SHOWN = 40
+_PACKED_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ScoreRequest:
         version: version number, 1 to 2^63 - 1, or None.
         label: version label, or None.
         context: the list under `context`, elements unchecked, or None where the field is missing.
+        has_numbers_alone: whether it is known that instances that are lists hold nothing but numbers and lists.
     """
 
     instances: list[object]
@@ -55,6 +58,7 @@ class ScoreRequest:
     version: int | None = None
     label: str | None = None
     context: list[object] | None = None
+    has_numbers_alone: bool = False
 
 
 def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
@@ -97,6 +101,7 @@ def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
         context=_checked(document, CONTEXT, list, "a list, one list of numbers for each instance")
         if CONTEXT in document
         else None,
+        has_numbers_alone=has_numbers_alone(body),
     )
 
 
@@ -106,20 +111,24 @@ def decode_both(request: ScoreRequest, signature: Signature) -> NDArray[np.float
     Raises:
         InvalidArgumentError: as `decode_rows`, of either; a context is missing, or not taken, or not one for each.
     """
-    x, context = decode_rows(request.instances, signature), None
+    x, context = decode_rows(request.instances, signature, are_numbers=request.has_numbers_alone), None
     if request.context is not None:
         taken = signature.context_dim > 0
         context = decode_rows(request.context, signature.of_context(), CONTEXT) if taken else np.empty((0, 0))
     return signature.joined(x, context)
 
 
-def decode_rows(instances: Sequence[object], signature: Signature, name: str = "instances") -> NDArray[np.float64]:
+def decode_rows(
+    instances: Sequence[object], signature: Signature, name: str = "instances", *, are_numbers: bool = False
+) -> NDArray[np.float64]:
     """Return instances as rows.
 
     Args:
         instances: each a list of numbers, or an object by feature name where the model has names.
         signature: of the version that is asked.
         name: what the request calls them, for the error's location.
+        are_numbers: whether it is known that in those that are lists stand but numbers and lists; else each is looked
+            at.
 
     Returns:
         float64 [n, width]. All instances have the same width, but `signature.validate` compares it with `dim`; no
@@ -137,11 +146,12 @@ def decode_rows(instances: Sequence[object], signature: Signature, name: str = "
         index = next(index for index, row in enumerate(rows) if len(row) != signature.dim)
         message = f"{name}[{index}]: expected {signature.dim} numbers, received {len(rows[index])}."
         raise InvalidArgumentError(message)
-    if not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+    if not (are_numbers or _NUMBERS.issuperset(map(type, chain.from_iterable(rows)))):
         raise _not_a_number(rows, name)
-    width = widths.pop()
-    values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=len(rows) * width)
-    return settle_tie(values).reshape(len(rows), width)
+    try:
+        return settle_tie(_table(rows, widths.pop()))
+    except struct.error as error:  # a list
+        raise _not_a_number(rows, name) from error
 
 
 def encode_answer(signature: Signature, outputs: Mapping[str, NDArray[np.floating]]) -> bytes:
@@ -208,6 +218,17 @@ def _row(instance: object, place: str, signature: Signature) -> list[object]:
     if len(instance) != signature.dim or any(name not in instance for name in signature.features):
         raise _feature_error(instance, place, signature)
     return [instance[name] for name in signature.features]
+
+
+def _table(rows: Sequence[Sequence[object]], width: int) -> NDArray[np.float64]:
+    """Return rows of numbers as an array; a row packed at once takes half the time of `np.fromiter` over numbers."""
+    values = np.empty((len(rows), width))
+    pack = struct.Struct(f"={width}d").pack
+    for start in range(0, len(rows), _PACKED_ROWS):
+        part = values[start : start + _PACKED_ROWS]
+        packed = b"".join(starmap(pack, rows[start : start + _PACKED_ROWS]))
+        part[...] = np.frombuffer(packed).reshape(part.shape)
+    return values
 
 
 def _feature_error(instance: Mapping[str, object], place: str, signature: Signature) -> InvalidArgumentError:

@@ -51,6 +51,26 @@ def test_encode_answer_reads_back_to_the_same_float32_by_any_json_reader(rows):
         assert bits(rows) == bits(np.array(document["gradient"], dtype=np.float64))
 
 
+@pytest.mark.parametrize("part", ["true", "null", '"1"', "[1]", "[]", "{}"])
+@pytest.mark.parametrize("place", [0, 700, 1499])
+def test_odd_value_is_told_by_its_place_in_a_large_document(part, place):
+    """Where numbers are not looked at one by one, nothing but a number is taken for one either."""
+    values = ["0.5"] * 1500
+    values[place] = part
+    text = ",".join(f"[{','.join(values[start : start + 3])}]" for start in range(0, 1500, 3))
+    request = json.decode_request(b'{"instances":[%s]}' % text.encode(), 500)
+    with pytest.raises(InvalidArgumentError) as error:
+        json.decode_both(request, SIGNATURE)
+    assert error.value.message.startswith(f"instances[{place // 3}][{place % 3}]: expected a number, received")
+
+
+def test_rows_without_numbers_are_rows_of_another_width():
+    """Empty rows, few or many, are left to the check of the width."""
+    for count in (1, 3000):
+        request = json.decode_request(orjson.dumps({"instances": [[]] * count}), count)
+        assert (count, 0) == json.decode_both(request, SIGNATURE).shape
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_tie_keeps_its_bits_when_it_is_sent_and_when_it_is_answered(sign):
     """The one float32 that a shortest decimal loses on its way through float64 survives both ways."""
