@@ -1,11 +1,12 @@
 """How much of the engine's own rate is left when rows come from a Parquet file and go to another.
 
     python -m bench bulk
+    python -m bench bulk-large     # beside it, ten million rows: 6 GB of disk, some minutes
 
 Prints one JSON document. Engine: calls on rows that lie in memory, one thread a core, the rows of a batch each. Bulk:
 `service.bulk.scoring.score_file` from Parquet to Parquet, no compression on either side's account but the default.
-The sides take turns; the ratio is the median of the rounds' ratios. Peak memory: of a process of its own that does
-nothing else.
+The sides take turns; the ratio is the median of the rounds' ratios. The large file is scored once more, by the command,
+in a process of its own: its peak memory, and its seconds with the load of the version.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from service.bulk.scoring import Job, score_file
 from service.model_version import ModelVersion
 
 _CHUNK_ROWS = 1 << 16
+_SAMPLING_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +43,17 @@ class Plan:
     Args:
         num_rows: rows of the file.
         num_rounds: how often the sides take turns.
-        memory_rows: rows of the larger file that only memory is measured with; 0 for none.
+        large_rows: rows of a larger file, with which memory is measured too; 0 for none.
         has_gradient: whether gradients are computed and written.
     """
 
     num_rows: int = 400_000
     num_rounds: int = 5
-    memory_rows: int = 0
+    large_rows: int = 0
     has_gradient: bool = False
+
+
+LARGE = Plan(large_rows=10_000_000)
 
 
 def measure(plan: Plan = Plan()) -> dict[str, Any]:
@@ -61,14 +66,14 @@ def measure(plan: Plan = Plan()) -> dict[str, Any]:
         wanted = versions.Wanted(folder / "models", reference_model.NAME)
         with versions.opened(wanted, "program", lambda _line: None) as live:
             rounds = [_round(live, source, folder, plan) for _ in range(plan.num_rounds)]
-        memory = _peak_memory(folder, plan)
+            large = _large(live, folder, plan) if plan.large_rows else None
     return {
         "measurement": "bulk",
         "plan": dataclasses.asdict(plan),
         "rows_per_second": {side: statistics.median(each[side] for each in rounds) for side in ("engine", "bulk")},
         "bulk_to_engine": statistics.median(each["bulk"] / each["engine"] for each in rounds),
         "rounds": rounds,
-        "memory": memory,
+        "large": large,
         "before": before,
         "after": {"load_averages": provenance()["load_averages"]},
     }
@@ -111,15 +116,53 @@ def _bulk_rate(live: ModelVersion, source: Path, sink: Path, plan: Plan) -> floa
     return scored.num_rows / (time.perf_counter() - began)
 
 
-def _peak_memory(folder: Path, plan: Plan) -> dict[str, Any] | None:
-    """Return the peak memory of the command, its loading process included, and its seconds."""
-    if not plan.memory_rows:
-        return None
-    source = _write_rows(folder / "many.parquet", plan.memory_rows)
+def _large(live: ModelVersion, folder: Path, plan: Plan) -> dict[str, Any]:
+    """Return the rates with a large file, the engine's before and after, and what the command takes for it."""
+    source = _write_rows(folder / "many.parquet", plan.large_rows)
+    outputs = ("score", "gradient") if plan.has_gradient else ("score",)
+    before = _engine_rate(live, outputs)
+    bulk = _bulk_rate(live, source, folder / "out.parquet", plan)
+    engine = statistics.mean((before, _engine_rate(live, outputs)))
+    (folder / "out.parquet").unlink()
+    return {
+        "num_rows": plan.large_rows,
+        "rows_per_second": {"engine": engine, "bulk": bulk},
+        "bulk_to_engine": bulk / engine,
+        "command": _command(source, folder, plan),
+    }
+
+
+def _command(source: Path, folder: Path, plan: Plan) -> dict[str, float]:
+    """Return the seconds and the peak memory of the command, and of its largest process with the loading one's."""
     words = ["score", "--models-dir", folder / "models", "--model", reference_model.NAME, "--input", source]
     words += ["--output", folder / "scored.parquet", *(["--gradient"] if plan.has_gradient else [])]
     began = time.perf_counter()
+    own = total = 0
     command = [sys.executable, "-m", "service", *map(str, words)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=3600)  # noqa: S603  (our own module)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return {"num_rows": plan.memory_rows, "seconds": time.perf_counter() - began, "largest_process_bytes": peak}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:  # noqa: S603  (our own command)
+        while process.poll() is None:
+            sizes = [_resident_bytes(pid) for pid in _family(process.pid)]
+            own, total = max(own, sizes[0]), max(total, sum(sizes))
+            time.sleep(_SAMPLING_SECONDS)
+    if process.returncode:
+        raise RuntimeError(f"the command ended with {process.returncode}")
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_bytes": own, "peak_bytes_of_all_processes": total}
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    family = [pid]
+    for each in family:
+        for task in Path(f"/proc/{each}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                family += map(int, task.read_text().split())
+    return family
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return the memory of a process now; 0 where it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
