@@ -8,12 +8,13 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, bulk, edge, engine, invariance, loading, overload, peers, serving
+from bench import batching, bulk, codecs, edge, engine, invariance, loading, overload, peers, serving
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batching": batching.measure,
     "bulk": bulk.measure,
     "bulk-large": lambda: bulk.measure(bulk.LARGE),
+    "codecs": codecs.measure,
     "edge": edge.measure,
     "engine": engine.measure,
     "invariance": invariance.measure,
