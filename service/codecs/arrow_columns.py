@@ -129,8 +129,8 @@ class Columns:
         signature: of the version.
     """
 
-    dtypes: Sequence[np.dtype[Any]]
-    places: Sequence[int]
+    dtypes: tuple[np.dtype[Any], ...]
+    places: tuple[int, ...]
     signature: Signature
 
     @property
@@ -146,12 +146,34 @@ class Columns:
         """
         count = len(self.dtypes)
         arrays, buffers = arrow_messages.read_words(batch, count, 2 * count)
+        if arrays == (len(rows), 0) * count and not any(buffers[1::4]):  # nothing is missing
+            table = self._table(batch, len(rows), buffers[2::4], buffers[3::4])
+            if table is not None:
+                rows[:, self.places] = table.T
+                return
         for index, (dtype, place) in enumerate(zip(self.dtypes, self.places, strict=True)):
             first = 4 * index
             row = _first_null(batch, len(rows), arrays[2 * index : 2 * index + 2], buffers[first : first + 2])
             if row is not None:
                 raise _null(self.signature, start + row, place)
             rows[:, place] = _numbers(batch, dtype, len(rows), buffers[first + 2 : first + 4])
+
+    def _table(
+        self, batch: Message, num_rows: int, offsets: tuple[int, ...], sizes: tuple[int, ...]
+    ) -> NDArray[Any] | None:
+        """Return the columns, [width, n], where they lie, if they are alike and in even steps, as most writers write.
+
+        A column by itself takes a microsecond and a half, however few rows there are.
+        """
+        dtype, start = self.dtypes[0], offsets[0]
+        step = offsets[1] - start if len(offsets) > 1 else 0
+        needed = num_rows * dtype.itemsize
+        is_even = step >= 0 and offsets == tuple(range(start, start + max(step, 1) * len(offsets), max(step, 1)))
+        if not is_even or self.dtypes.count(dtype) != len(offsets):
+            return None
+        if start < 0 or min(sizes) < needed or offsets[-1] + max(sizes) > len(batch.body):
+            return None  # which of them is wrong, the look at each tells
+        return np.ndarray((len(offsets), num_rows), dtype, batch.body, start, (step, dtype.itemsize))
 
 
 def _first_null(batch: Message, length: int, array: tuple[int, ...], bits: tuple[int, ...]) -> int | None:

@@ -7,7 +7,7 @@ import pytest
 from service.codecs import arrow
 from service.errors import InvalidArgumentError
 from service.signature import Signature
-from tests.service.codecs.arrow_streams import columns, lists, stream
+from tests.service.codecs.arrow_streams import columns, lists, patched, stream
 
 NAMED = Signature("m", 1, 3, ("radius", "texture", "area"))
 NAMELESS = Signature("m", 1, 3, made_elsewhere=True)
@@ -174,3 +174,12 @@ def test_bits_that_say_that_all_is_there_change_nothing():
     honest = body.replace(np.int64([2, 1]).tobytes(), np.int64([2, 0]).tobytes())
     assert honest != body
     np.testing.assert_array_equal(ROWS, decode(honest), strict=True)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 0, 0), (0, 2, 2)])
+def test_columns_may_lie_in_any_order_in_the_body(order):
+    """Each column's numbers are those that its own offset leads to."""
+    body = stream(columns(ROWS, NAMED.features))
+    layout = [number for position in (0, 1, 2) for number in (8 * position, 0, 8 * position, 8)]
+    moved = patched(body, layout, [number for position in order for number in (0, 0, 8 * position, 8)])
+    np.testing.assert_array_equal(ROWS[:, order], decode(moved), strict=True)
