@@ -130,7 +130,9 @@ def _what_serves(settings: settings_module.Settings) -> "server.Serving":
 @click.option("--model", default="", envvar="CONVEX_DEFAULT_MODEL", help="name of the model [default: the only one]")
 @click.option("--version", type=click.IntRange(1), help="number of the version [default: the newest that loads]")
 @click.option("--label", help="label of the version")
-@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="rows: .parquet, .csv or .npy")
+@click.option(
+    "--input", "source", type=click.Path(path_type=Path), required=True, help="rows: .parquet, .csv, .npy, .arrow"
+)
 @click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help="file to write; .parquet, ...")
 @click.option("--gradient", is_flag=True, help="add the gradient too, a column gradient_<feature> for each feature")
 @click.option(

@@ -1,4 +1,4 @@
-"""Files written batch by batch and renamed into place when they are whole: Parquet, CSV, NPY.
+"""Files written batch by batch and renamed into place when they are whole: Parquet, CSV, NPY, Arrow.
 
 Above: `scoring`. Below: pyarrow and NumPy. A job that fails, is interrupted or finds the disk full leaves what was
 there before, and no part of a file.
@@ -31,7 +31,7 @@ def open_sink(path: Path, schema: pa.Schema) -> Iterator[Write]:
     """Give what writes batches of `schema`; once the block is left without an error, the file is `path`.
 
     Args:
-        path: `.parquet`, `.csv` or `.npy`; a file of this name is replaced.
+        path: `.parquet`, `.csv`, `.npy`, `.arrow` or `.feather`; a file of this name is replaced.
         schema: the columns.
 
     Raises:
@@ -158,6 +158,13 @@ def _open_npy(staged: Path, schema: pa.Schema) -> Iterator[Write]:
             raise BulkError(message)
 
 
+@contextlib.contextmanager
+def _open_arrow(staged: Path, schema: pa.Schema) -> Iterator[Write]:
+    # Not compressed: numbers of many digits would hardly be smaller, and so a reader can map the file.
+    with pa.OSFile(str(staged), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        yield writer.write_batch
+
+
 def _number_type(field: "pa.Field[Any]") -> np.dtype[np.generic]:
     kind = field.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
@@ -177,5 +184,7 @@ SINKS: dict[str, Callable[[Path, pa.Schema], AbstractContextManager[Write]]] = {
     ".parquet": _open_parquet,
     ".csv": _open_csv,
     ".npy": _open_npy,
+    ".arrow": _open_arrow,
+    ".feather": _open_arrow,
 }
 """What writes a file, by its name's ending."""

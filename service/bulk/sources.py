@@ -1,7 +1,7 @@
-"""Files read in batches of bounded size: Parquet, CSV, NPY.
+"""Files read in batches of bounded size: Parquet, CSV, NPY, Arrow.
 
 Above: `scoring`. Below: pyarrow and NumPy. What is held in memory does not grow with the file, nor with the size of its
-row groups.
+row groups; it does with the record batches of an Arrow file, which are read one by one.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def open_source(path: Path, names: Sequence[str], batch_rows: int) -> AbstractCo
     """Open a file by its name's ending.
 
     Args:
-        path: `.parquet`, `.csv` or `.npy`.
+        path: `.parquet`, `.csv`, `.npy`, or an Arrow IPC file, `.arrow` or `.feather`.
         names: what the columns are called where the file does not say.
         batch_rows: most rows of a batch.
 
@@ -151,9 +151,24 @@ def _open_npy(path: Path, names: Sequence[str], batch_rows: int) -> Iterator[Sou
     yield Source(schema, batches(), len(table))
 
 
+@contextlib.contextmanager
+def _open_arrow(path: Path, _names: Sequence[str], batch_rows: int) -> Iterator[Source]:
+    with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for position in range(reader.num_record_batches):
+                batch = reader.get_batch(position)
+                batch.validate(full=True)  # what it claims of its own lengths
+                yield from _pieces(batch, batch_rows)
+
+        yield Source(reader.schema, batches())
+
+
 SOURCES: dict[str, Callable[[Path, Sequence[str], int], AbstractContextManager[Source]]] = {
     ".parquet": _open_parquet,
     ".csv": _open_csv,
     ".npy": _open_npy,
+    ".arrow": _open_arrow,
+    ".feather": _open_arrow,
 }
 """What reads a file, by its name's ending."""

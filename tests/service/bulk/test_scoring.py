@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from service.bulk.failure import BulkError
 from service.bulk.scoring import Job, Scored, score_file
@@ -75,16 +75,17 @@ def test_csv_text_stays_as_it_was_and_gets_scores(tmp_path, live):
     assert expected == (tmp_path / "out.csv").read_text()
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npy", "arrow"])
 def test_any_form_becomes_any_other_with_the_same_numbers(tmp_path, live, ending):
-    """A table of numbers in any of the forms gives the same columns in each of the three."""
+    """A table of numbers in any of the forms gives the same columns in each of them."""
     rows = rows_of(500)
     np.save(tmp_path / "rows.npy", rows)
     parquet.write_table(pa.table(dict(zip(FEATURES, rows.T, strict=True))), tmp_path / "rows.parquet")
+    feather.write_feather(parquet.read_table(tmp_path / "rows.parquet"), str(tmp_path / "rows.arrow"), chunksize=70)
     text = "".join(",".join(map(str, row)) + "\n" for row in rows.tolist())
     (tmp_path / "rows.csv").write_text(",".join(FEATURES) + "\n" + text)
     expected = np.column_stack([rows, (rows**2).sum(axis=1), 2 * rows])
-    for source in ("csv", "parquet", "npy"):
+    for source in ("csv", "parquet", "npy", "arrow"):
         out = tmp_path / f"{source}.{ending}"
         score_file(Job(tmp_path / f"rows.{source}", out, has_gradient=True), live, CountedRows())
         if ending == "npy":
@@ -92,7 +93,8 @@ def test_any_form_becomes_any_other_with_the_same_numbers(tmp_path, live, ending
         elif ending == "csv":
             found = np.loadtxt(out, delimiter=",", skiprows=1)
         else:
-            found = np.column_stack([column.to_numpy() for column in parquet.read_table(out).columns])
+            table = (parquet.read_table if ending == "parquet" else feather.read_table)(out)
+            found = np.column_stack([column.to_numpy() for column in table.columns])
         assert (expected == found).all()
 
 

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from service.bulk import sinks
 from service.bulk.failure import BulkError
@@ -23,7 +23,7 @@ def batch_of(start, count):
     return pa.RecordBatch.from_arrays([pa.array(numbers, pa.float32()), pa.array(numbers)], schema=SCHEMA)
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "npy"])
+@pytest.mark.parametrize("ending", ["parquet", "csv", "npy", "arrow"])
 def test_file_appears_only_when_it_is_whole(tmp_path, ending):
     """While it is written nothing has its name, and afterwards nothing else is in the folder."""
     path = tmp_path / f"out.{ending}"
@@ -34,7 +34,7 @@ def test_file_appears_only_when_it_is_whole(tmp_path, ending):
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "npy"])
+@pytest.mark.parametrize("ending", ["parquet", "csv", "npy", "arrow"])
 def test_job_that_fails_leaves_what_was_there_before(tmp_path, ending):
     """An error in the middle removes the half-written file and changes no other."""
     path = tmp_path / f"out.{ending}"
@@ -47,7 +47,7 @@ def test_job_that_fails_leaves_what_was_there_before(tmp_path, ending):
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "npy"])
+@pytest.mark.parametrize("ending", ["parquet", "csv", "npy", "arrow"])
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, ending, monkeypatch):
     """A disk that is full when the file is synced is told, and nothing is left of it."""
 
@@ -81,6 +81,19 @@ def test_parquet_groups_hold_many_batches(tmp_path):
             write(batch_of(start, 1000))
     assert 3 == parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups
     assert list(range(300_000)) == parquet.read_table(tmp_path / "out.parquet")["n"].to_pylist()
+
+
+@pytest.mark.parametrize("ending", ["arrow", "feather"])
+def test_arrow_file_holds_all_rows_in_order_and_nothing_compressed(tmp_path, ending):
+    """What pyarrow, pandas and Polars open as Feather, batch by batch, so that a reader may map it."""
+    with open_sink(tmp_path / f"out.{ending}", SCHEMA) as write:
+        for start in range(0, 3000, 1000):
+            write(batch_of(start, 1000))
+    table = feather.read_table(tmp_path / f"out.{ending}", memory_map=True)
+    assert SCHEMA == table.schema
+    assert list(range(3000)) == table["n"].to_pylist() == table["a"].to_pylist()
+    assert 3 == table["a"].num_chunks
+    assert np.arange(1000, dtype=np.float32).tobytes() in (tmp_path / f"out.{ending}").read_bytes()
 
 
 @pytest.mark.parametrize("value", ["plain", "a,b", 'a"b', "a\nb", "a\rb", "", " padded ", "é"])
@@ -118,4 +131,4 @@ def test_csv_of_a_list_is_refused_with_its_type(tmp_path):
     batch = pa.RecordBatch.from_arrays([pa.array([[1]], pa.list_(pa.int8()))], schema=schema)
     with pytest.raises(BulkError, match=r"Write \.parquet"), open_sink(tmp_path / "a.csv", schema) as write:
         write(batch)
-    assert {".parquet", ".csv", ".npy"} == set(sinks.SINKS)
+    assert {".parquet", ".csv", ".npy", ".arrow", ".feather"} == set(sinks.SINKS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from service.bulk.failure import BulkError
 from service.bulk.sources import open_source
@@ -19,10 +19,12 @@ NAMES = ("a", "b")
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("rows.xlsx", b"", "expected a file that ends in .parquet, .csv, .npy"),
+        ("rows.xlsx", b"", "expected a file that ends in .parquet, .csv, .npy, .arrow"),
         ("missing.csv", None, "No such file"),
         ("rows.parquet", b"PAR1 and nothing else", "cannot be read"),
         ("rows.npy", b"\x93NUMPY\x01\x00", "cannot be read"),
+        ("rows.arrow", b"ARROW1\0\0 and nothing else", "cannot be read"),
+        ("rows.feather", b"", "cannot be read"),
         ("rows.csv", b"", "empty, expected rows"),
         ("rows.csv", b"1,2,3\n", "3 columns and no header, expected 2: a, b"),
         ("rows.csv", b"a,b\n1,2,3\n", "cannot be read"),
@@ -76,6 +78,28 @@ def test_csv_batches_are_no_larger_than_asked_and_keep_every_row(tmp_path):
         batches = list(source.batches)
     assert 64 == max(batch.num_rows for batch in batches)
     assert [{"a": str(i), "b": f"x\n{i}"} for i in range(1000)] == [row for b in batches for row in b.to_pylist()]
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+def test_arrow_file_gives_every_row_in_batches_no_larger_than_asked(tmp_path, compression):
+    """A Feather file of three chunks, compressed or not, comes in order."""
+    table = pa.table({"a": np.arange(250.0), "b": [f"x{i}" for i in range(250)]})
+    feather.write_feather(table, str(tmp_path / "rows.feather"), compression, chunksize=100)
+    with open_source(tmp_path / "rows.feather", NAMES, 60) as source:
+        batches = list(source.batches)
+    assert [60, 40, 60, 40, 50] == [batch.num_rows for batch in batches]
+    assert table == pa.Table.from_batches(batches)
+
+
+def test_arrow_file_that_claims_what_it_has_not_is_refused(tmp_path):
+    """A column of text whose lengths lead out of the file is told, and never followed."""
+    feather.write_feather(pa.table({"a": ["xx", "yy"]}), str(tmp_path / "rows.arrow"), "uncompressed")
+    body = (tmp_path / "rows.arrow").read_bytes()
+    lengths = np.int32([0, 2, 4]).tobytes()
+    assert 1 == body.count(lengths)
+    (tmp_path / "rows.arrow").write_bytes(body.replace(lengths, np.int32([0, 2, 1 << 30]).tobytes()))
+    with pytest.raises(BulkError, match="cannot be read"), open_source(tmp_path / "rows.arrow", NAMES, 10) as source:
+        list(source.batches)
 
 
 def test_memory_does_not_grow_with_a_row_group(tmp_path):
