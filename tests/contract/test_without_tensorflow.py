@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from tests.contract.version_surgery import reseal
@@ -62,6 +64,23 @@ def has_tensorflow(process):
     return any("tensorflow" in name or name == "_pywrap_tfe.so" for name in mapped(process))
 
 
+def has_pyarrow(process):
+    """Whether pyarrow's library is in a process' memory."""
+    return any(name.startswith("libarrow.") for name in mapped(process))
+
+
+def ask_by_arrow(server, model, rows):
+    """Return the scores of rows that go and come as Arrow streams."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("x", column.type)])) as writer:
+        writer.write_batch(pa.record_batch([column], names=["x"]))
+    headers = dict.fromkeys(["Content-Type", "Accept"], "application/vnd.apache.arrow.stream")
+    url = f"http://{server.address('rest')}/models/{model}/score"
+    with urllib.request.urlopen(urllib.request.Request(url, sink.getvalue().to_pybytes(), headers)) as answer:
+        return pa.ipc.open_stream(answer.read()).read_all()["score"].to_numpy()
+
+
 def ask(server, model, rows):
     """Ask on both protocols and return the versions that answered, equal bit for bit."""
     versions, answers = [], []
@@ -81,7 +100,7 @@ def ask(server, model, rows):
 
 
 def test_serving_process_never_holds_tensorflow_and_stays_small(server, models_dir, wait_until, record_property):
-    """Start, answers, swap, refusal, a model made elsewhere, a failed load and traffic: no TensorFlow, 200 MB."""
+    """Start, answers, swap, refusal, a model made elsewhere, a failed load, traffic: no TensorFlow, no pyarrow, 200 MB."""
     rng = np.random.default_rng(3)
     rows = {model: rng.standard_normal((8, dim)).astype(np.float32) for model, dim in DIMS.items()}
     for model in DIMS:
@@ -103,7 +122,10 @@ def test_serving_process_never_holds_tensorflow_and_stays_small(server, models_d
     many = rng.standard_normal((4096, DIMS["tumours"])).astype(np.float32)
     for _ in range(8):
         assert {4} == ask(server, "tumours", many)
+    assert (4096,) == ask_by_arrow(server, "tumours", many).shape
     assert not has_tensorflow(server.process.pid)
+    assert not has_pyarrow(server.process.pid)
+    assert has_pyarrow(os.getpid())
     resident = psutil.Process(server.process.pid).memory_info().rss
     record_property("resident_mib", resident >> 20)
     assert resident <= MOST_BYTES
