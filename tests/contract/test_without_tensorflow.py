@@ -100,7 +100,7 @@ def ask(server, model, rows):
 
 
 def test_serving_process_never_holds_tensorflow_and_stays_small(server, models_dir, wait_until, record_property):
-    """Start, answers, swap, refusal, a model made elsewhere, a failed load, traffic: no TensorFlow, no pyarrow, 200 MB."""
+    """Start, answers, swap, refusal, a foreign model, a failed load, traffic: no TensorFlow, no pyarrow, 200 MB."""
     rng = np.random.default_rng(3)
     rows = {model: rng.standard_normal((8, dim)).astype(np.float32) for model, dim in DIMS.items()}
     for model in DIMS:
