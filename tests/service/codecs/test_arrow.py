@@ -131,6 +131,11 @@ with pa.ipc.new_file(FILE, lists(ROWS).schema) as file:
     file.write_batch(lists(ROWS))
 SECOND = BODY.index(b"\xff\xff\xff\xff", 1)  # where the second message begins
 
+LAYOUT = [number for start in (0, 16, 32) for number in (start, 0, start, 12)]
+LATER = [number for start in (8, 24, 40) for number in (0, 0, start, 12)]
+EARLIER = [number for start in (-8, 8, 24) for number in (0, 0, start, 12)]
+SHORTER = [number for start in (0, 16, 32) for number in (0, 0, start, 8)]
+
 DAMAGED = "message 1 of the Arrow stream: damaged"
 REFUSED = {
     "empty": (b"", "does not begin with a schema"),
@@ -169,6 +174,9 @@ REFUSED = {
     "fewer numbers": (patched(BODY, SPACE, (0, 0, 0, 0, 0, 32)), DAMAGED),
     "length of -1": (patched(BODY, SPACE, (0, 0, 0, 0, 0, -1)), DAMAGED),
     "length of 2^63 - 1": (patched(BODY, SPACE, (0, 0, 0, 0, 0, (1 << 63) - 1)), DAMAGED),
+    "columns outside": (patched(BY_NAME, LAYOUT, LATER), DAMAGED),
+    "columns before": (patched(BY_NAME, LAYOUT, EARLIER), DAMAGED),
+    "columns too short": (patched(BY_NAME, LAYOUT, SHORTER), DAMAGED),
     "column of more rows": (patched(BY_NAME, COLUMNS, (3, 0, 4, 0, 3, 0)), DAMAGED),
     "column with nulls": (patched(BY_NAME, COLUMNS, (3, 0, 3, 2, 3, 0)), DAMAGED),
     "zstd": (stream(lists(np.zeros((9, 3), "f4")), compression="zstd"), "compressed buffers, expected plain ones"),
