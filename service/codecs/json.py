@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.codecs.decimals import settle_tie, unambiguous
-from service.codecs.structure import check_structure
+from service.codecs.structure import check_structure, count_byte
 from service.errors import InvalidArgumentError, PayloadTooLargeError
 from service.signature import CONTEXT, Signature
 
@@ -48,6 +48,7 @@ class ScoreRequest:
         version: version number, 1 to 2^63 - 1, or None.
         label: version label, or None.
         context: the list under `context`, elements unchecked, or None where the field is missing.
+        has_numbers_alone: whether nothing but numbers and lists stands in both lists.
     """
 
     instances: list[object]
@@ -55,6 +56,7 @@ class ScoreRequest:
     version: int | None = None
     label: str | None = None
     context: list[object] | None = None
+    has_numbers_alone: bool = False
 
 
 def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
@@ -97,6 +99,7 @@ def decode_request(body: bytes, max_rows: int) -> ScoreRequest:
         context=_checked(document, CONTEXT, list, "a list, one list of numbers for each instance")
         if CONTEXT in document
         else None,
+        has_numbers_alone=_has_numbers_alone(body, document),
     )
 
 
@@ -106,20 +109,25 @@ def decode_both(request: ScoreRequest, signature: Signature) -> NDArray[np.float
     Raises:
         InvalidArgumentError: as `decode_rows`, of either; a context is missing, or not taken, or not one for each.
     """
-    x, context = decode_rows(request.instances, signature), None
+    are_numbers = request.has_numbers_alone
+    x, context = decode_rows(request.instances, signature, are_numbers=are_numbers), None
     if request.context is not None:
-        taken = signature.context_dim > 0
-        context = decode_rows(request.context, signature.of_context(), CONTEXT) if taken else np.empty((0, 0))
+        context = np.empty((0, 0))
+        if signature.context_dim > 0:
+            context = decode_rows(request.context, signature.of_context(), CONTEXT, are_numbers=are_numbers)
     return signature.joined(x, context)
 
 
-def decode_rows(instances: Sequence[object], signature: Signature, name: str = "instances") -> NDArray[np.float64]:
+def decode_rows(
+    instances: Sequence[object], signature: Signature, name: str = "instances", *, are_numbers: bool = False
+) -> NDArray[np.float64]:
     """Return instances as rows.
 
     Args:
         instances: each a list of numbers, or an object by feature name where the model has names.
         signature: of the version that is asked.
         name: what the request calls them, for the error's location.
+        are_numbers: whether it is known that they hold nothing but numbers and lists.
 
     Returns:
         float64 [n, width]. All instances have the same width, but `signature.validate` compares it with `dim`; no
@@ -137,10 +145,13 @@ def decode_rows(instances: Sequence[object], signature: Signature, name: str = "
         index = next(index for index, row in enumerate(rows) if len(row) != signature.dim)
         message = f"{name}[{index}]: expected {signature.dim} numbers, received {len(rows[index])}."
         raise InvalidArgumentError(message)
-    if not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
+    if not are_numbers and not _NUMBERS.issuperset(map(type, chain.from_iterable(rows))):
         raise _not_a_number(rows, name)
     width = widths.pop()
-    values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=len(rows) * width)
+    try:
+        values = np.fromiter(chain.from_iterable(rows), dtype=np.float64, count=len(rows) * width)
+    except (TypeError, ValueError):  # a list, or an object without keys, in the place of a number
+        raise _not_a_number(rows, name) from None
     return settle_tie(values).reshape(len(rows), width)
 
 
@@ -172,6 +183,27 @@ def _checked(document: Mapping[str, object], field: str, kind: type[_Kind], expe
     if type(value) is not kind:
         raise InvalidArgumentError(f"{field}: expected {expected}, received {_KINDS[type(value)]}.")
     return value
+
+
+def _has_numbers_alone(body: bytes, document: Mapping[str, object]) -> bool:
+    """Whether no text, boolean or null stands in a document but the texts that its fields were found to be.
+
+    A text more would have two quotes more, `true` and `null` a u, `false` an f: they are counted in a tenth of the time
+    of a look at the kind of each number. True only where it is sure; where something is escaped it is not.
+
+    Args:
+        body: the document, UTF-8.
+        document: the same, of known fields of the right types.
+    """
+    outputs, label = document.get("outputs"), document.get("label")
+    texts = [*document, *(outputs if isinstance(outputs, list) else ()), *([label] if isinstance(label, str) else ())]
+    known = "".join(texts)
+    return (
+        b"\\" not in body
+        and count_byte(body, b'"') == 2 * len(texts)
+        and count_byte(body, b"u") == known.count("u")
+        and count_byte(body, b"f") == known.count("f")
+    )
 
 
 def _output_names(document: Mapping[str, object]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ TIE = np.array([0x15AE43FD], dtype=np.uint32).view(np.float32)
 
 def decode(body: bytes, signature: Signature = SIGNATURE) -> np.ndarray:
     """Return the rows of a whole body."""
-    return json.decode_rows(json.decode_request(body, MAX_ROWS).instances, signature)
+    return json.decode_both(json.decode_request(body, MAX_ROWS), signature)
 
 
 def bits(array: np.ndarray) -> list[int]:
@@ -89,7 +89,7 @@ def test_decode_request_returns_every_field():
     )
     expected = json.ScoreRequest([[1]], outputs=("score",), version=(1 << 63) - 1, label="stable")
     assert expected == json.decode_request(body, MAX_ROWS)
-    assert json.ScoreRequest([]) == json.decode_request(b'{"instances": []}', MAX_ROWS)
+    assert json.ScoreRequest([], has_numbers_alone=True) == json.decode_request(b'{"instances": []}', MAX_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,59 @@ def test_rows_of_one_wrong_width_are_left_to_the_signature():
     assert (2, 2) == rows.shape
     with pytest.raises(InvalidArgumentError, match=r"instances: expected shape \[n, 3\] for model m version 3"):
         SIGNATURE.validate(rows)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"instances": [[1, 2.5, -3e-2]]}', True),
+        (b'{"version": 1, "instances": [[1]], "outputs": ["score", "gradient"]}', True),
+        (b'{"label": "stable", "instances": [], "context": [[1]]}', True),
+        (b'{"instances": [[[1]], [[]], [{}]]}', True),  # nor are these numbers, but no text, boolean or null
+        (b'{"instances": [[1, "2", 3]]}', False),
+        (b'{"instances": [[1, "", 3]]}', False),
+        (b'{"instances": [[1, true, 3]]}', False),
+        (b'{"instances": [[1, false, 3]]}', False),
+        (b'{"instances": [[1, null, 3]]}', False),
+        (b'{"instances": [{"a": 1}]}', False),
+        (b'{"context": [["1"]], "instances": [[1]]}', False),
+        (b'{"label": "null", "instances": [[1]]}', True),
+        (b'{"label": "null", "instances": [[null]]}', False),
+        (b'{"label": "a\\"b", "instances": [[1]]}', False),
+        (b'{"label": "\\u0066", "instances": [[false]]}', False),
+        (b'{"instances": [["1"]], "instances": [[1]]}', False),
+        (b'{"instan\\u0063es": [[1]]}', False),
+    ],
+)
+def test_request_of_numbers_alone_is_told_by_its_bytes(body, expected):
+    """It is said only where no text, boolean or null can stand among the numbers, however the document is written."""
+    assert expected is json.decode_request(body, MAX_ROWS).has_numbers_alone
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(FINITE, st.integers(-9, 9), st.sampled_from(["", "1", True, False, None, [], [1.0], {}])),
+            min_size=3,
+            max_size=3,
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([{}, {"outputs": ["score"]}, {"label": "true"}, {"version": 2, "label": "a"}]),
+)
+def test_rows_are_the_same_whether_their_kinds_are_known_or_looked_at(instances, fields):
+    """What is left out of the look changes no row and no sentence of an error."""
+    request = json.decode_request(orjson.dumps({**fields, "instances": instances}), MAX_ROWS)
+    found = []
+    for decode_them in (
+        lambda: json.decode_both(request, SIGNATURE),
+        lambda: json.decode_rows(request.instances, SIGNATURE),
+    ):
+        try:
+            found.append(decode_them().tolist())
+        except InvalidArgumentError as error:
+            found.append(error.message)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("number", ["1e39", "-1e39", "18446744073709551616", "1e308"])

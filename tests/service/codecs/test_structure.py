@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codecs.structure import SMALL_BYTES, check_structure
+from service.codecs.structure import SMALL_BYTES, check_structure, count_byte
 from service.errors import InvalidArgumentError, PayloadTooLargeError
 
 MAX_ROWS = 10_000
@@ -64,3 +64,11 @@ def test_any_bytes_are_counted_or_refused(body, max_rows):
         check_structure(body, max_rows)
     except InvalidArgumentError:
         assert len(body) > SMALL_BYTES
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 15, (1 << 15) + 1, 100_003])
+def test_bytes_are_counted_at_any_size(size):
+    """Of a body in which every seventh byte is a bracket, a seventh is found, whatever pieces it is looked at in."""
+    body = (b"[234567" * (size // 7 + 1))[:size]
+    assert -(-size // 7) == count_byte(body, b"[")
+    assert 0 == count_byte(body, b"{")
