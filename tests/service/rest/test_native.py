@@ -195,7 +195,7 @@ def test_large_bodies_are_read_one_at_a_time_and_small_ones_beside_them():
     assert 200 == score(client, large).status_code
     reading, done = threading.Event(), threading.Event()
 
-    def read_slowly(instances, signature):
+    def read_slowly(instances, signature, **_):
         reading.set()
         assert done.wait(20)
         return np.zeros((len(instances), signature.dim))
