@@ -28,7 +28,7 @@ from bench.peer_environment import MissingPeerError
 from bench.peer_processes import free_port, peer_serving
 from bench.peer_servers.engine import MODEL, PROGRAM
 from bench.processors import SERVER_CORE, family_seconds, pinned
-from bench.provenance import provenance
+from bench.provenance import ROOT, provenance
 from bench.server_process import serving
 from bench.serving import drive, figures_of, medians, published
 
@@ -203,7 +203,7 @@ def _pair(peer: Peer, plan: Plan, variables: dict[str, str], pid: int, address: 
             peer_pid, theirs = servers.enter_context(_peer_running(peer, place, variables, rows))
             return about | _in_turns(peer, plan, {"theirs": (peer_pid, theirs), "ours": (pid, ours)})
         except (MissingPeerError, RuntimeError) as error:
-            return {**about, "missing": str(error)[:600]}
+            return {**about, "missing": str(error).replace(str(ROOT), "")[:600]}
 
 
 def _in_turns(peer: Peer, plan: Plan, sides: dict[str, tuple[int, Job]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bench.provenance import ROOT
 RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
 
+_BUSY = 2.5  # the measurement itself keeps two cores busy
 _RATE, _COST = "requests_per_second", "processor_microseconds"
 
 
@@ -91,11 +92,16 @@ def _origin(result: dict[str, Any]) -> str:
     """Return where the figures come from, in a sentence or two."""
     before, plan = result["before"], result["plan"]
     loads = [" ".join(f"{load:.2f}" for load in at["load_averages"]) for at in (before, result["after"])]
+    beside = (
+        " Other work was done beside it: only quotients mean something."
+        if max(at["load_averages"][0] for at in (before, result["after"])) > _BUSY
+        else ""
+    )
     changed = ", changed since" if before["is_changed"] else ""
     return (
         f"Medians of {plan['num_repeats']} interleaved repeats of {plan['seconds']:g} s; server and load with a core "
         f"each. Commit {before['commit'][:12]}{changed}; {before['cpu']}, {before['num_cores']} cores; Python "
-        f"{before['python']}; load averages {loads[0]} before, {loads[1]} after."
+        f"{before['python']}; load averages {loads[0]} before, {loads[1]} after.{beside}"
     )
 
 

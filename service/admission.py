@@ -56,7 +56,7 @@ class Room:
     @property
     def num_rows(self) -> int:
         """Rows that wait or are computed now."""
-        return sum(share.num_rows for share in self._shares)
+        return sum([share.num_rows for share in self._shares])
 
     def enter(self, share: Share, num_rows: int, num_bytes: int) -> None:
         """Take room for a request; the owner of the share gives it back by writing the share.
@@ -86,7 +86,7 @@ class Room:
 
     @property
     def _num_bytes(self) -> int:
-        return sum(share.num_bytes for share in self._shares)
+        return sum([share.num_bytes for share in self._shares])
 
     def _check(self, num_rows: int, num_bytes: int) -> None:
         if self.has_room(num_rows, num_bytes):

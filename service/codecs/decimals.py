@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 _TIE = 7.038531e-26
 _TIE_FLOAT32 = float(np.uint32(0x15AE43FD).view(np.float32))
 _TIE_SHORTEST = b"7.038531e-26"
+_LONG_TEXT = 1 << 14
 _TIE_UNAMBIGUOUS = b"7.0385309e-26"
 
 
@@ -26,6 +27,7 @@ def settle_tie(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def unambiguous(text: bytes, arrays: Iterable[NDArray[np.float32]]) -> bytes:
     """Return printed float32 with one digit more where the shortest decimal would be read as another number."""
-    if _TIE_SHORTEST in text and any((np.abs(array) == np.float32(_TIE_FLOAT32)).any() for array in arrays):
+    is_possible = len(text) > _LONG_TEXT or _TIE_SHORTEST in text  # in a long text it is quicker to look at the numbers
+    if is_possible and any((np.abs(array) == np.float32(_TIE_FLOAT32)).any() for array in arrays):
         return text.replace(_TIE_SHORTEST, _TIE_UNAMBIGUOUS)
     return text

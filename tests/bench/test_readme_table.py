@@ -72,6 +72,12 @@ def test_origin_tells_commit_machine_and_load():
         assert words in sentence
 
 
+def test_figures_of_a_busy_machine_say_so():
+    """Where other work was done beside a measurement, the table says what its figures are worth."""
+    assert "Other work" not in readme_table.peers_table(RESULT)[-1]
+    assert "Other work" in readme_table.peers_table(RESULT | {"after": {"load_averages": [9.0, 1.0, 1.0]}})[-1]
+
+
 def test_changed_figure_is_another_text():
     """The comparison with the README can fail: another figure makes another table."""
     marks = "<!-- bench: peers -->\nold\n<!-- end of bench: peers -->"
