@@ -20,6 +20,7 @@ from service.fleet.channel import Channel
 _PROGRAM = "from service.fleet.member import main; main()"
 _ROOT = Path(__file__).parents[2]
 _FAREWELL_SECONDS = 2.0
+_STANDARD_ERROR = 2
 
 
 class WorkerProcess:
@@ -76,6 +77,7 @@ class WorkerProcess:
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=_STANDARD_ERROR,  # said, it is inherited even where it is one that leads nowhere
                     start_new_session=True,  # Ctrl-C is for the commander, who tells it
                 )
         except OSError:
