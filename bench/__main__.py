@@ -8,7 +8,7 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: more threads than free cores collapse
 
-from bench import batching, bulk, codecs, edge, engine, invariance, loading, overload, peers, serving
+from bench import batching, bulk, codecs, edge, engine, invariance, loading, overload, peers, serving, workers
 
 MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "batching": batching.measure,
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "overload": overload.measure,
     "peers": peers.measure,
     "serving": serving.measure,
+    "workers": workers.measure,
 }
 
 ON_REQUEST = frozenset({"bulk-large", "peers"})

@@ -88,9 +88,9 @@ def measure(plan: Plan = Plan()) -> dict[str, Any]:
 def cost(pid: int, job: Job, phase: Phase) -> float:
     """Return the microseconds of processor time that a process takes for each request of a phase; see `per_request`."""
     warm_up = dataclasses.replace(job, phases=(Phase("warm-up", 0.3, None, 2),))
-    _drive(warm_up)
+    drive(warm_up)
     started = processor_seconds(pid)
-    (document,) = _drive(dataclasses.replace(job, phases=(phase,)))
+    (document,) = drive(dataclasses.replace(job, phases=(phase,)))
     return per_request(document, processor_seconds(pid) - started)
 
 
@@ -150,7 +150,8 @@ def _job(address: str, model: str, num_rows: int) -> Job:
     return Job(address, model, num_rows, reference_model.DIM, timeout_seconds=5.0, phases=())
 
 
-def _drive(job: Job) -> list[dict[str, Any]]:
+def drive(job: Job) -> list[dict[str, Any]]:
+    """Run a job in a process of its own; return the results of its phases."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.http_load"],
         cwd=ROOT,

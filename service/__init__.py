@@ -28,7 +28,8 @@ sizes of tiles, is warmed up and, by `outcomes`, published into `registry` (what
 failed is tried again. `lifecycle` holds the states and the choice of the versions to keep. What
 did not pass is refused with a rule and a reason, and the older version goes on serving.
 
-`server` owns the process (start order, signals, drain), `worker` composes the parts, `__main__` is the command line,
+`server` owns the process (start order, signals, drain), `worker` composes the parts, `fleet` lets several processes
+serve as one (`--workers`), `__main__` is the command line,
 `settings` names every number that an operator may change. `errors` is the bottom: one class per decision of a caller.
 
 This module imports nothing: `python -m service --help` is fast, and a reader starts here.

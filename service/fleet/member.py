@@ -243,6 +243,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     descriptor, commander = map(int, sys.argv[1:_ARGUMENTS])
     bounds.die_with(commander)
+    os.set_inheritable(descriptor, False)  # what TensorFlow starts shall not keep it open
     channel = Channel(socket.socket(fileno=descriptor))
     try:
         welcome, (listening, counts, shared) = channel.receive()

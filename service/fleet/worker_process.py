@@ -1,7 +1,7 @@
 """One worker as the commander sees it: a process, what is said to it and heard of it, and how it ended.
 
-Above: `commander`. Below: `channel`, `messages`. Each has two threads, one that sends and one that hears, so that
-nobody waits for a worker that does not read.
+Above: `commander`. Below: `channel`, `messages`. Each has threads of its own that send, hear and
+wait, so that nobody else waits for a worker that does not read.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ from service.fleet.channel import Channel
 _PROGRAM = "from service.fleet.member import main; main()"
 _ROOT = Path(__file__).parents[2]
 _FAREWELL_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 0.5
+_STANDARD_ERROR = 2
 
 
 class WorkerProcess:
@@ -65,6 +67,7 @@ class WorkerProcess:
         self._ended = ended
         self._queueing = threading.Lock()
         self._is_over = False  # nothing is said to it any more
+        self._has_heard_all = threading.Event()
         self._channel, theirs = Channel.pair()
         self._words: queue.SimpleQueue[tuple[object, list[int]] | None] = queue.SimpleQueue()
         try:
@@ -76,6 +79,7 @@ class WorkerProcess:
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=_STANDARD_ERROR,  # said, it is inherited even where it is one that leads nowhere
                     start_new_session=True,  # Ctrl-C is for the commander, who tells it
                 )
         except OSError:
@@ -83,7 +87,7 @@ class WorkerProcess:
             raise
         self._threads = [
             threading.Thread(target=target, name=f"worker-{slot}-{name}", daemon=True)
-            for target, name in ((self._send_all, "send"), (self._hear_all, "hear"))
+            for target, name in ((self._send_all, "send"), (self._hear_all, "hear"), (self._watch, "watch"))
         ]
 
     def start(self) -> None:
@@ -133,6 +137,12 @@ class WorkerProcess:
                 for descriptor in descriptors:
                     os.close(descriptor)
 
+    def _watch(self) -> None:
+        """End the channel with the process: one that it started may be left, and hold the other end open."""
+        self._child.wait()
+        if not self._has_heard_all.wait(_LAST_WORDS_SECONDS):
+            self._channel.end()
+
     def _hear_all(self) -> None:
         try:
             while True:
@@ -141,6 +151,7 @@ class WorkerProcess:
         except EOFError:
             pass
         finally:
+            self._has_heard_all.set()
             self._channel.end()
             try:
                 self._child.wait(_FAREWELL_SECONDS)

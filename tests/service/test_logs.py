@@ -57,6 +57,18 @@ def test_console_lines_are_plain_when_nobody_watches(configured):
     assert "ignored" in stream.getvalue()
 
 
+def test_lines_of_one_of_several_workers_say_which(configured):
+    """Its number stands in each line, whoever logs; a lone process has none."""
+    stream = io.StringIO()
+    logs.configure("json", "info", stream, worker=3)
+    structlog.get_logger().info("worker serves")
+    logging.getLogger("grpc").error("from a library")
+    assert [3, 3] == [json.loads(line)["worker"] for line in stream.getvalue().splitlines()]
+    alone = configured("json")
+    structlog.get_logger().info("serving")
+    assert "worker" not in json.loads(alone.getvalue())
+
+
 def test_lines_below_the_level_are_not_written(configured):
     """The level filters."""
     stream = configured("json", "error")

@@ -32,5 +32,10 @@ def test_turn_is_of_the_workers_that_have_fewest_connections():
         assert [True, True] == [first.is_my_turn(), second.is_my_turn()]
         first.tell(5)
         assert not first.is_my_turn()
+        first.tell(35)
+        second.tell(33)
+        assert first.is_my_turn()
+        second.tell(32)
+        assert not first.is_my_turn()
         commander.forget(1)
         assert first.is_my_turn()

@@ -15,13 +15,17 @@ from service.fleet import worker_process
 from service.fleet.worker_process import WorkerProcess
 
 ECHO = """
-import os, socket, sys
+import os, signal, socket, sys
 from service.fleet.channel import Channel
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 while True:
     message, descriptors = channel.receive()
     if message == "end":
         os._exit(7)
+    if message == "spawn":
+        message = os.fork()
+        while message == 0:
+            signal.pause()
     for descriptor in descriptors:
         os.write(descriptor, b"hello")
     channel.send((message, os.getppid()))
@@ -76,6 +80,21 @@ def test_end_of_a_killed_worker_is_told_with_its_signal(echo):
     process.kill()
     assert ended.wait(20)
     assert -signal.SIGKILL == process.code
+
+
+def test_end_of_a_worker_is_told_even_where_its_own_child_lives_on(echo, wait_until):
+    """A process that it left holds the other end of the channel open, and delays nothing."""
+    process, heard, news, ended = echo
+    process.send("spawn")
+    assert news.wait(20)
+    ((child, _),) = heard
+    process.kill()
+    try:
+        assert ended.wait(20)
+        assert psutil.Process(child).is_running()
+    finally:
+        os.kill(child, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_worker_that_stands_still_ends_with_its_commander(wait_until):
