@@ -38,6 +38,7 @@ class CompiledProgram:
         program: the program.
         library: the compiled code.
         level: of instructions; the highest by default.
+        num_threads: the most that may share a call; 0: as many as pay.
 
     Raises:
         UnknownStepError: the kernel does not know one of the program's operators or atoms.
@@ -46,9 +47,10 @@ class CompiledProgram:
     is shared by as many threads as the process has processors that compute nothing.
     """
 
-    def __init__(self, program: Program, library: Library, level: int | None = None) -> None:
+    def __init__(self, program: Program, library: Library, level: int | None = None, *, num_threads: int = 0) -> None:
         self._library = library
         self._level = library.level if level is None else level
+        self._num_threads = num_threads
         self._plans = {wants: plan(program, gradient=wants) for wants in (False, True)}
         self._scratch: list[NDArray[np.float32]] = []  # of calls that have ended
         self._scratch_floats = max(plan.block_rows * plan.scratch_width for plan in self._plans.values())
@@ -70,7 +72,9 @@ class CompiledProgram:
         gradient = np.empty(rows.shape, np.float32) if wants else None
         if num_rows:
             run = self._library.bind(chosen, rows, (score, gradient), self._level)
-            if (most := num_rows * chosen.work // _SHARE) < 2:
+            most = num_rows * chosen.work // _SHARE
+            most = min(most, self._num_threads or most)
+            if most < 2:
                 self._compute(run, min(chosen.block_rows, num_rows))
             else:
                 taken = ctypes.c_int64(0)
@@ -94,13 +98,18 @@ def _block_rows(chosen: Plan, num_rows: int, num_threads: int) -> int:
     return min(chosen.block_rows, -(-share // LARGEST_TILE_ROWS) * LARGEST_TILE_ROWS)
 
 
-def compiled(program: Program) -> CompiledProgram | None:
-    """Return the program for the compiled kernel, or None where that is missing or does not know all of its steps."""
+def compiled(program: Program, *, num_threads: int = 0) -> CompiledProgram | None:
+    """Return the program for the compiled kernel, or None where that is missing or does not know all of its steps.
+
+    Args:
+        program: the program.
+        num_threads: see `CompiledProgram`.
+    """
     found = library()
     if found is None:
         return None
     try:
-        return CompiledProgram(program, found)
+        return CompiledProgram(program, found, num_threads=num_threads)
     except UnknownStepError:
         return None
 

@@ -109,7 +109,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(limit, num_rows, compiled_c
 
 
 def test_small_calls_are_not_shared_and_large_ones_are(compiled_code, monkeypatch):
-    """A batch of 256 rows of a small program asks for no thread, one with the work of three for three."""
+    """A batch of 256 rows of a small program asks for no thread, one with three times the work for three, or for fewer."""
     asked = []
 
     class Asked(Sharing):
@@ -123,5 +123,11 @@ def test_small_calls_are_not_shared_and_large_ones_are(compiled_code, monkeypatc
     assert [] == asked
     monkeypatch.setattr(compiled, "_SHARE", 1_000_000)
     found.run(np.zeros((256, 30), np.float32), BOTH)
+    CompiledProgram(build(draw_weights(1, 30, (64, 33))), compiled_code, num_threads=2).run(
+        np.zeros((256, 30), np.float32), BOTH
+    )
+    CompiledProgram(build(draw_weights(1, 30, (64, 33))), compiled_code, num_threads=1).run(
+        np.zeros((256, 30), np.float32), BOTH
+    )
     multiply_adds = 2 * (30 * 64 + 64 * 33 + 30 * 33 + 33 + 30)
-    assert [256 * (multiply_adds + 30 + 40 * (64 + 33 + 30)) // 1_000_000] == asked
+    assert [256 * (multiply_adds + 30 + 40 * (64 + 33 + 30)) // 1_000_000, 2] == asked
