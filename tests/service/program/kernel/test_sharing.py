@@ -109,7 +109,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(limit, num_rows, compiled_c
 
 
 def test_small_calls_are_not_shared_and_large_ones_are(compiled_code, monkeypatch):
-    """A batch of 256 rows of a small program asks for no thread, one with three times the work for three, or for fewer."""
+    """A batch of 256 rows of a small program asks for no thread, one with more work for three, or for fewer."""
     asked = []
 
     class Asked(Sharing):
