@@ -145,12 +145,11 @@ TARGET static void NAME(dots)(const convex_step *step, int64_t num_rows, const f
 
 /* ---------------------------------------------------------------------------------------- functions of one number */
 
-/* Return p and n of exp(x) = 2^n (1 + p), |p| < 0.42: Cody and Waite's reduction, Cephes' polynomial (Moshier). */
+/* Return p and n of exp(x) = 2^n (1 + p), |p| < 0.42: Cody and Waite's reduction, Cephes' polynomial (Moshier). For x from
+ * -104 to 89: beyond, exp is 0 or infinite. */
 INLINE float NAME(reduced_exp)(float x, int32_t *n)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded to a whole number, in its last bits */
-    x = x < -104.0f ? -104.0f : x;
-    x = x > 89.0f ? 89.0f : x;
     union { float value; uint32_t bits; } shifted = {__builtin_fmaf(x, 1.44269504088896341f, magic)};
     float whole = shifted.value - magic;
     float r = __builtin_fmaf(whole, -0.693359375f, x);
@@ -217,15 +216,16 @@ TARGET static void NAME(atom)(const convex_step *step, int64_t size, const float
     float a = (float)step->parameter;
     switch (step->operation) {
     case CONVEX_SOFTPLUS:
-        EACH(float e = NAME(exp)(-__builtin_fabsf(u)), (u > 0.0f ? u : 0.0f) + NAME(log1p)(e),
+        EACH(float v = __builtin_fabsf(u); float e = NAME(exp)(-(v > 104.0f ? 104.0f : v)), (u > 0.0f ? u : 0.0f) + NAME(log1p)(e),
              (u < 0.0f ? e : 1.0f) / (1.0f + e))
     case CONVEX_LEAKY_RELU:
         EACH(, u > 0.0f ? u : a * u, u > 0.0f ? 1.0f : a)
     case CONVEX_ELU:
-        EACH(int32_t n; float p = NAME(reduced_exp)(u < 0.0f ? u : 0.0f, &n); float e = NAME(scaled)(1.0f, n),
+        EACH(int32_t n; float v = u < 0.0f ? u : 0.0f; float p = NAME(reduced_exp)(v < -104.0f ? -104.0f : v, &n);
+             float e = NAME(scaled)(1.0f, n),
              u < 0.0f ? __builtin_fmaf(e, p, e - 1.0f) : u, NAME(scaled)(1.0f + p, n))
     case CONVEX_EXP:
-        EACH(float e = NAME(exp)(u), e, e)
+        EACH(float v = u < -104.0f ? -104.0f : u; float e = NAME(exp)(v > 89.0f ? 89.0f : v), e, e)
     case CONVEX_SQUARE:
         EACH(, u * u, u + u)
     case CONVEX_SQUARED_LEAKY:
