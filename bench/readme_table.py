@@ -48,7 +48,30 @@ def serving_table(result: dict[str, Any]) -> list[str]:
     return [*lines, "", f"The engine alone: {alone}. {quotients}.", "", _origin(result)]
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {"peers": peers_table, "serving": serving_table}
+def engine_table(result: dict[str, Any]) -> list[str]:
+    """Return the lines of the table of the engine beside its matrix products and TensorFlow, and of its two threads."""
+    names = ("network", "rows", "engine, us", "products alone", "share", "TensorFlow at its best", "times as fast")
+    lines = [f"| {' | '.join(names)} |", "|---" * 7 + "|"]
+    for network in result["results"]:
+        shape = f"{network['model']}: {network['dim']} - {' - '.join(map(str, network['hidden']))}"
+        for call in network["calls"]:
+            times, best = call["microseconds"], call["best_tensorflow"]
+            own, products, theirs = (_whole(times[side]) for side in ("engine", "products", best))
+            quotients = f"{call['share_of_products']:.2f}", f"{call['times_tensorflow']:.1f}"
+            cells = (shape, _whole(call["num_rows"]), own, products, quotients[0], f"{theirs} ({best})", quotients[1])
+            lines.append(f"| {' | '.join(cells)} |")
+    shared = [(network["model"], network["two_threads"]) for network in result["results"] if network["two_threads"]]
+    threads = ", ".join(f"{name} {pair['times_one']:.2f} at {_whole(pair['num_rows'])} rows" for name, pair in shared)
+    plan = result["plan"]
+    rounds = f"Medians of {plan['num_rounds']} interleaved rounds of {plan['seconds']:g} s a side, one thread."
+    return [*lines, "", f"Two threads, times one: {threads}. {rounds} {_where(result)}"]
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "engine": engine_table,
+    "peers": peers_table,
+    "serving": serving_table,
+}
 """Name of a result -> the lines that the README has of it."""
 
 
@@ -89,8 +112,17 @@ def _first_line(text: str) -> str:
 
 
 def _origin(result: dict[str, Any]) -> str:
-    """Return where the figures come from, in a sentence or two."""
-    before, plan = result["before"], result["plan"]
+    """Return how the figures of a server were taken, and where, in a sentence or two."""
+    plan = result["plan"]
+    repeats = (
+        f"Medians of {plan['num_repeats']} interleaved repeats of {plan['seconds']:g} s; server and load with a core"
+    )
+    return f"{repeats} each. {_where(result)}"
+
+
+def _where(result: dict[str, Any]) -> str:
+    """Return where the figures come from."""
+    before = result["before"]
     loads = [" ".join(f"{load:.2f}" for load in at["load_averages"]) for at in (before, result["after"])]
     beside = (
         " Other work was done beside it: only quotients mean something."
@@ -99,8 +131,7 @@ def _origin(result: dict[str, Any]) -> str:
     )
     changed = ", changed since" if before["is_changed"] else ""
     return (
-        f"Medians of {plan['num_repeats']} interleaved repeats of {plan['seconds']:g} s; server and load with a core "
-        f"each. Commit {before['commit'][:12]}{changed}; {before['cpu']}, {before['num_cores']} cores; Python "
+        f"Commit {before['commit'][:12]}{changed}; {before['cpu']}, {before['num_cores']} cores; Python "
         f"{before['python']}; load averages {loads[0]} before, {loads[1]} after.{beside}"
     )
 

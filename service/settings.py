@@ -147,7 +147,10 @@ class Settings:
     )
     allow_tf32: bool = _setting(False, _SWITCH, "let a GPU round products to TF32 (faster, 10 bits of mantissa)")
     intra_op_threads: int = _setting(
-        0, _integer(0, 1024), "threads of one TensorFlow operation; 0: TensorFlow decides", "threads"
+        0,
+        _integer(0, 1024),
+        "threads of one TensorFlow operation, or of one large call of the program engine; 0: as many as pay",
+        "threads",
     )
     workers: int = _setting(
         1,

@@ -127,7 +127,7 @@ class VersionMaker:
         """Return the engine; without a GPU or need for it TensorFlow is not imported into this process."""
         settings = self._settings
         if settings.engine == "auto" and loaded.program is not None and not sees_gpu:
-            return engines.create(loaded, "program")
+            return engines.create(loaded, "program", num_threads=settings.intra_op_threads)
         if settings.engine != "program" and not self._is_configured:
             # Here, on the watcher's thread: TensorFlow takes seconds to import, and the ports answer meanwhile.
             with logs.without_native_noise():
@@ -135,7 +135,9 @@ class VersionMaker:
 
                 configure_devices(allow_tf32=settings.allow_tf32, intra_op_threads=settings.intra_op_threads)
             self._is_configured = True
-        return engines.create(loaded, settings.engine, allow_tf32=settings.allow_tf32)
+        return engines.create(
+            loaded, settings.engine, allow_tf32=settings.allow_tf32, num_threads=settings.intra_op_threads
+        )
 
 
 @contextlib.contextmanager

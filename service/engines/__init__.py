@@ -64,7 +64,7 @@ class Engine(Protocol):
         """Return those of `score` [n], `gradient` [n, dim], `support` [n] asked for; overflow as infinity or NaN."""
 
 
-def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) -> Engine:
+def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False, num_threads: int = 0) -> Engine:
     """Return the engine that serves `loaded`.
 
     Args:
@@ -72,6 +72,7 @@ def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) 
         engine: `tensorflow` (the SavedModel's own function, on a GPU when there is one), `program` (the lifted program
             on the CPU), or `auto`: `tensorflow` on a GPU or where there is no program, else `program`.
         allow_tf32: whether a GPU may round matrix products to TF32.
+        num_threads: the most that may share a call of the program engine; 0: as many as pay.
 
     Raises:
         ValueError: for another engine, or `program` for a version that has none.
@@ -83,7 +84,13 @@ def create(loaded: Servable, engine: str = "auto", *, allow_tf32: bool = False) 
         message = "engine: the version is not proved and has no program. Use --engine tensorflow."
         raise ValueError(message)
     if loaded.program is not None and (engine == "program" or (engine == "auto" and not _has_gpu())):
-        return ProgramEngine(loaded.program, loaded.probe, uses_kernel=loaded.kernel_agrees, support=loaded.support)
+        return ProgramEngine(
+            loaded.program,
+            loaded.probe,
+            uses_kernel=loaded.kernel_agrees,
+            support=loaded.support,
+            num_threads=num_threads,
+        )
     from service.engines.tensorflow import TensorflowEngine  # only where TensorFlow serves
 
     return TensorflowEngine(loaded, allow_tf32=allow_tf32)

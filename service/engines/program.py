@@ -38,6 +38,7 @@ class ProgramEngine:
         sizes: sizes to try, of NumPy's tiles.
         uses_kernel: whether the compiled kernel may compute.
         support: the program of the domain weight, or None. NumPy computes it, in tiles of its own, for those who ask.
+        num_threads: the most that may share a call of the compiled kernel; 0: as many as pay.
 
     Thread safety: nothing changes after it was made; `run` may be called by any number of threads.
     """
@@ -53,9 +54,10 @@ class ProgramEngine:
         *,
         uses_kernel: bool = True,
         support: Program | None = None,
+        num_threads: int = 0,
     ) -> None:
         self._support = None if support is None else ProgramEngine(support, probe, uses_kernel=False)
-        self._compiled = compiled.compiled(program) if uses_kernel else None
+        self._compiled = compiled.compiled(program, num_threads=num_threads) if uses_kernel else None
         if self._compiled is not None:
             self.tile_rows: tuple[int, ...] = compiled.TILE_ROWS
             return

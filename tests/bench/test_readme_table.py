@@ -65,6 +65,43 @@ def test_table_has_both_sides_of_each_pair():
     assert re.match(r"\| Gone \| missing: pip: no version / of it \|", missing)
 
 
+ENGINE = {
+    "plan": {"num_rounds": 7, "seconds": 0.05},
+    "before": BEFORE,
+    "after": {"load_averages": [0.4, 0.5, 0.6]},
+    "results": [
+        {
+            "model": "M",
+            "dim": 64,
+            "hidden": [256, 256, 256],
+            "calls": [
+                {
+                    "num_rows": 4096,
+                    "microseconds": {"engine": 31234.4, "products": 33000.0, "signature": 9e4, "xla": 46000.0},
+                    "share_of_products": 1.056,
+                    "best_tensorflow": "xla",
+                    "times_tensorflow": 1.47,
+                }
+            ],
+            "two_threads": {"num_rows": 4096, "times_one": 1.846},
+        },
+        {"model": "S", "dim": 16, "hidden": [64, 64, 64], "calls": [], "two_threads": None},
+    ],
+}
+
+
+def test_table_of_the_engine_has_its_products_and_the_best_of_tensorflow():
+    """Each number of rows is a line; below stand the two threads, where there were two, and how it was measured."""
+    _, _, call, empty, below = readme_table.engine_table(ENGINE)
+    cells = [cell.strip() for cell in call.strip("|").split("|")]
+    assert ["M: 64 - 256 - 256 - 256", "4,096", "31,234", "33,000", "1.06", "46,000 (xla)", "1.5"] == cells
+    assert "" == empty
+    assert below.startswith(
+        "Two threads, times one: M 1.85 at 4,096 rows. Medians of 7 interleaved rounds of 0.05 s a side"
+    )
+    assert "Commit 0123456789ab; a processor" in below
+
+
 def test_origin_tells_commit_machine_and_load():
     """Below a table stands which commit was measured, where, how often, and what else the machine did."""
     sentence = readme_table.peers_table(RESULT)[-1]

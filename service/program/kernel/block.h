@@ -4,63 +4,61 @@
 #define MAX_ROWS 6
 #define DOT_ROWS 12
 #define LINE 16 /* floats of a line of the cache */
+#define UNROLLED _Pragma("GCC unroll 6")
 
 /* ------------------------------------------------------------------------------------------------------- products */
 
-/* out[rows][width] = (from + in[rows][depth] panel[depth][width]) * times, for a width of at most `vectors` vectors;
- * from: a sum that was there, the bias of every row (from_width 0), or NULL; times: as wide as out, or NULL; ahead: a
- * line of what is read next for each k. */
-INLINE void NAME(tile)(const float *in, int64_t in_width, int64_t depth, const float *panel, const float *from,
-                       int64_t from_width, const float *times, const float *ahead, float *out, int64_t out_width,
-                       int64_t width, int rows, int vectors)
+/* What one product of a few rows and columns reads and writes: out[rows][width] = (from + in[rows][depth] panel) * times.
+ * from: a sum that was there, the bias of every row (from_width 0), or NULL; times: as wide as out, or NULL; ahead: what
+ * is read next, a line for each k. */
+typedef struct {
+    const float *in, *panel, *from, *times, *ahead;
+    float *out;
+    int64_t in_width, depth, from_width, out_width;
+} NAME(operands);
+
+INLINE void NAME(tile)(const NAME(operands) *operands, int rows, int vectors)
 {
+    const NAME(operands) o = *operands;
     VECTOR sum[MAX_ROWS][MAX_VECTORS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
             sum[i][j] = ZERO();
-    for (int64_t k = 0; k < depth; k++) {
+    for (int64_t k = 0; k < o.depth; k++) {
         VECTOR right[MAX_VECTORS];
-        __builtin_prefetch(ahead + k * LINE, 0, 2);
+        if (rows > 1)
+            __builtin_prefetch(o.ahead + k * LINE, 0, 2);
         for (int j = 0; j < vectors; j++)
-            right[j] = LOAD(panel + k * CONVEX_PANEL + j * LANES);
+            right[j] = LOAD(o.panel + k * CONVEX_PANEL + j * LANES);
         for (int i = 0; i < rows; i++) {
-            VECTOR left = SPREAD(in[i * in_width + k]);
+            VECTOR left = SPREAD(o.in[i * o.in_width + k]);
             for (int j = 0; j < vectors; j++)
                 sum[i][j] = FMA(left, right[j], sum[i][j]);
         }
     }
-    int is_whole = width == vectors * LANES;
-    for (int i = 0; i < rows; i++) {
-        const float *before = from == NULL ? NULL : from + i * from_width;
-        const float *factor = times == NULL ? NULL : times + i * out_width;
-        float *to = out + i * out_width, edges[3][MAX_VECTORS * LANES];
-        if (!is_whole) {
-            memset(edges, 0, sizeof edges);
-            if (before != NULL)
-                before = memcpy(edges[0], before, (size_t)width * sizeof(float));
-            if (factor != NULL)
-                factor = memcpy(edges[1], factor, (size_t)width * sizeof(float));
-        }
-        for (int j = 0; j < vectors; j++) {
-            VECTOR value = before == NULL ? sum[i][j] : ADD(LOAD(before + j * LANES), sum[i][j]);
-            STORE((is_whole ? to : edges[2]) + j * LANES, factor == NULL ? value : MUL(value, LOAD(factor + j * LANES)));
-        }
-        if (!is_whole)
-            memcpy(to, edges[2], (size_t)width * sizeof(float));
-    }
+    /* Unrolled, so that the sums stay in registers. */
+    if (o.from != NULL)
+        UNROLLED for (int i = 0; i < rows; i++)
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = ADD(LOAD(o.from + i * o.from_width + j * LANES), sum[i][j]);
+    if (o.times != NULL)
+        UNROLLED for (int i = 0; i < rows; i++)
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = MUL(sum[i][j], LOAD(o.times + i * o.out_width + j * LANES));
+    UNROLLED for (int i = 0; i < rows; i++)
+        for (int j = 0; j < vectors; j++)
+            STORE(o.out + i * o.out_width + j * LANES, sum[i][j]);
 }
 
 #define TILE(rows, vectors)                                                                                            \
     case rows * 8 + vectors:                                                                                           \
-        NAME(tile)(in, in_width, depth, panel, from, from_width, times, ahead, out, out_width, width, rows, vectors);  \
+        NAME(tile)(o, rows, vectors);                                                                                  \
         break;
 #define TILES(vectors) TILE(1, vectors) TILE(2, vectors) TILE(3, vectors) TILE(4, vectors) TILE(5, vectors) TILE(6, vectors)
 
-TARGET static void NAME(any_tile)(const float *in, int64_t in_width, int64_t depth, const float *panel,
-                                  const float *from, int64_t from_width, const float *times,
-                                  const float *ahead, float *out, int64_t out_width, int64_t width, int64_t rows)
+TARGET static void NAME(any_tile)(const NAME(operands) *o, int64_t rows, int64_t vectors)
 {
-    switch (rows * 8 + (width + LANES - 1) / LANES) {
+    switch (rows * 8 + vectors) {
         TILES(1)
         TILES(2)
 #if MAX_VECTORS == 4
@@ -68,6 +66,27 @@ TARGET static void NAME(any_tile)(const float *in, int64_t in_width, int64_t dep
         TILES(4)
 #endif
     }
+}
+
+/* The same for a width that fills no vectors: in memory that does. */
+TARGET static void NAME(edge)(const NAME(operands) *o, int64_t rows, int64_t width)
+{
+    enum { COLUMNS = MAX_VECTORS * LANES };
+    float from[MAX_ROWS * COLUMNS] = {0}, times[MAX_ROWS * COLUMNS] = {0}, out[MAX_ROWS * COLUMNS];
+    NAME(operands) whole = *o;
+    whole.from = o->from == NULL ? NULL : from;
+    whole.times = o->times == NULL ? NULL : times;
+    whole.out = out;
+    whole.from_width = whole.out_width = COLUMNS;
+    for (int64_t i = 0; i < rows; i++) {
+        if (o->from != NULL)
+            memcpy(from + i * COLUMNS, o->from + i * o->from_width, (size_t)width * sizeof(float));
+        if (o->times != NULL)
+            memcpy(times + i * COLUMNS, o->times + i * o->out_width, (size_t)width * sizeof(float));
+    }
+    NAME(any_tile)(&whole, rows, (width + LANES - 1) / LANES);
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(o->out + i * o->out_width, out + i * COLUMNS, (size_t)width * sizeof(float));
 }
 
 /* out[num_rows][width] = bias + in[num_rows][depth] W, or out + in W, times `times`: a part of at most CONVEX_CHUNK terms
@@ -82,16 +101,20 @@ TARGET static void NAME(product)(const convex_step *step, int64_t num_rows, cons
         for (int64_t k = 0; k < step->depth; k += CONVEX_CHUNK) {
             int64_t depth = step->depth - k < CONVEX_CHUNK ? step->depth - k : CONVEX_CHUNK;
             int is_sum = step->accumulates || k > 0, is_last = k + depth == step->depth;
+            NAME(operands) o = {.depth = depth, .in_width = step->depth, .out_width = step->width,
+                                .panel = panel + k * CONVEX_PANEL, .from_width = is_sum ? step->width : 0};
             const float *from = is_sum ? out + column : step->bias == NULL ? NULL : step->bias + column;
-            const float *factor = is_last && times != NULL ? times + column : NULL;
-            int64_t from_width = is_sum ? step->width : 0;
             for (int64_t row = 0; row < num_rows; row += MAX_ROWS) {
                 int64_t rows = num_rows - row < MAX_ROWS ? num_rows - row : MAX_ROWS;
-                NAME(any_tile)(in + row * step->depth + k, step->depth, depth, panel + k * CONVEX_PANEL,
-                               from == NULL ? NULL : from + row * from_width, from_width,
-                               factor == NULL ? NULL : factor + row * step->width,
-                               panel + (k + CONVEX_CHUNK) * CONVEX_PANEL + row / MAX_ROWS % 4 * CONVEX_CHUNK * LINE,
-                               out + row * step->width + column, step->width, width, rows);
+                o.in = in + row * step->depth + k;
+                o.from = from == NULL ? NULL : from + row * o.from_width;
+                o.times = is_last && times != NULL ? times + row * step->width + column : NULL;
+                o.out = out + row * step->width + column;
+                o.ahead = o.panel + CONVEX_CHUNK * (CONVEX_PANEL + row / MAX_ROWS % 4 * LINE);
+                if (width % LANES == 0)
+                    NAME(any_tile)(&o, rows, width / LANES);
+                else
+                    NAME(edge)(&o, rows, width);
             }
         }
     }
@@ -122,12 +145,11 @@ TARGET static void NAME(dots)(const convex_step *step, int64_t num_rows, const f
 
 /* ---------------------------------------------------------------------------------------- functions of one number */
 
-/* Return p and n of exp(x) = 2^n (1 + p), |p| < 0.42: Cody and Waite's reduction, Cephes' polynomial (Moshier). */
+/* Return p and n of exp(x) = 2^n (1 + p), |p| < 0.42: Cody and Waite's reduction, Cephes' polynomial (Moshier). For x from
+ * -104 to 89: beyond, exp is 0 or infinite. */
 INLINE float NAME(reduced_exp)(float x, int32_t *n)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded to a whole number, in its last bits */
-    x = x < -104.0f ? -104.0f : x;
-    x = x > 89.0f ? 89.0f : x;
     union { float value; uint32_t bits; } shifted = {__builtin_fmaf(x, 1.44269504088896341f, magic)};
     float whole = shifted.value - magic;
     float r = __builtin_fmaf(whole, -0.693359375f, x);
@@ -194,15 +216,16 @@ TARGET static void NAME(atom)(const convex_step *step, int64_t size, const float
     float a = (float)step->parameter;
     switch (step->operation) {
     case CONVEX_SOFTPLUS:
-        EACH(float e = NAME(exp)(-__builtin_fabsf(u)), (u > 0.0f ? u : 0.0f) + NAME(log1p)(e),
+        EACH(float v = __builtin_fabsf(u); float e = NAME(exp)(-(v > 104.0f ? 104.0f : v)), (u > 0.0f ? u : 0.0f) + NAME(log1p)(e),
              (u < 0.0f ? e : 1.0f) / (1.0f + e))
     case CONVEX_LEAKY_RELU:
         EACH(, u > 0.0f ? u : a * u, u > 0.0f ? 1.0f : a)
     case CONVEX_ELU:
-        EACH(int32_t n; float p = NAME(reduced_exp)(u < 0.0f ? u : 0.0f, &n); float e = NAME(scaled)(1.0f, n),
+        EACH(int32_t n; float v = u < 0.0f ? u : 0.0f; float p = NAME(reduced_exp)(v < -104.0f ? -104.0f : v, &n);
+             float e = NAME(scaled)(1.0f, n),
              u < 0.0f ? __builtin_fmaf(e, p, e - 1.0f) : u, NAME(scaled)(1.0f + p, n))
     case CONVEX_EXP:
-        EACH(float e = NAME(exp)(u), e, e)
+        EACH(float v = u < -104.0f ? -104.0f : u; float e = NAME(exp)(v > 89.0f ? 89.0f : v), e, e)
     case CONVEX_SQUARE:
         EACH(, u * u, u + u)
     case CONVEX_SQUARED_LEAKY:
@@ -294,5 +317,6 @@ TARGET static void NAME(run)(const convex_step *steps, int64_t num_steps, int64_
 #undef MAX_ROWS
 #undef DOT_ROWS
 #undef LINE
+#undef UNROLLED
 #undef TILE
 #undef TILES

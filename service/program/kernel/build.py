@@ -15,7 +15,16 @@ from pathlib import Path
 
 from service.program.kernel.library import FOLDER, SOURCES, Library, path
 
-FLAGS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+FLAGS = (
+    "-O3",
+    "-std=c11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-pthread",
+    "-shared",
+)
 """No option lets a compiler compute otherwise than the source says: no contraction, no fast-math."""
 
 _ZIG_FLAGS = ("-mcpu=baseline", "-fno-sanitize=all", "-s")

@@ -3,16 +3,12 @@
 Above: engines and training. Below: `plan`, `library`, `sharing`.
 """
 
-import ctypes
-import functools
-from typing import Any
-
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from service.errors import VersionRefusedError
-from service.program.kernel.library import Library, Run, library
+from service.program.kernel.library import MAX_THREADS, Library, Run, library
 from service.program.kernel.plan import TILE_ROWS as LARGEST_TILE_ROWS
 from service.program.kernel.plan import Plan, UnknownStepError, aligned, plan
 from service.program.kernel.sharing import Sharing
@@ -24,7 +20,7 @@ TILE_ROWS = tuple(range(1, LARGEST_TILE_ROWS + 1))
 """Rows that a product is computed for at once: six, and what is left."""
 
 _SHARE = 60_000_000
-"""Multiply-adds that are worth a thread: a millisecond or two, where its start takes 0.1 to 0.2."""
+"""Multiply-adds that are worth a thread: a millisecond or two."""
 
 _sharing = Sharing()
 
@@ -38,6 +34,7 @@ class CompiledProgram:
         program: the program.
         library: the compiled code.
         level: of instructions; the highest by default.
+        num_threads: the most that may share a call; 0: as many as pay.
 
     Raises:
         UnknownStepError: the kernel does not know one of the program's operators or atoms.
@@ -46,11 +43,12 @@ class CompiledProgram:
     is shared by as many threads as the process has processors that compute nothing.
     """
 
-    def __init__(self, program: Program, library: Library, level: int | None = None) -> None:
+    def __init__(self, program: Program, library: Library, level: int | None = None, *, num_threads: int = 0) -> None:
         self._library = library
         self._level = library.level if level is None else level
+        self._num_threads = num_threads
         self._plans = {wants: plan(program, gradient=wants) for wants in (False, True)}
-        self._scratch: list[NDArray[np.float32]] = []  # of calls that have ended
+        self._scratch: dict[int, list[NDArray[np.float32]]] = {}  # of calls that have ended, by number of threads
         self._scratch_floats = max(plan.block_rows * plan.scratch_width for plan in self._plans.values())
 
     @staticmethod
@@ -70,22 +68,24 @@ class CompiledProgram:
         gradient = np.empty(rows.shape, np.float32) if wants else None
         if num_rows:
             run = self._library.bind(chosen, rows, (score, gradient), self._level)
-            if (most := num_rows * chosen.work // _SHARE) < 2:
-                self._compute(run, min(chosen.block_rows, num_rows))
+            most = num_rows * chosen.work // _SHARE
+            most = min(most, self._num_threads or most, MAX_THREADS)
+            if most < 2:
+                self._compute(run, min(chosen.block_rows, num_rows), 1)
             else:
-                taken = ctypes.c_int64(0)
-                size = functools.partial(_block_rows, chosen, num_rows)
-                _sharing.run(lambda num_threads: self._compute(run, size(num_threads), ctypes.byref(taken)), most)
+                with _sharing.threads(most) as num_threads:
+                    self._compute(run, _block_rows(chosen, num_rows, num_threads), num_threads)
         values = {"score": score} if gradient is None else {"score": score, "gradient": gradient}
         return {name: values[name] for name in outputs}
 
-    def _compute(self, run: Run, block_rows: int, taken: Any = None) -> None:
+    def _compute(self, run: Run, block_rows: int, num_threads: int) -> None:
+        kept = self._scratch.setdefault(num_threads, [])
         try:
-            scratch = self._scratch.pop()
+            scratch = kept.pop()
         except IndexError:
-            scratch = aligned(self._scratch_floats)
-        run(scratch.ctypes.data, block_rows, taken)
-        self._scratch.append(scratch)
+            scratch = aligned(num_threads * self._scratch_floats)
+        run(scratch.ctypes.data, self._scratch_floats, block_rows, num_threads)
+        kept.append(scratch)
 
 
 def _block_rows(chosen: Plan, num_rows: int, num_threads: int) -> int:
@@ -94,13 +94,18 @@ def _block_rows(chosen: Plan, num_rows: int, num_threads: int) -> int:
     return min(chosen.block_rows, -(-share // LARGEST_TILE_ROWS) * LARGEST_TILE_ROWS)
 
 
-def compiled(program: Program) -> CompiledProgram | None:
-    """Return the program for the compiled kernel, or None where that is missing or does not know all of its steps."""
+def compiled(program: Program, *, num_threads: int = 0) -> CompiledProgram | None:
+    """Return the program for the compiled kernel, or None where that is missing or does not know all of its steps.
+
+    Args:
+        program: the program.
+        num_threads: see `CompiledProgram`.
+    """
     found = library()
     if found is None:
         return None
     try:
-        return CompiledProgram(program, found)
+        return CompiledProgram(program, found, num_threads=num_threads)
     except UnknownStepError:
         return None
 

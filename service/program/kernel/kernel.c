@@ -6,6 +6,7 @@
  * precision, number by number, never contracted (the build says -ffp-contract=off). No library is called, so that the
  * bits are those of any other processor, too.
  */
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -104,18 +105,52 @@ int64_t convex_level(void) { return 1; }
 /* Return the floats of a matrix panel's row: the layout that plan.py packs matrices in. */
 int64_t convex_panel(void) { return CONVEX_PANEL; }
 
-/* Run a plan over rows.
+/* What the threads of one call have in common. */
+typedef struct {
+    run_block *run;
+    const convex_step *steps;
+    int64_t num_steps;
+    const float *rows;
+    int64_t num_rows, dim;
+    float *score, *gradient;
+    int64_t block_rows;
+    int64_t taken; /* rows that are computed already or are being computed */
+} shared_call;
+
+typedef struct {
+    shared_call *call;
+    float *scratch;
+    pthread_t thread;
+} worker;
+
+/* Compute one block of rows after the other, until all are taken. */
+static void *work(void *argument)
+{
+    const worker *self = argument;
+    shared_call *call = self->call;
+    int64_t start;
+    while ((start = __atomic_fetch_add(&call->taken, call->block_rows, __ATOMIC_RELAXED)) < call->num_rows) {
+        int64_t count = call->num_rows - start < call->block_rows ? call->num_rows - start : call->block_rows;
+        float *const places[2] = {call->score + start, call->gradient == NULL ? NULL : call->gradient + start * call->dim};
+        call->run(call->steps, call->num_steps, count, call->rows + start * call->dim, places, self->scratch,
+                  call->block_rows);
+    }
+    return NULL;
+}
+
+/* Run a plan over rows, and return how many threads did.
  *
- * level:      from 1 to convex_level(); the bits are the same.
- * rows:       [num_rows, dim].
- * score:      [num_rows].
- * gradient:   [num_rows, dim], or NULL where the plan has none.
- * scratch:    block_rows * scratch_width floats, of one caller at a time.
- * taken:      rows that are computed already or are being computed, NULL for none. Calls that are given the same number,
- *             0 at first, share the rows among them: each takes the next block until there are no more.
+ * level:       from 1 to convex_level(); the bits are the same.
+ * rows:        [num_rows, dim].
+ * score:       [num_rows].
+ * gradient:    [num_rows, dim], or NULL where the plan has none.
+ * scratch:     num_threads * scratch_size floats, of one caller at a time.
+ * scratch_size: at least block_rows * the plan's scratch width.
+ * num_threads: the most that may share the rows, this one included; at most CONVEX_MAX_THREADS. They end with the call.
  */
-void convex_run(int64_t level, const convex_step *steps, int64_t num_steps, const float *rows, int64_t num_rows,
-                int64_t dim, float *score, float *gradient, float *scratch, int64_t block_rows, int64_t *taken)
+int64_t convex_run(int64_t level, const convex_step *steps, int64_t num_steps, const float *rows, int64_t num_rows,
+                   int64_t dim, float *score, float *gradient, float *scratch, int64_t scratch_size, int64_t block_rows,
+                   int64_t num_threads)
 {
 #if defined(__x86_64__)
     run_block *run = level == 2 ? run_avx512 : run_avx2;
@@ -123,12 +158,18 @@ void convex_run(int64_t level, const convex_step *steps, int64_t num_steps, cons
     run_block *run = run_neon;
     (void)level;
 #endif
-    int64_t own = 0, start;
-    if (taken == NULL)
-        taken = &own;
-    while ((start = __atomic_fetch_add(taken, block_rows, __ATOMIC_RELAXED)) < num_rows) {
-        int64_t count = num_rows - start < block_rows ? num_rows - start : block_rows;
-        float *const places[2] = {score + start, gradient == NULL ? NULL : gradient + start * dim};
-        run(steps, num_steps, count, rows + start * dim, places, scratch, block_rows);
+    shared_call call = {run, steps, num_steps, rows, num_rows, dim, score, gradient, block_rows, 0};
+    worker workers[CONVEX_MAX_THREADS];
+    int64_t started = 0;
+    for (int64_t i = 0; i < num_threads && i < CONVEX_MAX_THREADS; i++) {
+        workers[i].call = &call;
+        workers[i].scratch = scratch + i * scratch_size;
+        if (i > 0 && pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0)
+            break; /* the others do it */
+        started = i + 1;
     }
+    work(&workers[0]);
+    for (int64_t i = 1; i < started; i++)
+        pthread_join(workers[i].thread, NULL);
+    return started;
 }

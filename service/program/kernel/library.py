@@ -10,7 +10,6 @@ import hashlib
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,15 @@ from service.program.kernel.plan import PANEL, Plan
 FOLDER = Path(__file__).parent
 SOURCES = ("kernel.c", "block.h", "forget.h", "steps.h")
 
-Run = Callable[[int, int, Any], None]
-"""Computes rows. Arguments: the address of scratch memory, this call's alone, of block_rows * scratch_width floats;
-block_rows, those that are computed together; `ctypes.byref` of the number of rows that are taken, or None."""
+MAX_THREADS = 64
+"""Threads that may share a call; see `steps.h`."""
+
+Run = Callable[[int, int, int, int], int]
+"""Computes rows and returns how many threads did.
+
+Arguments: the address of scratch memory, this call's alone; floats of it for each thread, block_rows * scratch_width at
+least; block_rows, those that are computed together; the most threads.
+"""
 
 
 def path() -> Path:
@@ -57,8 +62,8 @@ class Library:
             message = "the processor has no AVX2 and no fused multiply-add"
             raise OSError(message)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        code.convex_run.restype = None
-        code.convex_run.argtypes = [number, pointer, number, pointer, number, number, *[pointer] * 3, number, pointer]
+        code.convex_run.restype = number
+        code.convex_run.argtypes = [number, pointer, number, pointer, number, number, *[pointer] * 3, *[number] * 3]
         self._run = code.convex_run
 
     def bind(

@@ -1,12 +1,12 @@
-"""Threads that share one large call: no more compute at once than the process has processors for.
+"""How many threads may share a large call: no more compute at once than the process has processors for.
 
 Above: `compiled`. A call that is too small to share never comes here.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 
 
 def num_processors() -> int:
@@ -15,15 +15,12 @@ def num_processors() -> int:
 
 
 class Sharing:
-    """Lets several threads do one piece of work, as many as are free.
-
-    Threads are started for each piece and end with it: that takes 0.1 ms, leaves nothing behind, and needs no care when
-    the process forks.
+    """Counts the threads of large calls, so that those of one call do not take the processors of another.
 
     Args:
-        limit: tells how many threads may compute at once, asked anew for each piece of work.
+        limit: tells how many threads may compute at once, asked anew for each call.
 
-    Thread safety: `run` may be called by any number of threads; each counts as one that computes.
+    Thread safety: any number of threads may call `threads`.
     """
 
     def __init__(self, limit: Callable[[], int] = num_processors) -> None:
@@ -31,25 +28,18 @@ class Sharing:
         self._lock = threading.Lock()
         self._num_busy = 0
 
-    def run(self, work: Callable[[int], None], most: int) -> None:
-        """Call `work` on this thread and at the same time on as many others as are free; return when all have ended.
+    @contextlib.contextmanager
+    def threads(self, most: int) -> Iterator[int]:
+        """Yield how many threads may compute in the block, at least one: the caller's own.
 
         Args:
-            work: does what is left to do, in pieces that it takes one after the other; told how many threads do it.
-            most: threads that are worth their start, this one included.
+            most: threads that are worth their start, the caller's included.
         """
         with self._lock:
-            others = max(0, min(most, self._limit() - self._num_busy) - 1)
-            self._num_busy += 1 + others
+            number = max(1, min(most, self._limit() - self._num_busy))
+            self._num_busy += number
         try:
-            if others == 0:
-                work(1)
-                return
-            with ThreadPoolExecutor(others, "kernel") as pool:
-                started = [pool.submit(work, 1 + others) for _ in range(others)]
-                work(1 + others)
-            for each in started:
-                each.result()
+            yield number
         finally:
             with self._lock:
-                self._num_busy -= 1 + others
+                self._num_busy -= number

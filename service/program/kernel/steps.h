@@ -12,6 +12,9 @@
 #define CONVEX_CHUNK 64
 #endif
 
+/* Threads that may share a call. */
+#define CONVEX_MAX_THREADS 64
+
 /* Where a step reads and writes: a place in the scratch memory, counted in floats a row, or one of these. */
 #define CONVEX_INPUT (-1)
 #define CONVEX_SCORE (-2)
