@@ -38,7 +38,8 @@ from service.watcher import Watcher
 
 __all__ = ["Addresses", "Protocols", "StartError", "VersionLoader", "Worker"]
 
-_QUIET_SECONDS = 0.05
+_QUIET_SECONDS = 0.25
+"""So long no call has arrived at the gate: more than a busy machine takes from a call's bytes to its arrival there."""
 _LAST_SECONDS = 0.25
 _LAST_CALL_SECONDS = 0.5
 """How long before the end what waits is refused; of a shorter time a share."""
