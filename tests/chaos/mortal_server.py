@@ -33,7 +33,7 @@ class MortalServer(ServerProcess):
 def kill_batch_threads(*_):
     """Raise SystemExit in every batch thread, at whatever instruction it is."""
     for thread in threading.enumerate():
-        if thread.name.startswith("batcher-"):
+        if thread.name.startswith("batcher-") and thread.ident is not None:  # else it is about to start
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 
