@@ -2,7 +2,8 @@
 
     python -m bench codecs
 
-Prints one JSON document. All in one process, each form in turns with the engine alone; medians. Beside JSON stands what orjson itself takes for the same two documents.
+Prints one JSON document. All in one process, each form in turns with the engine alone; medians. Beside JSON stands what
+orjson itself takes for the same two documents.
 """
 
 import dataclasses
