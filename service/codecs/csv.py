@@ -4,6 +4,7 @@ Above: `rest`. Below: `signature` and `errors`. A header is optional: a first li
 """
 
 import array
+import codecs
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +108,10 @@ def _lines(body: bytes, width: int) -> Iterator[tuple[int, list[str]]]:
 
 def _texts(body: bytes, limit: int) -> Iterator[str]:
     """Yield the lines of a body; they are decoded one by one, for most of a body need never be held as text."""
-    file = io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig", newline="")
+    data = io.BytesIO(body)
+    if body.startswith(codecs.BOM_UTF8):  # "utf-8-sig" would take a part of the mark for an empty text
+        data.seek(len(codecs.BOM_UTF8))
+    file = io.TextIOWrapper(data, encoding="utf-8", newline="")
     while line := file.readline(limit):
         if len(line) == limit:
             message = f"body: a line of {limit} characters or more. End each row with a line break."

@@ -107,7 +107,7 @@ def test_decode_rows_tells_a_fault_by_its_line(body, why):
         decode(body)
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe1\x00,", b"1,2,3\n4,\xe9,6\n", b"1,2,3\n\x80"])
+@pytest.mark.parametrize("body", [b"\xff\xfe1\x00,", b"1,2,3\n4,\xe9,6\n", b"1,2,3\n\x80", b"\xef", b"\xef\xbb"])
 def test_decode_rows_refuses_what_is_not_utf_8(body):
     """Another encoding is told, and nothing is guessed."""
     with pytest.raises(InvalidArgumentError, match="not UTF-8"):
