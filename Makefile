@@ -9,7 +9,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest -q --run-report -m 'not chaos'
-BESIDE := tests/deploy tests/docs tests/house tests/oracle tests/training
+BESIDE := tests/bench tests/deploy tests/docs tests/house tests/oracle tests/service/codecs tests/training
 INSTALL := @$(PYTHON) requirements/install.py --venv $(VENV)
 
 .DEFAULT_GOAL := help

@@ -149,11 +149,18 @@ def test_every_request_of_a_corpus_is_answered_as_by_the_application(service, ap
     assert 0 == total(service.metrics.render(), "convex_requests_in_flight")
 
 
-def test_single_rows_of_many_are_computed_in_few_batches(service, app):
-    """Sixty requests of one row wait for one another's batch, and each has the answer to its own row."""
+def test_single_rows_of_many_are_computed_in_few_batches(service, app, wait_until):
+    """Sixty requests of one row wait while the engine computes, and each has the answer to its own row."""
     rows = np.arange(180, dtype=np.float32).reshape(60, 3)
     service.registry.set_labels("m", {})
-    answers = Together(app, [request(row.tobytes(), Content_Type=OCTETS, Accept=OCTETS) for row in rows]).end()
+    with service.registry.acquire("m") as live:
+        live.engine.gate.clear()
+    together = Together(app, [request(row.tobytes(), Content_Type=OCTETS, Accept=OCTETS) for row in rows])
+    try:
+        wait_until(lambda: 60 == total(service.metrics.render(), "convex_requests_in_flight"), SECONDS)
+    finally:
+        live.engine.gate.set()
+    answers = together.end()
     for row, answer in zip(rows, answers, strict=True):
         received = np.frombuffer(answer.body, np.float32)
         np.testing.assert_array_equal([np.square(row).sum(), *(2 * row)], received)
