@@ -8,10 +8,7 @@ are 64 callers, of more 8. Processor time is that of the whole server process a 
 
 import contextlib
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import forms, reference_model
+from bench import edge, forms, reference_model
 from bench.edge import edge_serving, per_request, processor_seconds
 from bench.edge_server import ECHO
 from bench.load import Job, Phase, rows_of
 from bench.processors import LOAD_CORE, SERVER_CORE, pinned
-from bench.provenance import ROOT, provenance
+from bench.provenance import provenance
 from bench.server_process import serving
 
 _MICROSECONDS = 1e6
@@ -141,17 +138,7 @@ def ratios(figures: dict[str, dict[str, float]], alone: dict[str, dict[str, floa
 def drive(job: Job, generator: str = "bench.http_load") -> list[dict[str, Any]]:
     """Run a job on the core of loads; return its phases' documents."""
     with pinned(LOAD_CORE):
-        done = subprocess.run(  # noqa: S603  (our own command)
-            [sys.executable, "-m", generator],
-            cwd=ROOT,
-            input=json.dumps(dataclasses.asdict(job)),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=60.0 + 3 * sum(phase.seconds for phase in job.phases),
-        )
-    documents: list[dict[str, Any]] = json.loads(done.stdout)
-    return documents
+        return edge.drive(job, generator)
 
 
 def figures_of(document: dict[str, Any], num_rows: int, seconds: float) -> dict[str, float]:

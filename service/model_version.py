@@ -269,6 +269,19 @@ class ModelVersion:
         beside = None if context is None else _numbers(context, CONTEXT, signature.context_dim)
         return signature.validate(signature.joined(numbers, beside, name="rows"), name="rows")
 
+    def make_ready(self) -> None:
+        """Warm up and give the probe's answers again; a version that cannot is closed.
+
+        Raises:
+            VersionRefusedError: as `warm_up` and `reproduce`.
+        """
+        try:
+            self.warm_up()
+            self.reproduce(self.loaded.probe)
+        except BaseException:
+            self.close()
+            raise
+
     def warm_up(self) -> None:
         """Run every selection of outputs once at the origin, so that no request pays for a first call.
 

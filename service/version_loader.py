@@ -115,12 +115,7 @@ class VersionMaker:
         """
         with self._warming, _short_turns():
             live = ModelVersion(loaded, self._create_engine(loaded, sees_gpu=sees_gpu), self._batching)
-            try:
-                live.warm_up()
-                live.reproduce(loaded.probe)
-            except BaseException:
-                live.close()
-                raise
+            live.make_ready()
         return live
 
     def _create_engine(self, loaded: LoadedVersion, *, sees_gpu: bool) -> engines.Engine:

@@ -115,10 +115,5 @@ def _load(process: LoadingProcess, folder: VersionFolder, engine: str) -> ModelV
     if engine == "auto" and loaded.program is not None and not process.sees_gpu():
         engine = "program"  # without asking TensorFlow here
     live = ModelVersion(loaded, engines.create(loaded, engine))
-    try:
-        live.warm_up()
-        live.reproduce(loaded.probe)
-    except BaseException:
-        live.close()
-        raise
+    live.make_ready()
     return live
