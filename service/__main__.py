@@ -3,6 +3,7 @@
 The top of the service. What a command needs is imported when it runs: `--help` answers without TensorFlow or NumPy.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ from service import settings as settings_module
 
 if TYPE_CHECKING:
     from service import server
+    from service.loading.child import Child
+    from service.loading.process import LoadingProcess
 
 _STANDARD_OUTPUT = 1
 
@@ -82,8 +85,13 @@ def serve(**flags: str | None) -> None:
     _open_closed_streams()
     for number in (signal.SIGTERM, signal.SIGINT):  # while the imports run there is nothing to drain
         signal.signal(number, lambda *_: os._exit(0))
-    from service import freed_memory, logs, ports, server
-    from service.line_writer import LineWriter
+    child = _started_child()  # TensorFlow is read from the disk while the server's own imports are
+    from service.garbage import uncollected
+
+    with uncollected():
+        from service import freed_memory, logs, ports, server
+        from service.line_writer import LineWriter
+        from service.loading.process import LoadingProcess
 
     freed_memory.return_large_blocks()
     logs.configure(settings.log_format, settings.log_level)
@@ -92,12 +100,13 @@ def serve(**flags: str | None) -> None:
     def announce(text: str) -> None:
         printed.write(text + "\n")
 
+    process = LoadingProcess(child)
     try:
-        serving = _what_serves(settings)
-    except settings_module.SettingError as error:  # the file that a setting names
-        _fail(str(error), 2)
-    except ports.StartError as error:
-        _fail(str(error), 1)
+        with uncollected():  # it imports too
+            serving = _what_serves(settings, process)
+    except (settings_module.SettingError, ports.StartError) as error:
+        process.close()
+        _fail(str(error), 2 if isinstance(error, settings_module.SettingError) else 1)  # 2: a file that a setting names
     all_ended = server.Supervisor(serving, announce).run()
     printed.close()
     logs.close()
@@ -107,15 +116,24 @@ def serve(**flags: str | None) -> None:
         os._exit(0)  # a thread is still loading or computing; the interpreter would wait for TensorFlow under it
 
 
-def _what_serves(settings: settings_module.Settings) -> "server.Serving":
+def _started_child() -> "Child | None":
+    """Return the child that loads, or None where the system gives no process now: it is tried again when one loads."""
+    from service.loading.child import Child  # which imports nothing but Python's own
+
+    with contextlib.suppress(OSError):
+        return Child()
+    return None
+
+
+def _what_serves(settings: settings_module.Settings, process: "LoadingProcess") -> "server.Serving":
     """Return what is to serve, its ports bound: this process, or several others."""
     if settings.workers > 1:
         from service.fleet.commander import Commander  # needs neither Flask nor gRPC, which the others import
 
-        return Commander(settings)
+        return Commander(settings, process)
     from service.worker import Worker
 
-    return Worker(settings)
+    return Worker(settings, process=process)
 
 
 @main.command()

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from service.errors import VersionRefusedError
+from service.lazy_imports import lazily
 from service.manifest import Manifest, sha256_hex
 from service.program.curvature import Certificate
 from service.program.kernel.compiled import is_trusted
@@ -73,10 +74,17 @@ class LoadedVersion:
 
 
 def warm_up() -> None:
-    """Import all that a load needs, which takes seconds; start no thread, so that this process can be forked."""
-    import tensorflow  # noqa: F401  (see _certified)
+    """Import all that a load needs, which takes seconds; start no thread, so that this process can be forked.
 
-    from service.program import certification, graph  # noqa: F401
+    Of TensorFlow's public names only those that a load asks for: the others would take as long again.
+    """
+    with lazily("tensorflow._api."):
+        import tensorflow as tf  # see _certified
+
+        from service.program import certification, graph  # noqa: F401
+
+        for needed in (tf.train, tf.saved_model, tf.saved_model.experimental, tf.config.threading):
+            dir(needed)
 
 
 def prepare() -> bool:

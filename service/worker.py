@@ -18,6 +18,7 @@ import structlog
 from service import logs, ports
 from service.access_log import AccessLog
 from service.answered import AnsweredRequest
+from service.loading.process import LoadingProcess
 from service.metrics import Metrics
 from service.model_version import ModelVersion
 from service.ports import Addresses, StartError
@@ -184,6 +185,7 @@ class Worker:
     Args:
         settings: all of it.
         load: makes a live version of a folder; by default it is proved, verified and warmed up.
+        process: proves them; by default one is started.
 
     Raises:
         StartError: a port is in use, or the address is not this machine's.
@@ -191,13 +193,19 @@ class Worker:
     Thread safety: the methods are for the owner, one at a time.
     """
 
-    def __init__(self, settings: Settings, *, load: Callable[[VersionFolder], ModelVersion] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[VersionFolder], ModelVersion] | None = None,
+        process: LoadingProcess | None = None,
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics(access_log_of(settings))
         self.registry = Registry(settings.default_model)
         self.registry.subscribe(lambda: self.metrics.forget_gone(self.registry.models()))
         repository = Repository(settings.models_dir, follow_model_links=settings.follow_model_links)
-        self._loader = VersionLoader(settings, self.metrics)
+        self._loader = VersionLoader(settings, self.metrics, process)
         make = load or self._loader
         if not settings.allow_schema_change:
             make = SteadySchema(make, self.registry)

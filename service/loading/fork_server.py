@@ -24,12 +24,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from service.errors import VersionRefusedError
-from service.garbage import GarbageCollection
+from service.garbage import GarbageCollection, uncollected
 from service.loader import LoadedVersion, load, prepare, warm_up
 from service.loading import bounds
-
-GENTLY = "gently"
-"""Word of the command line: stand back from the start."""
+from service.loading.child import GENTLY
 
 ORDER_HEAD = struct.Struct("!I")
 """Length of an order; with it come the descriptors of the answer and of the report."""
@@ -99,7 +97,8 @@ def main() -> None:
         bounds.stand_back()
     sees_gpu, failure = False, None
     try:
-        warm_up()
+        with uncollected():
+            warm_up()
         sees_gpu = _see_gpu()
     except Exception as error:  # noqa: BLE001  # TensorFlow is not there, or not whole: nobody reads our standard error
         failure = LoadFailure(f"TensorFlow cannot be used ({type(error).__name__})", traceback.format_exc())

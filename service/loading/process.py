@@ -13,12 +13,9 @@ import contextlib
 import json
 import os
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,16 +25,13 @@ from service.errors import LoadFailedError, VersionRefusedError
 from service.loader import LoadedVersion
 from service.loading import bounds, plain_data
 from service.loading.answer_pipe import read_first, read_message
-from service.loading.fork_server import ANSWER_HEAD, GENTLY, ORDER_HEAD, LoadFailure, Order
+from service.loading.child import END_SECONDS, Child
+from service.loading.fork_server import ANSWER_HEAD, ORDER_HEAD, LoadFailure, Order
 from service.version_files import MAX_VERSION_BYTES
 
 LONGEST_LOAD_SECONDS = 600.0
 """A load that takes longer is given up, and its process ended."""
 
-_PROGRAM = "from service.loading.fork_server import main; main()"
-_ROOT = Path(__file__).parents[2]
-_FAREWELL_SECONDS = 0.2
-_END_SECONDS = 2.0
 _REPORT_SECONDS = 5.0
 _LARGEST_ANSWER_BYTES = 3 * MAX_VERSION_BYTES
 _MIB = 1 << 20
@@ -50,7 +44,7 @@ class _Running:
         self.folder = folder
         self.answer, self.answer_end = os.pipe()
         self.report, self.report_end = socket.socketpair()
-        self.child: subprocess.Popen[bytes] | None = None
+        self.child: Child | None = None
         self.is_given_up = False
 
     def close_ends(self) -> None:
@@ -72,28 +66,29 @@ class LoadingProcess:
     or, beyond what its program holds, more than half of the memory that is to spare. All of them end when this process
     does, however it ends and whatever is loaded meanwhile, and leave no file behind.
 
+    Args:
+        child: started already; by default one is when it is needed.
+
     Thread safety: `load` may be called from several threads at once; `close` from any, also meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, child: Child | None = None) -> None:
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._orders: socket.socket | None = None
+        self._child = child
         self._running: set[_Running] = set()
-        self._scratch: str | None = None  # for temporary files: a child that is killed removes none
         self._is_closed = False
         self._is_gentle = False
         self._sees_gpu: bool | None = None
 
     def start(self) -> None:
-        """Start the process, and do not wait until it has imported TensorFlow.
+        """Start the process where there is none, and do not wait until it has imported TensorFlow.
 
         Raises:
             LoadFailedError: after `close`.
             OSError: the system gives no process now.
         """
         with self._lock:
-            self._start()
+            self._living()
 
     def load(self, order: Order) -> LoadedVersion:
         """Return the version.
@@ -160,14 +155,12 @@ class LoadingProcess:
         try:
             with self._lock:
                 self._is_gentle |= order.gently
-                if self._orders is None or self._child is None or self._child.poll() is not None:
-                    self._start()
+                running.child = child = self._living()
                 self._running.add(running)
-                running.child = self._child
                 ends = [running.answer_end, running.report_end.fileno()]
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended, so nobody answers
-                    socket.send_fds(self._connection(), [ORDER_HEAD.pack(len(words))], ends)
-                    self._connection().sendall(words)
+                    socket.send_fds(child.orders, [ORDER_HEAD.pack(len(words))], ends)
+                    child.orders.sendall(words)
         finally:
             running.close_ends()
 
@@ -185,54 +178,27 @@ class LoadingProcess:
         with self._lock:
             if child is not None and child is self._child:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(_END_SECONDS)
+                    child.process.wait(END_SECONDS)
                 with contextlib.suppress(OSError, LoadFailedError):
-                    self._start()
-        code = None if child is None else child.poll()
+                    self._discard()
+                    self._living()
+        code = None if child is None else child.process.poll()
         return "the server is about to end" if self._is_closed else f"all loads ended ({_name_of(code)})"
 
     # --------------------------------------------------------------------------------- the process; under the lock
-    def _connection(self) -> socket.socket:
-        if self._orders is None:
-            raise LoadFailedError("the loading process was not started")
-        return self._orders
-
-    def _start(self) -> None:
+    def _living(self) -> Child:
+        """Return the process, a new one where there is none or it has ended."""
         if self._is_closed:
             raise LoadFailedError("the server is about to end")
-        self._discard()
-        self._scratch = tempfile.mkdtemp(prefix="convex-scoring-")
-        self._orders, theirs = socket.socketpair()
-        with theirs:
-            words = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), self._scratch]
-            words += [GENTLY] if self._is_gentle else []
-            path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-            variables = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # no threads: a process with some cannot fork
-            self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                words,
-                env=os.environ | variables,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # TensorFlow's chatter; what matters comes through the pipes
-            )
+        if self._child is None or self._child.has_ended():
+            self._discard()
+            self._child = Child(gently=self._is_gentle)
+        return self._child
 
     def _discard(self) -> None:
-        """End the process whatever it does: by itself, for it then removes its loads and their files, or killed."""
         child, self._child = self._child, None
-        orders, self._orders = self._orders, None
-        if orders is not None:
-            orders.close()
         if child is not None:
-            try:
-                child.wait(_FAREWELL_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                with contextlib.suppress(subprocess.TimeoutExpired):  # a dead disk holds it, and it ends when it can
-                    child.wait(_END_SECONDS)
-        scratch, self._scratch = self._scratch, None
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+            child.close()
 
 
 def _most_bytes() -> int:

@@ -5,7 +5,7 @@ loaded. Everything else is the server's own.
 """
 
 from service.__main__ import main
-from service.loading import process as loading_process
+from service.loading import child
 from tests.end_to_end.server_process import ServerProcess
 
 HARM = "harm"
@@ -47,5 +47,5 @@ def publish_harm(models_dir, model, version, deed):
 
 
 if __name__ == "__main__":
-    loading_process._PROGRAM = _HARMFUL
+    child._PROGRAM = _HARMFUL
     main(prog_name="python -m service")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 from service.engines.program import ProgramEngine
 from service.errors import LoadFailedError, VersionRefusedError
 from service.loading import bounds
+from service.loading import child as loading_child
 from service.loading import process as loading_process
 from service.loading.bounds import LAST_NICENESS, NICENESS
 from service.loading.fork_server import Order
@@ -49,7 +51,7 @@ def make_process(monkeypatch):
 
     def make(program=None):
         if program is not None:
-            monkeypatch.setattr(loading_process, "_PROGRAM", program + "\nf.main()")
+            monkeypatch.setattr(loading_child, "_PROGRAM", program + "\nf.main()")
         made.append(LoadingProcess())
         return made[-1]
 
@@ -93,7 +95,7 @@ def loading(process, *orders):
 
 def forks_of(process):
     """Return the loads that run."""
-    return psutil.Process(process._child.pid).children()
+    return psutil.Process(process._child.process.pid).children()
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def started(program):
     process = LoadingProcess()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_USE_LEGACY_KERAS", "1")
-        patch.setattr(loading_process, "_PROGRAM", program)
+        patch.setattr(loading_child, "_PROGRAM", program)
         process.start()
     yield process
     process.close()
@@ -135,7 +137,7 @@ def started(program):
 def test_load_returns_the_proved_version_and_refusals_from_the_child(real, tmp_path):
     """A shipped version arrives whole and computes, a refusal keeps its rule, and nothing stays behind over there."""
     process = real
-    child = psutil.Process(process._child.pid)
+    child = psutil.Process(process._child.process.pid)
     loaded = process.load(Order(SHIPPED, "tumours", 1))
     assert ("proved", 30) == (loaded.convexity, loaded.signature.dim)
     assert loaded.manifest.certificate["program_sha256"] == loaded.program.program_sha256
@@ -154,8 +156,8 @@ def test_load_stands_back_behind_requests_when_told_to(make_process):
     for gently, expected in ((False, 0), (True, NICENESS)):
         with pytest.raises(LoadFailedError, match=f"RuntimeError: {expected}\n"):
             process.load(dataclasses.replace(ORDER, gently=gently))
-    psutil.Process(process._child.pid).kill()
-    process._child.wait(SECONDS)
+    psutil.Process(process._child.process.pid).kill()
+    process._child.process.wait(SECONDS)
     with pytest.raises(LoadFailedError, match=f"RuntimeError: {NICENESS}\n"):
         process.load(ORDER)
 
@@ -363,8 +365,8 @@ def test_load_starts_another_process_when_the_child_ended_in_between(make_proces
     process = make_process(PLAIN)
     process.start()
     first = process._child
-    first.kill()
-    first.wait(SECONDS)
+    first.process.kill()
+    first.process.wait(SECONDS)
     assert is_fine(process)
     assert first is not process._child
 
@@ -375,11 +377,11 @@ def test_loads_fail_and_the_next_one_has_a_process_when_the_child_is_killed(make
     with loading(process, *(dataclasses.replace(ORDER, model=model) for model in "ab")) as loads:
         wait_until(lambda: process._child and len(forks_of(process)) == 2)
         forks, first = forks_of(process), process._child
-        first.kill()
+        first.process.kill()
         assert {"all loads ended (SIGKILL)"} == {load.exception(SECONDS).told for load in loads}
         wait_until(lambda: not any(fork.is_running() for fork in forks))
     assert first is not process._child
-    assert process._child.poll() is None
+    assert process._child.process.poll() is None
     assert is_fine(process)
 
 
@@ -391,8 +393,8 @@ def test_load_says_why_when_tensorflow_cannot_be_imported_over_there(make_proces
     for _ in range(2):
         with pytest.raises(LoadFailedError, match=r"(?s)^TensorFlow cannot be used \(ImportError\).*not whole"):
             process.load(ORDER)
-        children.add(process._child.pid)
-        process._child.wait(SECONDS)
+        children.add(process._child.process.pid)
+        process._child.process.wait(SECONDS)
     assert 2 == len(children)
 
 
@@ -457,21 +459,26 @@ def test_load_says_so_when_the_child_can_fork_no_process(make_process):
 WRITING = program_of("tempfile.mkdtemp(prefix='left-'); pause()")
 
 
+def files_in(temporary):
+    """Return what the load of `WRITING` left below a folder, from which files go meanwhile."""
+    return [name for _, folders, _ in os.walk(temporary) for name in folders if name.startswith("left-")]
+
+
 def test_load_leaves_no_file_when_it_ends(make_process, temporary, wait_until):
     """What a load wrote goes when it is given up, for a process that is killed removes nothing."""
     process = make_process(WRITING)
     with loading(process, ORDER) as (load,):
-        wait_until(lambda: list(temporary.rglob("left-*")))
+        wait_until(lambda: files_in(temporary))
         process.give_up(ORDER.folder)
         assert isinstance(load.exception(SECONDS), LoadFailedError)
-    wait_until(lambda: not list(temporary.rglob("left-*")))
+    wait_until(lambda: not files_in(temporary))
 
 
 def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_until, temporary):
     """The server's end waits for no load, and leaves neither process nor file."""
     process = make_process(WRITING)
     with loading(process, ORDER) as (load,):
-        wait_until(lambda: list(temporary.rglob("left-*")))
+        wait_until(lambda: files_in(temporary))
         forks = forks_of(process)
         process.close()
         assert "the server is about to end" == load.exception(SECONDS).told
@@ -481,26 +488,44 @@ def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_unti
         process.load(ORDER)
 
 
+def test_process_keeps_the_child_that_was_started_for_it(make_process):
+    """It is the one that loads; `start` starts none beside it."""
+    process = make_process(PLAIN)
+    given = process._child = loading_child.Child()
+    process.start()
+    assert is_fine(process)
+    assert given is process._child
+
+
+def test_child_ends_by_itself_when_nobody_gives_it_orders_any_more(make_process, temporary, wait_until):
+    """A server that ends before it has a use for its child leaves no process and no file."""
+    make_process(PLAIN)
+    child = loading_child.Child()
+    child.orders.close()
+    wait_until(child.has_ended, SECONDS)
+    assert [] == list(temporary.iterdir())
+
+
 def test_close_ends_a_child_that_still_imports_tensorflow(make_process, temporary):
     """A child that does not listen yet is killed, and its folder is removed for it."""
     process = make_process(f"{PLAIN}f.warm_up = pause")
     process.start()
     child = process._child
     process.close()
-    assert child.poll() is not None
+    assert child.has_ended()
     assert [] == list(temporary.iterdir())
 
 
 def test_child_ends_when_the_server_is_killed_in_the_middle_of_a_load(wait_until, temporary):
     """After `kill -9` of the server no process and no file of it is left, however long the load would have taken."""
     server = (
-        "from pathlib import Path; from service.loading import process as p\n"
+        "from pathlib import Path; from service.loading import child, process as p\n"
         "from service.loading.fork_server import Order\n"
-        f"p._PROGRAM = {WRITING + chr(10) + 'f.main()'!r}\n"
+        f"child._PROGRAM = {WRITING + chr(10) + 'f.main()'!r}\n"
         "p.LoadingProcess().load(Order(Path('m/1'), 'm', 1))"
     )
     with subprocess.Popen([sys.executable, "-c", server]) as running:
-        wait_until(lambda: list(temporary.rglob("left-*")))
+        wait_until(lambda: files_in(temporary))
         left = psutil.Process(running.pid).children(recursive=True)
         running.kill()
     assert 2 == len(left)
