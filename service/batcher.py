@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service import apart
 from service.admission import Room
 from service.batch_statistics import BatchStatistics, Depth
 from service.caller import Caller, closed, drop_reason
@@ -74,6 +75,7 @@ class Batcher:
         self._clock = clock
         self._name = name
         self.pulse = Pulse(name, clock)
+        self._apart = apart.of_process()
         self._lock = threading.Lock()
         self._queue = FairQueue(limits.max_batch_rows, limits.turn_rows)
         self._open: dict[Request, None] = {}  # all that were let in and are not answered
@@ -253,7 +255,8 @@ class Batcher:
     def _step(self) -> bool:
         pieces = self._take()
         if pieces:
-            self._compute(pieces)
+            with self._apart.computing():
+                self._compute(pieces)
         elif self._is_ended():
             return False
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
+from service import apart
 from service.answered import AnsweredRequest
 from service.crowding import Crowd
 from service.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ScoringError
@@ -74,6 +75,7 @@ class ServerEdge:
         self._request_timeout_seconds = settings.request_timeout_seconds
         self.buffer = memoryview(bytearray(_RECEIVED_BYTES))
         self.is_closing = False
+        self._apart = apart.of_process()
         self._is_gathering = False
         self._has_new_connection = False
         self.shares: Shares | None = None
@@ -168,6 +170,7 @@ class ServerEdge:
         if isinstance(error, ResourceExhaustedError) and not self._is_gathering and self.loop is not None:
             self._is_gathering = True
             self.loop.call_soon(self._gather)
+            self._apart.refused()
         answer, answered = refuse(error, request, client)
         self._count(answered)
         return answer
@@ -206,6 +209,7 @@ class ServerEdge:
                 structlog.get_logger().error("a connection of the HTTP loop", exc_info=error)
                 connection.abort()
         self._take_back_bytes()
+        self._apart.look()
 
     def _take_back_bytes(self) -> None:
         """Where no request has room for what clients hold, end the connection that reads most slowly of most.
