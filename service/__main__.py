@@ -64,6 +64,16 @@ def _flags(command: click.Command) -> click.Command:
     return command
 
 
+_models_dir = click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    envvar="CONVEX_MODELS_DIR",
+    show_default=True,
+    help="folder of models: <model>/<version>/ below it",
+)
+
+
 @click.group(cls=_ServeByDefault, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Serves convex scores and their gradients. `serve --help` lists every setting; `serve` may be left out."""
@@ -137,14 +147,7 @@ def _what_serves(settings: settings_module.Settings, process: "LoadingProcess") 
 
 
 @main.command()
-@click.option(
-    "--models-dir",
-    type=click.Path(path_type=Path),
-    default=Path("models"),
-    envvar="CONVEX_MODELS_DIR",
-    show_default=True,
-    help="folder of models: <model>/<version>/ below it",
-)
+@_models_dir
 @click.option("--model", default="", envvar="CONVEX_DEFAULT_MODEL", help="name of the model [default: the only one]")
 @click.option("--version", type=click.IntRange(1), help="number of the version [default: the newest that loads]")
 @click.option("--label", help="label of the version")
@@ -208,14 +211,7 @@ def score(  # noqa: PLR0913  (one for each flag)
 
 
 @main.command()
-@click.option(
-    "--models-dir",
-    type=click.Path(path_type=Path),
-    default=Path("models"),
-    envvar="CONVEX_MODELS_DIR",
-    show_default=True,
-    help="folder of models: <model>/<version>/ below it",
-)
+@_models_dir
 @click.option("--json", "as_json", is_flag=True, help="one JSON document with everything that is known")
 @click.option(
     "--follow-model-links", is_flag=True, envvar="CONVEX_FOLLOW_MODEL_LINKS", help="as of `serve`", show_default=True

@@ -1,6 +1,6 @@
 """One client's connection: requests in, answers out in their order, and how long each may take.
 
-Above: `server`, whose loop calls it. Below: `request_reader`, `wsgi`, `crowding`.
+Above: `server`, whose loop calls it. Below: `shared`, `request_reader`, `wsgi`.
 """
 
 import asyncio
@@ -9,14 +9,12 @@ import dataclasses
 import http
 import math
 import time
-from typing import Protocol, cast
+from typing import cast
 
-from service.crowding import Crowd
 from service.errors import DeadlineExceededError, ScoringError
-from service.rest.deadlines import Patience
-from service.rest.known_heads import KnownHeads
 from service.rest.request import Request
 from service.rest.request_reader import MalformedError, RequestReader
+from service.rest.shared import Edge
 from service.rest.wsgi import Answer, Place, write
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,42 +27,6 @@ _MIN_BYTES_PER_SECOND = 1024.0
 _SMALL_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 13
 """So much at most is parsed beyond the present body: a piece of tiny requests takes many times its size as requests."""
-
-
-class Edge(Protocol):
-    """What the connections of one server share."""
-
-    crowd: Crowd
-    patience: Patience
-    buffer: memoryview
-    """What was received last."""
-    max_body_bytes: int
-    known_heads: KnownHeads
-    is_closing: bool
-    """Whether every connection ends with its next answer."""
-
-    def admit(self, request: Request) -> None:
-        """Refuse a request of which possibly only the head was read.
-
-        Raises:
-            ScoringError: it has no room.
-        """
-
-    def answer(self, request: Request, connection: "Connection", arrival_seconds: float) -> float:
-        """Have a whole request answered, by a call of `connection.finish` on the loop's thread.
-
-        Returns:
-            Monotonic time from which its client does not wait.
-        """
-
-    def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
-        """Return the answer to what the application never sees."""
-
-    def opened(self, connection: "Connection") -> None:
-        """Take note of a new connection."""
-
-    def closed(self, connection: "Connection") -> None:
-        """Forget a connection."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -161,6 +123,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._reader.is_between_requests:
             self._since_seconds = now
+            if not self._unparsed and self.is_done and self._refuse_whole(data):
+                return
         self._unparsed = bytes(self._unparsed) + data if self._unparsed else data
         self._proceed()
         self._unparsed = bytes(self._unparsed)  # what is left of a buffer that others will use
@@ -332,6 +296,14 @@ class Connection(asyncio.BufferedProtocol):
             # Who waits for a word may send the body or not: what comes next could not be told apart.
             turn.closes |= request.expects_continue and not request.is_continued and not request.is_complete
             request.discard()
+
+    def _refuse_whole(self, data: bytes | memoryview) -> bool:
+        """Refuse a request that came alone and whole, if there is no room for it: nothing of it need be kept."""
+        answer = self._edge.refuse_whole(data, self.place.client)
+        if answer is not None:
+            self._answer_seconds = self._since_seconds
+            self._transport.write(answer)
+        return answer is not None
 
     def _refuse_rest(self, error: MalformedError) -> None:
         """Refuse the request that is being read, and end the connection after the answers that are due."""

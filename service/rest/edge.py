@@ -77,6 +77,7 @@ class ServerEdge:
         self.is_closing = False
         self._apart = apart.of_process()
         self._is_gathering = False
+        self._is_refusing = False  # the last request that came
         self._has_new_connection = False
         self.shares: Shares | None = None
         self.connections: set[Connection] = set()
@@ -167,6 +168,7 @@ class ServerEdge:
 
     def refuse(self, error: ScoringError | MalformedError, request: Request | None, client: str) -> Answer:
         """See `connection.Edge`."""
+        self._is_refusing |= isinstance(error, ResourceExhaustedError)
         if isinstance(error, ResourceExhaustedError) and not self._is_gathering and self.loop is not None:
             self._is_gathering = True
             self.loop.call_soon(self._gather)
@@ -174,6 +176,21 @@ class ServerEdge:
         answer, answered = refuse(error, request, client)
         self._count(answered)
         return answer
+
+    def refuse_whole(self, data: bytes | memoryview, client: str) -> bytes | None:
+        """See `shared.Edge`: in half the time of any other refusal, for a crowd whose bodies are small."""
+        if not self._is_refusing or self.is_closing:
+            return None
+        found = self.known_heads.find(data)
+        if found is None or found[1] + cast(int, found[0].length) != len(data):
+            return None
+        request = Request(found[0], found[0].keep_alive)
+        try:
+            self.admit(request)
+        except ScoringError as error:
+            return wsgi.write(self.refuse(error, request, client), request, closes=False)
+        self._is_refusing = False
+        return None
 
     def _gather(self) -> None:
         """Look at the connections a few hundred times a second, and not thousands, while requests are refused.

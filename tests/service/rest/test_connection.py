@@ -107,6 +107,10 @@ class Edge:
         status = 504 if isinstance(error, DeadlineExceededError) else getattr(error, "status", 429)
         return Answer.of(status, [], error.message.encode())
 
+    def refuse_whole(self, _data, client):
+        """Leave every request to the connection."""
+        assert "10.0.0.9" == client
+
     def opened(self, connection):
         """Take in."""
         self.connections.add(connection)

@@ -1,5 +1,6 @@
 """More requests than threads: a bounded number waits, one more is refused at once, probes are never behind them."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -48,6 +49,86 @@ def ask(server, method, path, body=None, **headers):
         return response.status, response.headers, json.loads(data) if data[:1] == b"{" else data
     finally:
         connection.close()
+
+
+@pytest.fixture
+def full(service, server, wait_until):
+    """Return the server while three requests are there, which leave room for none and are answered in the end."""
+    with service.registry.acquire("m") as live:
+        engine = live.engine
+    engine.gate.clear()
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            kept = [pool.submit(ask, server, "POST", "/score", BODY) for _ in range(3)]
+            wait_until(lambda: server._edge.crowd.num_requests == 3)
+            yield server
+        finally:
+            engine.gate.set()
+        assert [200] * 3 == [future.result(SECONDS)[0] for future in kept]
+
+
+def raw_request(request_id, body=BODY):
+    """Return the bytes of a request to score."""
+    head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n\r\n"
+    return head.encode() + body
+
+
+@contextlib.contextmanager
+def connected(server):
+    """Give `ask(data, count)`: send the data and return status, headers and JSON of so many answers."""
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as client,
+        client.makefile("rb") as answers,
+    ):
+
+        def ask_again(data, count=1):
+            client.sendall(data)
+            return [read_answer(answers) for _ in range(count)]
+
+        yield ask_again
+
+
+def read_answer(answers):
+    """Return the next answer of a stream."""
+    status = int(answers.readline().split()[1])
+    headers = dict(http.client.parse_headers(answers))
+    return status, headers, json.loads(answers.read(int(headers["Content-Length"])))
+
+
+def test_refusal_is_the_same_however_its_request_arrives(full, service):
+    """Whole, whole again, in two pieces or two at once: the same 429, each counted, and the connection goes on."""
+    taken = []
+    refuse_whole = full._edge.refuse_whole
+
+    def note(data, client):
+        answer = refuse_whole(data, client)
+        taken.append(answer is not None)
+        return answer
+
+    full._edge.refuse_whole = note
+    whole, answers = raw_request("same"), []
+    with connected(full) as ask_again:
+        for sent in (whole, whole, whole[:-5], whole[-5:], whole + whole, whole):
+            answers += ask_again(sent, sent.count(b"POST"))
+    assert [False, True, False, False, True] == taken
+    assert 6 == len(answers)
+    dates = [headers.pop("Date") for _, headers, _ in answers]
+    assert all(date.endswith("GMT") for date in dates)
+    assert answers[0][0] == 429
+    assert [answers[0]] * 6 == answers
+    assert {("", "rest", Refusal.TOO_MANY_WAITING): 6} == service.metrics._refusals
+
+
+def test_request_after_refused_ones_is_answered_where_there_is_room_again(full, service, wait_until):
+    """The connection reads on after a refusal in one piece: the next request is scored."""
+    with connected(full) as ask_again:
+        assert [429] * 3 == [ask_again(raw_request("a"))[0][0] for _ in range(3)]
+        with service.registry.acquire("m") as live:
+            live.engine.gate.set()
+        wait_until(lambda: full._edge.crowd.num_requests == 0)
+        ((status, _, answer),) = ask_again(raw_request("a"))
+    assert 200 == status
+    assert "score" in answer
 
 
 def test_requests_beyond_the_bound_are_refused_while_the_others_wait(service, server, wait_until):
