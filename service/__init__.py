@@ -4,7 +4,8 @@ The way of a request, one-way and downwards only:
 
 1. `rest` or `rpc` receives bytes and knows the protocol: routes, status codes, headers. Nothing below knows it. What
    has no room, or could not be answered in time, is refused here unread (`crowding`), meanwhile on a processor that
-   computes nothing (`apart`). Small requests that come together are answered by one thread (`rest.gathering`), in two stages: up to the batch, and from it.
+   computes nothing (`apart`). Small requests that come together are answered by one thread (`rest.gathering`), in two
+   stages: up to the batch, and from it.
 2. `codecs` turns the body into an array. Syntax errors die here.
 3. `scorer` is the one data plane that every transport calls: target, rows and wanted outputs in, answer out.
 4. `registry.acquire` gives a lease on one live version. While the lease is held the version stays in memory; a request
