@@ -2,7 +2,7 @@
 
 Above: `rest.edge`, whose loop refuses, and `batcher`. Below: nothing. Left to itself the system puts the loop, woken
 thousands of times a second, now here and now there beside a thread that computes, whose processor it then shares while
-another one is idle: on two processors a tenth and more of what could be answered is lost by that.
+another one is idle: of two processors such a thread was measured to have one for .83 of the time, and for .90 apart.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""Modules that are imported when something of theirs is first asked for: half of what TensorFlow's import takes.
+"""Modules that are imported when something of theirs is first asked for, such as most of TensorFlow's public ones.
 
-Above: `loader`, which needs a fortieth of TensorFlow's public names. Below: nothing.
+Above: `loader`, which asks for few of those: without the others 2,013 modules are imported of 2,593. Below: nothing.
 """
 
 import contextlib

@@ -76,7 +76,7 @@ class LoadedVersion:
 def warm_up() -> None:
     """Import all that a load needs, which takes seconds; start no thread, so that this process can be forked.
 
-    Of TensorFlow's public names only those that a load asks for: the others would take as long again.
+    Of TensorFlow's public modules only those that a load asks for: from a cold disk the others take half a second.
     """
     with lazily("tensorflow._api."):
         import tensorflow as tf  # see _certified
@@ -84,7 +84,7 @@ def warm_up() -> None:
         from service.program import certification, graph  # noqa: F401
 
         for needed in (tf.train, tf.saved_model, tf.saved_model.experimental, tf.config.threading):
-            dir(needed)
+            dir(needed)  # runs it now, once, and not in every fork
 
 
 def prepare() -> bool:

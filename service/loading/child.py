@@ -34,37 +34,28 @@ class Child:
         gently: whether it stands back behind whoever else wants the processor, from the start.
 
     Raises:
-        OSError: the system gives no process now.
+        OSError: the system gives no process, no socket or no folder now; nothing is left of the attempt.
     """
 
     def __init__(self, *, gently: bool = False) -> None:
-        self.scratch = tempfile.mkdtemp(prefix="convex-scoring-")
         self.orders, theirs = socket.socketpair()
-        words = [
-            sys.executable,
-            "-P",
-            "-c",
-            _PROGRAM,
-            str(theirs.fileno()),
-            self.scratch,
-            *([GENTLY] if gently else ()),
-        ]
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         variables = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # no threads: a process with some cannot fork
-        with theirs:
-            try:
-                self.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                    words,
-                    env=os.environ | variables,
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # TensorFlow's chatter; what matters comes through the pipes
-                )
-            except BaseException:
-                self.orders.close()
-                shutil.rmtree(self.scratch, ignore_errors=True)
-                raise
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(self.orders.close)
+            self.scratch = tempfile.mkdtemp(prefix="convex-scoring-")
+            undo.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+            words = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), self.scratch]
+            words += [GENTLY] if gently else []
+            self.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                words,
+                env=os.environ | variables,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # TensorFlow's chatter; what matters comes through the pipes
+            )
+            undo.pop_all()
 
     def has_ended(self) -> bool:
         """Whether its process is gone."""

@@ -178,7 +178,7 @@ class ServerEdge:
         return answer
 
     def refuse_whole(self, data: bytes | memoryview, client: str) -> bytes | None:
-        """See `shared.Edge`: in half the time of any other refusal, for a crowd whose bodies are small."""
+        """See `shared.Edge`: without a turn of its own, for a crowd whose bodies are small."""
         if not self._is_refusing or self.is_closing:
             return None
         found = self.known_heads.find(data)

@@ -1,7 +1,6 @@
 """Threads apart while requests are refused: which processors each gets, and when all may run everywhere again."""
 
 import os
-import sys
 import threading
 
 import pytest
@@ -105,4 +104,3 @@ def test_threads_of_a_process_are_really_placed():
     expected = set(sorted(before)[-max(1, len(before) // 4) :]) if len(before) > 1 else before
     assert [expected] == found
     assert before == os.sched_getaffinity(0)
-    assert sys.modules["service.apart"].of_process() is of_process()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -486,6 +487,28 @@ def test_close_ends_a_load_that_runs_and_forbids_another(make_process, wait_unti
     assert [] == list(temporary.iterdir())
     with pytest.raises(LoadFailedError, match="about to end"):
         process.load(ORDER)
+
+
+def test_nothing_is_left_of_a_child_that_has_no_folder(monkeypatch, temporary):
+    """A disk without room is the caller's error, and no socket stays open for it."""
+    sockets = []
+    make = socket.socketpair
+
+    def note():
+        sockets.extend(make())
+        return sockets
+
+    monkeypatch.setattr(socket, "socketpair", note)
+    monkeypatch.setattr(tempfile, "mkdtemp", no_room)
+    with pytest.raises(OSError, match="No space"):
+        loading_child.Child()
+    assert [-1, -1] == [each.fileno() for each in sockets]
+    assert [] == list(temporary.iterdir())
+
+
+def no_room(**_):
+    """Stand in for a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_process_keeps_the_child_that_was_started_for_it(make_process):
